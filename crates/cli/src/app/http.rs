@@ -1,0 +1,152 @@
+//! Answers to HTTP requests.
+//!
+//! `/echo` sends the request's body back as it comes, `/ws` is a WebSocket echo, gRPC requests are known by their
+//! content type, everything else is told what was seen of it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Request, Response, StatusCode, Version};
+
+use super::body::Body;
+use super::json::Object;
+use super::{Behaviour, Service, grpc, websocket};
+
+/// Tells which version answered without reading the body.
+const X_VERSION: HeaderName = HeaderName::from_static("x-version");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// Answers one request.
+pub async fn answer(service: Arc<Service>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let behaviour = match request.uri().query().map(|query| service.behaviour.overridden(query)) {
+        None => service.behaviour,
+        Some(Ok(behaviour)) => behaviour,
+        Some(Err(reason)) => return Ok(refusal(&service, &reason)),
+    };
+    if grpc::is_grpc(request.headers()) {
+        return Ok(grpc::answer(service, behaviour, request).await);
+    }
+    if request.uri().path() == "/ws" && websocket::is_asked_for(&request) {
+        return Ok(websocket::answer(request));
+    }
+    let (parts, body) = request.into_parts();
+    if parts.uri.path() == "/echo" {
+        return Ok(echo(&service, behaviour, &parts, body).await);
+    }
+    let received = receive(body).await;
+    Ok(report(&service, behaviour, &parts, received).await)
+}
+
+/// What came after a request's head.
+struct Received {
+    /// Length of the body in bytes.
+    length: u64,
+    trailers: Option<HeaderMap>,
+    /// The client broke off.
+    broken: bool,
+}
+
+async fn receive(mut body: Incoming) -> Received {
+    let mut received = Received { length: 0, trailers: None, broken: false };
+    if body.is_end_stream() {
+        return received;
+    }
+    while let Some(frame) = body.frame().await {
+        match frame.map(hyper::body::Frame::into_data) {
+            Ok(Ok(data)) => received.length += data.len() as u64,
+            Ok(Err(frame)) => received.trailers = frame.into_trailers().ok(),
+            Err(_) => {
+                received.broken = true;
+                break;
+            }
+        }
+    }
+    received
+}
+
+async fn wait(delay: Duration) {
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
+}
+
+async fn report(service: &Service, behaviour: Behaviour, parts: &Parts, received: Received) -> Response<Body> {
+    wait(behaviour.delay).await;
+    let mut seen = Object::with_capacity(768 + behaviour.size);
+    seen.string("pod", &service.identity.pod);
+    seen.string("version", &service.identity.version);
+    seen.number("call", service.next_call());
+    seen.string("method", parts.method.as_str());
+    seen.string("path", parts.uri.path());
+    if let Some(query) = parts.uri.query() {
+        seen.string("query", query);
+    }
+    seen.string("host", host(parts));
+    seen.string("protocol", protocol(parts.version));
+    seen.headers("headers", &parts.headers);
+    seen.number("body_bytes", received.length);
+    if let Some(trailers) = &received.trailers {
+        seen.headers("trailers", trailers);
+    }
+    let status = if received.broken {
+        StatusCode::BAD_REQUEST
+    } else if behaviour.fails() {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::from_u16(behaviour.status).unwrap_or(StatusCode::OK)
+    };
+    if matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED) {
+        return respond(service, status, Body::empty());
+    }
+    let mut response = respond(service, status, Bytes::from(seen.finish(behaviour.size)).into());
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    response
+}
+
+/// Trailers are sent back too, to clients that say they take them.
+async fn echo(service: &Service, behaviour: Behaviour, parts: &Parts, body: Incoming) -> Response<Body> {
+    wait(behaviour.delay).await;
+    service.next_call();
+    let status = StatusCode::from_u16(behaviour.status).unwrap_or(StatusCode::OK);
+    let mut response = respond(service, status, Body::Echo(body));
+    for name in [header::CONTENT_TYPE, header::TRAILER] {
+        if let Some(value) = parts.headers.get(&name) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    response
+}
+
+fn refusal(service: &Service, reason: &str) -> Response<Body> {
+    let mut response = respond(service, StatusCode::BAD_REQUEST, Bytes::from(format!("{reason}\n")).into());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response
+}
+
+fn respond(service: &Service, status: StatusCode, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(X_VERSION, service.version_header.clone());
+    response
+}
+
+fn host(parts: &Parts) -> &str {
+    match parts.uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or(""),
+    }
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP/1.1",
+    }
+}

@@ -1,0 +1,138 @@
+//! The sample service: it answers every request with what it saw of it, so that a person or a test can tell which
+//! pod and version answered and what the mesh did to the request on its way. It knows nothing of the mesh.
+//!
+//! One thread serves all; an answer costs one allocation for its body.
+
+mod behaviour;
+mod body;
+mod echo;
+mod grpc;
+mod http;
+mod json;
+mod websocket;
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hyper::header::HeaderValue;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+
+pub use behaviour::{Behaviour, parse_rate, parse_size};
+
+use crate::error::Error;
+
+/// Who answers.
+pub struct Identity {
+    pub pod: String,
+    pub version: String,
+}
+
+/// What to serve, and where.
+pub struct Options {
+    pub port: u16,
+    pub tcp_port: Option<u16>,
+    /// How long requests under way may take to finish after SIGTERM.
+    pub grace: Duration,
+    pub identity: Identity,
+    pub behaviour: Behaviour,
+}
+
+/// What all connections of one service share.
+struct Service {
+    identity: Identity,
+    /// The version as a header's value.
+    version_header: HeaderValue,
+    behaviour: Behaviour,
+    /// Requests and gRPC messages answered so far.
+    calls: AtomicU64,
+}
+
+impl Service {
+    /// The number of the next answer, from 1.
+    fn next_call(&self) -> u64 {
+        self.calls.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// Serves until SIGTERM or SIGINT, then lets requests under way finish.
+///
+/// # Errors
+/// When a port cannot be bound.
+pub async fn serve(options: Options) -> Result<(), Error> {
+    let listener = listen(options.port)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("cannot watch SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("cannot watch SIGINT"))?;
+    if let Some(port) = options.tcp_port {
+        tokio::spawn(echo::serve(listen(port)?));
+    }
+    let version = options.identity.version.clone();
+    let version_header = HeaderValue::from_str(&version)
+        .map_err(|_| Error::Usage(format!("--version {version:?} cannot be sent as an HTTP header")))?;
+    let service = Arc::new(Service {
+        version_header,
+        identity: options.identity,
+        behaviour: options.behaviour,
+        calls: AtomicU64::new(0),
+    });
+    println!("lateen app {version} serves on port {}", options.port);
+
+    let connections = GracefulShutdown::new();
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    eprintln!("accept: {error}");
+                    // Out of file descriptors: accepting again at once would spin.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+            },
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        };
+        spawn_connection(stream, service.clone(), &connections);
+    }
+    drop(listener);
+    println!("lateen app {version} stops; finishing {} connections", connections.count());
+    if tokio::time::timeout(options.grace, connections.shutdown()).await.is_err() {
+        println!("lateen app {version}: some requests did not finish within {:?}", options.grace);
+    }
+    Ok(())
+}
+
+/// Serves HTTP/1.1 or HTTP/2, whichever the client's first bytes are.
+fn spawn_connection(stream: TcpStream, service: Arc<Service>, connections: &GracefulShutdown) {
+    // Small answers must not wait for an acknowledgement; failing to say so only makes them slower.
+    let _ = stream.set_nodelay(true);
+    let watcher = connections.watcher();
+    tokio::spawn(async move {
+        let mut server = auto::Builder::new(TokioExecutor::new());
+        // Head and body leave in one plain write, which is cheaper than a vectored one.
+        server.http1().writev(false).pipeline_flush(true);
+        server.http2().max_concurrent_streams(1000);
+        let answer = hyper::service::service_fn(move |request| http::answer(service.clone(), request));
+        let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), answer);
+        // A client that breaks off or speaks no HTTP is no event of the service's.
+        let _ = watcher.watch(connection).await;
+    });
+}
+
+/// Listens on every address of both families, or of IPv4 where there is no IPv6.
+fn listen(port: u16) -> Result<TcpListener, Error> {
+    let bind = |socket: std::io::Result<TcpSocket>, address: SocketAddr| {
+        let socket = socket?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(4096)
+    };
+    bind(TcpSocket::new_v6(), SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))
+        .or_else(|_| bind(TcpSocket::new_v4(), SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))))
+        .map_err(Error::io(format!("cannot listen on port {port}")))
+}
