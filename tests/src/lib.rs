@@ -1,1 +1,21 @@
+//! What the end-to-end tests and the benchmarks are made of: real processes that cannot outlive a
+//! test, real peers to compare with, upstreams and clients that work on bytes, and the differential
+//! suite's way of running one corpus through two proxies.
+//!
+//! Knows nothing of how Lateen works inside: it starts binaries, speaks protocols and reads what
+//! comes out.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod ads;
+pub mod bootstrap;
+pub mod case;
+pub mod client;
+pub mod differential;
+pub mod h2_upstream;
+pub mod message;
+pub mod peers;
+pub mod ports;
+pub mod process;
+pub mod proxy;
+pub mod upstream;
+pub mod wait;

@@ -1,0 +1,239 @@
+//! One row of the differential suite: what a client sends, what the upstream does with it, and what
+//! is known beforehand about the outcome.
+
+use crate::upstream::{Act, Script};
+
+/// One thing the client of a case does.
+#[derive(Clone, Debug)]
+pub enum Do {
+    Send(Vec<u8>),
+    /// Sends `count` bytes of filler.
+    Fill(usize),
+    /// Reads one response; interim responses before it are kept too.
+    Answer,
+    /// Reads one response to HEAD.
+    AnswerToHead,
+    /// Reads one interim (1xx) response, 101 with it.
+    Interim,
+    /// Reads exactly so many bytes.
+    Exactly(usize),
+    /// Waits until the upstream has got the head of request number `n` (from 1) of this case.
+    Arrival(usize),
+    /// Lets the upstream go past one [`Act::AwaitCue`].
+    Cue,
+    FinishWriting,
+    /// Reads until the proxy ends the connection and keeps how it did.
+    End,
+    /// Reads HTTP/2 frames until the connection ends; keeps kinds and error codes.
+    Frames,
+    Reset,
+}
+
+/// What Envoy's notes say must come out, as far as a row says it.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub status: Option<u16>,
+    pub body: Option<String>,
+    /// `FLAGS details` as the access log prints them.
+    pub log: Option<String>,
+}
+
+/// A difference from Envoy that is wanted.
+#[derive(Clone, Debug)]
+pub struct Better {
+    /// Why Lateen answers otherwise.
+    pub reason: &'static str,
+    /// What Lateen must answer instead.
+    pub seen: Seen,
+}
+
+/// A row.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub name: String,
+    /// The listener the client connects to.
+    pub listener: &'static str,
+    pub client: Vec<Do>,
+    pub script: Script,
+    pub seen: Seen,
+    pub better: Option<Better>,
+    /// Sent over HTTP/2 instead of `client`.
+    pub h2: Option<H2Request>,
+    /// How far the upstream got with a cancelled exchange depends on timing: compare heads only.
+    pub ignore_upstream_body: bool,
+    /// How much of a cut answer gets through depends on timing.
+    pub ignore_body: bool,
+    /// Byte counts of the log depend on timing.
+    pub ignore_bytes: bool,
+    /// Whether the connection ends with FIN or with RST is part of the answer.
+    pub exact_end: bool,
+}
+
+/// A request for the HTTP/2 client.
+#[derive(Clone, Debug)]
+pub struct H2Request {
+    pub method: String,
+    /// `:scheme`, `:authority` and `:path` as one URI.
+    pub uri: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    pub trailers: Vec<(String, String)>,
+}
+
+impl Case {
+    /// A case that sends `request` on the listener `main` and reads one answer. `@@` in the request
+    /// stands for the header that names the case.
+    pub fn raw(name: &str, request: impl AsRef<[u8]>) -> Case {
+        let mut case = Case::of(name);
+        case.client = vec![Do::Send(case.marked(request.as_ref())), Do::Answer];
+        case
+    }
+
+    /// A case whose client does nothing yet.
+    pub fn of(name: &str) -> Case {
+        Case {
+            name: name.to_owned(),
+            listener: "main",
+            client: Vec::new(),
+            script: Vec::new(),
+            seen: Seen::default(),
+            better: None,
+            h2: None,
+            ignore_upstream_body: false,
+            ignore_body: false,
+            ignore_bytes: false,
+            exact_end: false,
+        }
+    }
+
+    /// GET of the path from host `a.test`.
+    pub fn get(name: &str, path: &str) -> Case {
+        Case::raw(name, format!("GET {path} HTTP/1.1\r\nhost: a.test\r\n@@\r\n\r\n"))
+    }
+
+    /// GET with more header lines, each `name: value`.
+    pub fn get_with(name: &str, path: &str, headers: &[&str]) -> Case {
+        let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+        Case::raw(name, format!("GET {path} HTTP/1.1\r\nhost: a.test\r\n{lines}@@\r\n\r\n"))
+    }
+
+    /// A request over HTTP/2 with prior knowledge.
+    pub fn h2(name: &str, method: &str, uri: &str, headers: &[(&str, &str)]) -> Case {
+        let mut case = Case::of(name);
+        let mut all: Vec<(String, String)> = headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        all.push(("x-case".to_owned(), name.to_owned()));
+        case.h2 = Some(H2Request {
+            method: method.to_owned(),
+            uri: uri.to_owned(),
+            headers: all,
+            body: Vec::new(),
+            trailers: Vec::new(),
+        });
+        case
+    }
+
+    /// Body (and trailers) of an HTTP/2 request.
+    pub fn h2_body(mut self, body: &[u8], trailers: &[(&str, &str)]) -> Case {
+        if let Some(request) = &mut self.h2 {
+            request.body = body.to_vec();
+            request.trailers = trailers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        }
+        self
+    }
+
+    /// Replaces `@@` by the header that names this case.
+    pub fn marked(&self, request: &[u8]) -> Vec<u8> {
+        let mark = format!("x-case: {}", self.name);
+        let mut out = Vec::with_capacity(request.len() + mark.len());
+        let mut rest = request;
+        while let Some(at) = rest.windows(2).position(|w| w == b"@@") {
+            out.extend_from_slice(&rest[..at]);
+            out.extend_from_slice(mark.as_bytes());
+            rest = &rest[at + 2..];
+        }
+        out.extend_from_slice(rest);
+        out
+    }
+
+    pub fn on(mut self, listener: &'static str) -> Case {
+        self.listener = listener;
+        self
+    }
+
+    /// Replaces what the client does; `@@` is replaced in what it sends.
+    pub fn client(mut self, acts: Vec<Do>) -> Case {
+        self.client = acts
+            .into_iter()
+            .map(|act| match act {
+                Do::Send(bytes) => Do::Send(self.marked(&bytes)),
+                other => other,
+            })
+            .collect();
+        self
+    }
+
+    /// Adds to what the client does.
+    pub fn then(mut self, acts: Vec<Do>) -> Case {
+        let mut all = std::mem::take(&mut self.client);
+        all.extend(self.clone().client(acts).client);
+        self.client = all;
+        self
+    }
+
+    /// What the upstream does with every try.
+    pub fn upstream(mut self, acts: Vec<Act>) -> Case {
+        self.script = vec![acts];
+        self
+    }
+
+    /// What the upstream does with each try in turn.
+    pub fn tries(mut self, script: Script) -> Case {
+        self.script = script;
+        self
+    }
+
+    /// What Envoy is known to answer: status and `FLAGS details`.
+    pub fn seen(mut self, status: u16, log: &str) -> Case {
+        self.seen.status = Some(status);
+        self.seen.log = Some(log.to_owned());
+        self
+    }
+
+    /// The body Envoy is known to answer with.
+    pub fn body(mut self, body: &str) -> Case {
+        self.seen.body = Some(body.to_owned());
+        self
+    }
+
+    /// Lateen answers this instead of what Envoy does, for a reason.
+    pub fn better(mut self, reason: &'static str, status: u16) -> Case {
+        self.better = Some(Better { reason, seen: Seen { status: Some(status), ..Seen::default() } });
+        self
+    }
+
+    pub fn ignore_upstream_body(mut self) -> Case {
+        self.ignore_upstream_body = true;
+        self
+    }
+
+    pub fn ignore_body(mut self) -> Case {
+        self.ignore_body = true;
+        self.ignore_bytes = true;
+        self
+    }
+
+    pub fn ignore_bytes(mut self) -> Case {
+        self.ignore_bytes = true;
+        self
+    }
+
+    pub fn exact_end(mut self) -> Case {
+        self.exact_end = true;
+        self
+    }
+}
+
+/// Bytes to send, written as text.
+pub fn say(text: impl AsRef<[u8]>) -> Do {
+    Do::Send(text.as_ref().to_vec())
+}

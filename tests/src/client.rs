@@ -1,0 +1,263 @@
+//! Clients that play a case against a proxy and write down what came back, one line a fact.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use socket2::SockRef;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::case::{Case, Do, H2Request};
+use crate::message::{End, Framing, Message, Reader, Side, latin1};
+use crate::upstream::Stage;
+use crate::wait;
+
+/// How long one case may take as a whole.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Plays the client's part of `case` against `port`, from a loopback address of its own, by which
+/// the access log's lines are found again.
+pub async fn play(case: &Case, source: Ipv4Addr, port: u16, stage: &Stage) -> Vec<String> {
+    let mut facts = Vec::new();
+    let played = async {
+        match &case.h2 {
+            Some(request) => h2(request, source, port, &mut facts).await,
+            None => raw(case, source, port, stage, &mut facts).await,
+        }
+    };
+    if tokio::time::timeout(PATIENCE, played).await.is_err() {
+        facts.push(format!("STUCK for {PATIENCE:?}"));
+    }
+    facts
+}
+
+async fn connect(source: Ipv4Addr, port: u16) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from((source, 0)))?;
+    let stream = socket.connect(SocketAddr::from(([127, 0, 0, 1], port))).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn raw(case: &Case, source: Ipv4Addr, port: u16, stage: &Stage, facts: &mut Vec<String>) {
+    let stream = match connect(source, port).await {
+        Ok(stream) => stream,
+        Err(error) => return facts.push(format!("connect: {error}")),
+    };
+    let (read, mut write) = stream.into_split();
+    let mut reader = Reader::new(read);
+    let mut closes = false;
+    for act in &case.client {
+        match act {
+            // A refused or answered request may have its rest thrown back: what was answered counts.
+            Do::Send(bytes) => {
+                let _ = write.write_all(bytes).await;
+            }
+            Do::Fill(count) => {
+                let _ = write.write_all(&vec![b'y'; *count]).await;
+            }
+            Do::Answer | Do::AnswerToHead => {
+                let side = match act {
+                    Do::AnswerToHead => Side::ResponseToHead,
+                    _ => Side::Response,
+                };
+                loop {
+                    let Some(message) = reader.message(side).await else {
+                        facts.push("no answer".to_owned());
+                        closes = true;
+                        break;
+                    };
+                    describe(&message, "<", case.ignore_body, facts);
+                    let status = message.status();
+                    if (100..200).contains(&status) && status != 101 {
+                        continue;
+                    }
+                    closes |= message.says_close() || message.cut || message.framing == Framing::UntilClose;
+                    break;
+                }
+            }
+            Do::Interim => match reader.message(Side::Response).await {
+                Some(message) => describe(&message, "<", false, facts),
+                None => facts.push("no interim answer".to_owned()),
+            },
+            Do::Exactly(count) => {
+                let bytes = reader.exactly(*count).await;
+                facts.push(format!("< raw {}", show(&bytes)));
+            }
+            Do::Arrival(number) => {
+                wait::until("the request reaches the upstream", || async {
+                    (stage.received(&case.name).len() >= *number).then_some(())
+                })
+                .await;
+            }
+            Do::Cue => stage.cue(&case.name),
+            Do::FinishWriting => {
+                let _ = write.shutdown().await;
+            }
+            Do::End => {
+                let bytes = reader.rest().await;
+                if !bytes.is_empty() {
+                    facts.push(format!("< raw {}", show(&bytes)));
+                }
+                closes = true;
+            }
+            Do::Frames => {
+                frames(&mut reader, facts).await;
+                closes = true;
+            }
+            Do::Reset => {
+                let _ = SockRef::from(write.as_ref()).set_linger(Some(Duration::ZERO));
+                facts.push("reset by the client".to_owned());
+                return;
+            }
+        }
+    }
+    if !closes {
+        return facts.push("end: open".to_owned());
+    }
+    let rest = reader.rest().await;
+    if !rest.is_empty() {
+        facts.push(format!("< more {}", show(&rest)));
+    }
+    facts.push(match (case.exact_end, reader.end) {
+        (true, Some(End::Reset)) => "end: RST".to_owned(),
+        (true, _) => "end: FIN".to_owned(),
+        (false, _) => "end: closed".to_owned(),
+    });
+}
+
+/// A message as lines: start line, headers in order, body, trailers.
+pub fn describe(message: &Message, arrow: &str, ignore_body: bool, facts: &mut Vec<String>) {
+    facts.push(format!("{arrow} {}", message.start));
+    for (name, value) in &message.headers {
+        facts.push(format!("{arrow} {name}: {value}"));
+    }
+    let framing = match message.framing {
+        Framing::None => "no body",
+        Framing::Length(_) => "by length",
+        Framing::Chunked => "chunked",
+        Framing::UntilClose => "until close",
+    };
+    let cut = if message.cut { ", cut" } else { "" };
+    if ignore_body {
+        facts.push(format!("{arrow} body {framing}{cut}"));
+    } else {
+        facts.push(format!("{arrow} body {framing}{cut}: {}", show(&message.body)));
+    }
+    for (name, value) in &message.trailers {
+        facts.push(format!("{arrow} trailer {name}: {value}"));
+    }
+}
+
+/// Short bytes as text, long ones as length and a checksum.
+pub fn show(bytes: &[u8]) -> String {
+    if bytes.len() <= 2000 {
+        return format!("({}) {:?}", bytes.len(), latin1(bytes));
+    }
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in bytes {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    format!("({}) #{hash:016x}", bytes.len())
+}
+
+/// Kinds and codes of HTTP/2 frames until the end. SETTINGS, WINDOW_UPDATE and PING are the
+/// connection's own affair and left out.
+async fn frames<R: tokio::io::AsyncRead + Unpin>(reader: &mut Reader<R>, facts: &mut Vec<String>) {
+    loop {
+        let head = reader.exactly(9).await;
+        if head.len() < 9 {
+            return;
+        }
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let payload = reader.exactly(length).await;
+        let code = |at: usize| payload.get(at + 3).copied().unwrap_or(255);
+        match head[3] {
+            0 => facts.push("< DATA".to_owned()),
+            // The first octet of our answers' header blocks is `:status`, indexed when it is a common one.
+            1 => facts.push(format!("< HEADERS {:#x}", payload.first().copied().unwrap_or(0))),
+            3 => facts.push(format!("< RST_STREAM {}", code(0))),
+            7 => facts.push(format!("< GOAWAY {}", code(4))),
+            _ => {}
+        }
+    }
+}
+
+async fn h2(request: &H2Request, source: Ipv4Addr, port: u16, facts: &mut Vec<String>) {
+    if let Err(error) = h2_exchange(request, source, port, facts).await {
+        let code = error
+            .downcast_ref::<h2::Error>()
+            .and_then(h2::Error::reason)
+            .map_or(error.to_string(), |reason| u32::from(reason).to_string());
+        facts.push(format!("h2 error {code}"));
+    }
+}
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn h2_exchange(
+    request: &H2Request,
+    source: Ipv4Addr,
+    port: u16,
+    facts: &mut Vec<String>,
+) -> Result<(), AnyError> {
+    let stream = connect(source, port).await?;
+    let (sender, connection) = h2::client::handshake(stream).await?;
+    let driver = tokio::spawn(connection);
+    let mut sender = sender.ready().await?;
+    let mut head = http::Request::builder()
+        .version(http::Version::HTTP_2)
+        .method(request.method.as_str())
+        .uri(request.uri.as_str());
+    for (name, value) in &request.headers {
+        head = head.header(name.as_str(), value.as_str());
+    }
+    let bodiless = request.body.is_empty() && request.trailers.is_empty();
+    let (response, mut body) = sender.send_request(head.body(())?, bodiless)?;
+    if !bodiless {
+        let last = request.trailers.is_empty();
+        body.send_data(Bytes::from(request.body.clone()), last)?;
+        if !last {
+            let mut trailers = http::HeaderMap::new();
+            for (name, value) in &request.trailers {
+                trailers.append(http::HeaderName::try_from(name)?, value.parse()?);
+            }
+            body.send_trailers(trailers)?;
+        }
+    }
+    let (head, mut incoming) = response.await?.into_parts();
+    facts.push(format!("< {}", head.status.as_u16()));
+    push_headers("<", &head.headers, facts);
+    let mut data = Vec::new();
+    let mut failed = None;
+    while let Some(chunk) = incoming.data().await {
+        match chunk {
+            Ok(chunk) => {
+                let _ = incoming.flow_control().release_capacity(chunk.len());
+                data.extend_from_slice(&chunk);
+            }
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        }
+    }
+    facts.push(format!("< body {}", show(&data)));
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    if let Some(trailers) = incoming.trailers().await? {
+        push_headers("< trailer", &trailers, facts);
+    }
+    drop(sender);
+    driver.abort();
+    Ok(())
+}
+
+/// The lines of a header map, in its order.
+pub fn push_headers(arrow: &str, headers: &http::HeaderMap, facts: &mut Vec<String>) {
+    for (name, value) in headers {
+        facts.push(format!("{arrow} {name}: {}", latin1(value.as_bytes())));
+    }
+}

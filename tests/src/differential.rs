@@ -1,0 +1,328 @@
+//! One corpus through two proxies: Envoy, then ours, on the same configuration, and every fact that
+//! differs told.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use serde_json::Value;
+
+use crate::ads;
+use crate::bootstrap::{self, Flavour, Layout};
+use crate::case::{Case, Seen};
+use crate::client;
+use crate::h2_upstream::{self, H2Act, H2Scripts};
+use crate::peers;
+use crate::ports;
+use crate::proxy::{Kind, Proxy};
+use crate::upstream::{self, Stage};
+use crate::wait;
+
+/// How many cases run at a time.
+const TOGETHER: usize = 64;
+
+/// Listeners and clusters as Envoy's JSON.
+pub type Resources = (Vec<Value>, Vec<Value>);
+
+/// A configuration and the cases to play on it.
+pub struct World {
+    pub name: &'static str,
+    pub listeners: &'static [&'static str],
+    /// HTTP/1 and TCP upstreams.
+    pub upstreams: &'static [&'static str],
+    /// HTTP/2 upstreams.
+    pub h2_upstreams: &'static [&'static str],
+    pub resources: fn(&Layout) -> Resources,
+    pub cases: Vec<Case>,
+    /// What HTTP/2 upstreams do with the tries of a case.
+    pub h2_scripts: Vec<(&'static str, Vec<H2Act>)>,
+}
+
+/// Where the configuration comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    File,
+    Ads(Flavour),
+}
+
+/// What came of one case.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// What the client saw.
+    pub client: Vec<String>,
+    /// What the upstream received.
+    pub upstream: Vec<String>,
+    /// What the access log says.
+    pub log: Vec<String>,
+}
+
+/// Plays all cases of `world` through one proxy.
+pub async fn play(world: &World, kind: Kind, source: Source) -> BTreeMap<String, Outcome> {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let stage = Arc::new(Stage::default());
+    let h2_scripts = Arc::new(H2Scripts::default());
+    for case in &world.cases {
+        stage.script(&case.name, case.script.clone());
+    }
+    for (case, acts) in &world.h2_scripts {
+        h2_scripts.script(case, acts.clone());
+    }
+    let mut upstreams = vec![("dead", ports::free())];
+    for name in world.upstreams {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        upstreams.push((name, listener.local_addr().expect("its address").port()));
+        upstream::serve(stage.clone(), name, listener);
+    }
+    for name in world.h2_upstreams {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        upstreams.push((name, listener.local_addr().expect("its address").port()));
+        h2_upstream::serve(stage.clone(), h2_scripts.clone(), name, listener);
+    }
+    let mut layout = Layout::new(dir.path(), world.listeners, &upstreams);
+    let (listeners, clusters) = (world.resources)(&layout);
+    let file = match source {
+        Source::File => bootstrap::fixed(&layout, &listeners, &clusters),
+        Source::Ads(flavour) => {
+            layout.ads = Some(ads::serve(&listeners, &clusters).await);
+            bootstrap::from_ads(&layout, flavour)
+        }
+    };
+    let proxy = Proxy::start(kind, &file, layout.admin, dir.path()).await;
+
+    let layout = &layout;
+    let stage = &stage;
+    let facts: Vec<Vec<String>> = futures::stream::iter(world.cases.iter().enumerate())
+        .map(|(index, case)| client::play(case, own_address(index), layout.listener(case.listener), stage))
+        .buffered(TOGETHER)
+        .collect()
+        .await;
+
+    let log = settled_log(world, layout).await;
+    let mut outcomes = BTreeMap::new();
+    for (index, (case, facts)) in world.cases.iter().zip(facts).enumerate() {
+        let mut upstream = Vec::new();
+        for received in stage.received(&case.name) {
+            upstream.push(format!("at {}", received.upstream));
+            client::describe(&received.message, ">", case.ignore_upstream_body, &mut upstream);
+            if !received.raw.is_empty() {
+                upstream.push(format!("> raw {}", client::show(&received.raw)));
+            }
+        }
+        let own = |lines: Vec<String>| lines.iter().map(|line| settle(&layout.nameless(line))).collect();
+        let outcome = Outcome {
+            client: own(facts),
+            upstream: own(upstream),
+            log: log
+                .get(&own_address(index).to_string())
+                .into_iter()
+                .flatten()
+                .map(|fields| log_line(fields, case, layout))
+                .collect(),
+        };
+        outcomes.insert(case.name.clone(), outcome);
+    }
+    drop(proxy);
+    record(world, kind, source, &outcomes);
+    outcomes
+}
+
+/// Leaves what came out in `target/differential`, for reading and comparing by hand.
+fn record(world: &World, kind: Kind, source: Source, outcomes: &BTreeMap<String, Outcome>) {
+    let dir = peers::target().join("differential");
+    let source = match source {
+        Source::File => "file",
+        Source::Ads(Flavour::Delta) => "delta",
+        Source::Ads(Flavour::StateOfTheWorld) => "sotw",
+    };
+    let mut text = String::new();
+    for case in &world.cases {
+        text.push_str(&format!("== {}\n{}", case.name, show(&outcomes[&case.name])));
+    }
+    let file = format!("{}.{source}.{}.txt", world.name.replace(' ', "-"), kind.name());
+    let written = std::fs::create_dir_all(&dir).and_then(|()| std::fs::write(dir.join(file), text));
+    written.expect("the record is written");
+}
+
+/// Every case comes from a loopback address of its own.
+fn own_address(index: usize) -> Ipv4Addr {
+    let [_, _, high, low] = (index as u32 + 2).to_be_bytes();
+    Ipv4Addr::new(127, 77, high, low)
+}
+
+/// The access log once every case that got an answer has its line, and no line was added for a while.
+async fn settled_log(world: &World, layout: &Layout) -> BTreeMap<String, Vec<Vec<String>>> {
+    let read = || std::fs::read_to_string(layout.access_log()).unwrap_or_default();
+    let mut length = 0;
+    let mut still = 0;
+    wait::within(Duration::from_secs(5), || {
+        let text = read();
+        let lines = text.lines().count();
+        still = if text.len() == length { still + 1 } else { 0 };
+        length = text.len();
+        // 5 ms a look: a fifth of a second without a line, all cases there.
+        let done = lines >= world.cases.len() && still > 40;
+        async move { done.then_some(()) }
+    })
+    .await;
+    let mut log: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
+    for line in read().lines() {
+        let mut fields: Vec<String> = line.split('|').map(str::to_owned).collect();
+        let address = fields.remove(0);
+        log.entry(address).or_default().push(fields);
+    }
+    log
+}
+
+fn log_line(fields: &[String], case: &Case, layout: &Layout) -> String {
+    let mut fields = fields.to_vec();
+    if case.ignore_bytes {
+        for field in fields.iter_mut().skip(2).take(2) {
+            "*".clone_into(field);
+        }
+    }
+    layout.nameless(&fields.join("|"))
+}
+
+/// Blanks out what differs from run to run by nature.
+fn settle(line: &str) -> String {
+    for (name, stand_in) in [("date: ", "<date>"), ("x-envoy-upstream-service-time: ", "<ms>")] {
+        if let Some(at) = line.find(name)
+            && at <= 12
+        {
+            return format!("{}{stand_in}", &line[..at + name.len()]);
+        }
+    }
+    // A request id made by the proxy; one that a client chose is not a UUID in this suite.
+    if let Some(at) = line.find("x-request-id: ") {
+        let value = &line[at + 14..];
+        if value.len() == 36 && value.split('-').map(str::len).eq([8, 4, 4, 4, 12]) {
+            return format!("{}<uuid>", &line[..at + 14]);
+        }
+    }
+    line.to_owned()
+}
+
+/// Plays `world` through both proxies and compares.
+///
+/// # Panics
+/// When Envoy does not answer as noted, or ours not as Envoy, with all cases that fail.
+pub async fn compare(world: &World, source: Source) {
+    let envoy = play(world, Kind::Envoy, source).await;
+    let mut failures = Vec::new();
+    for case in &world.cases {
+        for fact in contradictions(&case.seen, &envoy[&case.name]) {
+            failures.push(format!("{}: Envoy is not as noted: {fact}\n{}", case.name, show(&envoy[&case.name])));
+        }
+    }
+    report(world, &failures, "not as noted");
+    let lateen = play(world, Kind::Lateen, source).await;
+    for case in &world.cases {
+        let (theirs, ours) = (&envoy[&case.name], &lateen[&case.name]);
+        match &case.better {
+            Some(better) => {
+                for fact in contradictions(&better.seen, ours) {
+                    failures.push(format!("{} ({}): {fact}\n{}", case.name, better.reason, show(ours)));
+                }
+            }
+            None if theirs == ours => {}
+            None => failures.push(format!("{}\n{}", case.name, difference(theirs, ours))),
+        }
+    }
+    report(world, &failures, "different");
+}
+
+/// Plays `world` through Envoy alone and checks the notes.
+///
+/// # Panics
+/// When Envoy does not answer as noted.
+pub async fn check_notes(world: &World, source: Source) -> BTreeMap<String, Outcome> {
+    let envoy = play(world, Kind::Envoy, source).await;
+    let mut failures = Vec::new();
+    for case in &world.cases {
+        for fact in contradictions(&case.seen, &envoy[&case.name]) {
+            failures.push(format!("{}: Envoy is not as noted: {fact}\n{}", case.name, show(&envoy[&case.name])));
+        }
+    }
+    report(world, &failures, "not as noted");
+    envoy
+}
+
+fn report(world: &World, failures: &[String], what: &str) {
+    assert!(
+        failures.is_empty(),
+        "{}: {} of {} cases {what}\n\n{}",
+        world.name,
+        failures.len(),
+        world.cases.len(),
+        failures.join("\n")
+    );
+}
+
+fn contradictions(seen: &Seen, outcome: &Outcome) -> Vec<String> {
+    let mut out = Vec::new();
+    let starts: Vec<&String> = outcome
+        .client
+        .iter()
+        .filter(|line| line.starts_with("< HTTP/1") || (line.len() == 5 && line.starts_with("< ")))
+        .collect();
+    if let Some(status) = seen.status {
+        let wanted = status.to_string();
+        if !starts.iter().any(|line| line.split(' ').any(|word| word == wanted)) && status != 0 {
+            out.push(format!("no answer with status {status}"));
+        }
+        if status == 0 && !starts.is_empty() {
+            out.push("an answer where none was to come".to_owned());
+        }
+    }
+    if let Some(body) = &seen.body {
+        let wanted = format!("({}) {body:?}", body.len());
+        let found = outcome.client.iter().any(|line| line.starts_with("< body") && line.ends_with(&wanted));
+        if !found {
+            out.push(format!("no body {wanted}"));
+        }
+    }
+    if let Some(log) = &seen.log
+        && !outcome.log.iter().any(|line| line.split('|').nth(1) == Some(log))
+    {
+        out.push(format!("no log line with {log}"));
+    }
+    out
+}
+
+/// All facts of an outcome, indented.
+pub fn show(outcome: &Outcome) -> String {
+    let mut text = String::new();
+    for line in outcome.client.iter().chain(&outcome.upstream) {
+        text.push_str(&format!("    {line}\n"));
+    }
+    for line in &outcome.log {
+        text.push_str(&format!("    log {line}\n"));
+    }
+    text
+}
+
+/// What Envoy has and ours has not (`-`), and the reverse (`+`), with a line of context.
+fn difference(theirs: &Outcome, ours: &Outcome) -> String {
+    let mut text = String::new();
+    let parts =
+        [(&theirs.client, &ours.client, ""), (&theirs.upstream, &ours.upstream, ""), (&theirs.log, &ours.log, "log ")];
+    for (theirs, ours, mark) in parts {
+        if theirs == ours {
+            continue;
+        }
+        let same = theirs.iter().zip(ours).take_while(|(a, b)| a == b).count();
+        let tail = theirs[same..].iter().rev().zip(ours[same..].iter().rev()).take_while(|(a, b)| a == b).count();
+        if same > 0 {
+            text.push_str(&format!("      {mark}{}\n", theirs[same - 1]));
+        }
+        for line in &theirs[same..theirs.len() - tail] {
+            text.push_str(&format!("    - {mark}{line}\n"));
+        }
+        for line in &ours[same..ours.len() - tail] {
+            text.push_str(&format!("    + {mark}{line}\n"));
+        }
+    }
+    text
+}

@@ -1,0 +1,113 @@
+//! A data plane as a process: Envoy or ours, from the same file.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::message::{Message, Reader, Side};
+use crate::peers;
+use crate::process::Process;
+use crate::wait;
+
+/// Which data plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Envoy,
+    Lateen,
+}
+
+impl Kind {
+    /// As a word for files and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Envoy => "envoy",
+            Kind::Lateen => "lateen",
+        }
+    }
+}
+
+/// A running proxy, with one worker.
+pub struct Proxy {
+    pub process: Process,
+    pub kind: Kind,
+    admin: u16,
+}
+
+impl Proxy {
+    /// Writes the bootstrap to `DIR/KIND.json` and starts the proxy on it, without waiting.
+    pub fn spawn(kind: Kind, bootstrap: &Value, admin: u16, dir: &Path) -> Proxy {
+        let file = dir.join(format!("{}.json", kind.name()));
+        let text = serde_json::to_string_pretty(bootstrap).expect("JSON");
+        std::fs::write(&file, text).expect("the bootstrap is written");
+        let mut command = match kind {
+            Kind::Envoy => {
+                let mut command = Command::new(peers::envoy());
+                command.args(["--disable-hot-restart", "--log-level", "warning"]);
+                command.args(["--file-flush-interval-msec", "20"]);
+                command
+            }
+            Kind::Lateen => {
+                let mut command = Command::new(peers::lateen());
+                command.arg("proxy");
+                command
+            }
+        };
+        command.arg("-c").arg(&file).args(["--concurrency", "1"]);
+        Proxy { process: Process::start(command, kind.name(), dir), kind, admin }
+    }
+
+    /// Starts and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it ends or does not become ready; the message holds its output.
+    pub async fn start(kind: Kind, bootstrap: &Value, admin: u16, dir: &Path) -> Proxy {
+        let mut proxy = Proxy::spawn(kind, bootstrap, admin, dir);
+        proxy.ready().await;
+        proxy
+    }
+
+    /// Waits until the admin port says that it is live.
+    ///
+    /// # Panics
+    /// When it ends or does not become ready; the message holds its output.
+    pub async fn ready(&mut self) {
+        let deadline = std::time::Instant::now() + wait::PATIENCE;
+        loop {
+            if let Some(answer) = admin(self.admin, "GET", "/ready").await
+                && answer.status() == 200
+            {
+                return;
+            }
+            if let Some(status) = self.process.ended() {
+                panic!("{} ended ({status}):\n{}", self.kind.name(), self.process.output());
+            }
+            if std::time::Instant::now() > deadline {
+                panic!("{} is not ready:\n{}", self.kind.name(), self.process.output());
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Asks the admin port for `path`.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn admin(&self, path: &str) -> Message {
+        admin(self.admin, "GET", path)
+            .await
+            .unwrap_or_else(|| panic!("no answer from {}'s admin port to {path}", self.kind.name()))
+    }
+}
+
+/// One request to 127.0.0.1:`port`, closed after the answer.
+pub async fn admin(port: u16, method: &str, path: &str) -> Option<Message> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let message = Reader::new(stream).message(Side::Response).await?;
+    (!message.cut).then_some(message)
+}

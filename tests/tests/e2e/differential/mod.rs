@@ -1,0 +1,4 @@
+//! The same configuration and the same requests for Envoy and for `lateen proxy`; whatever differs
+//! fails, unless the row says why it must.
+
+mod bad_requests;
