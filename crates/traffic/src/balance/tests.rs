@@ -1,0 +1,103 @@
+use super::*;
+
+struct Fake(Vec<(u32, u32)>);
+
+impl Hosts for Fake {
+    fn weight(&self, host: usize) -> u32 {
+        self.0[host].0
+    }
+    fn active(&self, host: usize) -> u32 {
+        self.0[host].1
+    }
+}
+
+/// A small generator with a fixed seed (splitmix64).
+fn dice() -> impl FnMut() -> u64 {
+    let mut state = 42u64;
+    move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+fn healthy(n: usize) -> HostSet {
+    HostSet::new((0..n).map(|_| (0, Health::Healthy)), 0.0, 140)
+}
+
+fn count(set: &HostSet, policy: LbPolicy, hosts: &Fake, picks: usize) -> Vec<usize> {
+    let (mut turn, mut dice) = (Turn::default(), dice());
+    let mut seen = vec![0; hosts.0.len()];
+    for _ in 0..picks {
+        seen[set.pick(policy, hosts, &mut turn, &mut dice).unwrap()] += 1;
+    }
+    seen
+}
+
+#[test]
+fn round_robin_alternates_and_honours_weights() {
+    let equal = Fake(vec![(1, 0); 3]);
+    assert_eq!(count(&healthy(3), LbPolicy::RoundRobin, &equal, 300), [100, 100, 100]);
+    let unequal = Fake(vec![(1, 0), (3, 0)]);
+    assert_eq!(count(&healthy(2), LbPolicy::RoundRobin, &unequal, 400), [100, 300]);
+}
+
+#[test]
+fn random_follows_weights() {
+    let seen = count(&healthy(2), LbPolicy::Random, &Fake(vec![(1, 0), (3, 0)]), 4000);
+    assert!((900..1100).contains(&seen[0]), "{seen:?}");
+}
+
+#[test]
+fn least_request_avoids_the_busy_and_spreads_ties() {
+    let busy = count(&healthy(2), LbPolicy::LeastRequest { choices: 2 }, &Fake(vec![(1, 9), (1, 0)]), 1000);
+    assert!(busy[1] > 700, "{busy:?}");
+    let idle = count(&healthy(4), LbPolicy::LeastRequest { choices: 2 }, &Fake(vec![(1, 0); 4]), 400);
+    assert_eq!(idle, [100; 4]);
+}
+
+#[test]
+fn health_counts_until_panic() {
+    let set = |panic| {
+        HostSet::new([(0, Health::Healthy), (0, Health::Unhealthy), (0, Health::Unhealthy)].into_iter(), panic, 140)
+    };
+    let hosts = Fake(vec![(1, 0); 3]);
+    assert_eq!(count(&set(0.0), LbPolicy::RoundRobin, &hosts, 30), [30, 0, 0]);
+    assert_eq!(count(&set(50.0), LbPolicy::RoundRobin, &hosts, 30), [10, 10, 10]);
+    let none = HostSet::new([(0, Health::Unhealthy)].into_iter(), 0.0, 140);
+    assert_eq!(none.pick(LbPolicy::Random, &hosts, &mut Turn::default(), &mut dice()), None);
+    assert_eq!(healthy(0).pick(LbPolicy::Random, &hosts, &mut Turn::default(), &mut dice()), None);
+}
+
+#[test]
+fn the_next_priority_takes_what_the_first_cannot() {
+    let hosts = Fake(vec![(1, 0); 5]);
+    let spill = |healthy: usize| {
+        let first = (0..4).map(move |i| (0, if i < healthy { Health::Healthy } else { Health::Unhealthy }));
+        HostSet::new(first.chain([(1, Health::Healthy)]), 0.0, 140)
+    };
+    // 3 of 4 healthy: 75 % × 1.4 is more than enough. 2 of 4: 70 % stay.
+    assert_eq!(count(&spill(3), LbPolicy::RoundRobin, &hosts, 300)[4], 0);
+    let second = count(&spill(2), LbPolicy::RoundRobin, &hosts, 10_000)[4];
+    assert!((2_700..3_300).contains(&second), "{second}");
+    assert_eq!(count(&spill(0), LbPolicy::RoundRobin, &hosts, 100)[4], 100);
+}
+
+proptest::proptest! {
+    #[test]
+    fn only_usable_hosts_are_picked(health in proptest::collection::vec((0u32..3, 0u8..4), 1..12), policy in 0u8..3, seed in 0u64..1000) {
+        let kinds = [Health::Healthy, Health::Degraded, Health::Unhealthy, Health::Draining];
+        let states: Vec<_> = health.iter().map(|(p, h)| (*p, kinds[usize::from(*h)])).collect();
+        let set = HostSet::new(states.iter().copied(), 0.0, 140);
+        let policy = [LbPolicy::Random, LbPolicy::RoundRobin, LbPolicy::LeastRequest { choices: 2 }][usize::from(policy)];
+        let mut roll = seed;
+        let mut dice = || { roll = roll.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407); roll };
+        let hosts = Fake(vec![(1, 0); states.len()]);
+        match set.pick(policy, &hosts, &mut Turn::default(), &mut dice) {
+            Some(host) => proptest::prop_assert!(matches!(states[host].1, Health::Healthy | Health::Degraded)),
+            None => proptest::prop_assert!(!states.iter().any(|(_, h)| *h == Health::Healthy || *h == Health::Degraded)),
+        }
+    }
+}

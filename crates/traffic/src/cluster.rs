@@ -1,0 +1,272 @@
+//! Upstream clusters: how their hosts are found, chosen and connected to.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A cluster and the endpoints known for it at this moment.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// What the cluster resource says.
+    pub settings: Arc<ClusterSettings>,
+    /// Its hosts: from EDS, or inline. Empty for [`Discovery::OriginalDst`].
+    pub endpoints: Arc<Endpoints>,
+}
+
+/// The cluster resource itself.
+#[derive(Debug, Clone)]
+pub struct ClusterSettings {
+    /// Name, for example `outbound|80|v1|reviews.default.svc.cluster.local`.
+    pub name: Arc<str>,
+    /// Name used in statistics instead of `name`, if set.
+    pub alt_stat_name: Option<Arc<str>>,
+    /// Where hosts come from.
+    pub discovery: Discovery,
+    /// How a host is chosen.
+    pub lb: LbPolicy,
+    /// Time allowed for the TCP handshake. Envoy's default is 5 s.
+    pub connect_timeout: Duration,
+    /// Limits at priority DEFAULT.
+    pub limits: CircuitLimits,
+    /// Which HTTP version is spoken to the hosts.
+    pub protocol: UpstreamProtocol,
+    /// Settings of HTTP/2 connections to the hosts.
+    pub http2: Http2Upstream,
+    /// A pooled connection without a request is closed after this time. Envoy's default is one hour; `None` is never.
+    pub idle_timeout: Option<Duration>,
+    /// A connection is drained after this time, if set.
+    pub max_connection_duration: Option<Duration>,
+    /// Requests after which a connection is closed; `None` is no limit.
+    pub max_requests_per_connection: Option<u32>,
+    /// Source address and socket options of upstream connections; when absent the proxy's own default is used.
+    pub bind: Option<UpstreamBind>,
+    /// TCP keepalive, if set.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Percentage of healthy hosts below which health is ignored (Envoy's panic threshold). Envoy's default is 50.
+    pub panic_threshold: f64,
+}
+
+/// Where a cluster's hosts come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Discovery {
+    /// The endpoint discovery service, under this name.
+    Eds { service_name: Arc<str> },
+    /// The addresses in the resource.
+    Static,
+    /// DNS names, each resolved to all its addresses, refreshed after this time.
+    StrictDns { refresh: Duration, family: DnsFamily },
+    /// One DNS name; each new connection goes to the first address of the newest answer.
+    LogicalDns { refresh: Duration, family: DnsFamily },
+    /// The address the client connected to.
+    OriginalDst {
+        /// Take the address from the `x-envoy-original-dst-host` request header, if present.
+        use_http_header: bool,
+        /// Replaces the port of the address, if set.
+        port_override: Option<u16>,
+    },
+}
+
+/// Which addresses a DNS name may resolve to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DnsFamily {
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+    /// IPv4 if there is one, else IPv6.
+    V4Preferred,
+    /// IPv6 if there is one, else IPv4 (Envoy's AUTO).
+    V6Preferred,
+    /// Both.
+    All,
+}
+
+/// Load-balancing policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LbPolicy {
+    /// Strict rotation, weighted.
+    RoundRobin,
+    /// Two or more random hosts, the one with fewer active requests.
+    LeastRequest { choices: u32 },
+    /// Uniformly random, weighted.
+    Random,
+    /// The discovery decides (original destination).
+    ClusterProvided,
+}
+
+/// Circuit-breaker limits; `u32::MAX` is no limit. Envoy's defaults are 1024, 1024, 1024 and 3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CircuitLimits {
+    /// Connections to the whole cluster.
+    pub max_connections: u32,
+    /// Requests waiting for a connection.
+    pub max_pending_requests: u32,
+    /// Requests in flight.
+    pub max_requests: u32,
+    /// Retries in flight.
+    pub max_retries: u32,
+}
+
+impl Default for CircuitLimits {
+    fn default() -> Self {
+        Self { max_connections: 1024, max_pending_requests: 1024, max_requests: 1024, max_retries: 3 }
+    }
+}
+
+/// Which HTTP version is spoken upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// What the downstream connection speaks.
+    Downstream,
+}
+
+/// HTTP/2 settings of upstream connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http2Upstream {
+    /// Streams on one connection.
+    pub max_concurrent_streams: u32,
+    /// Bytes of flow-control window a stream.
+    pub stream_window: u32,
+    /// Bytes of flow-control window a connection.
+    pub connection_window: u32,
+}
+
+impl Default for Http2Upstream {
+    fn default() -> Self {
+        Self { max_concurrent_streams: 1024, stream_window: 16 << 20, connection_window: 24 << 20 }
+    }
+}
+
+/// How upstream sockets are made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UpstreamBind {
+    /// Source address; the port is chosen by the system when 0.
+    pub source: Option<SocketAddr>,
+    /// A further source address, used when the destination is of its family and not of `source`'s.
+    pub source_other_family: Option<SocketAddr>,
+    /// Socket options set before connecting.
+    pub options: Vec<SocketOption>,
+}
+
+/// A raw socket option.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketOption {
+    /// `setsockopt` level, for example 1 (`SOL_SOCKET`).
+    pub level: i32,
+    /// `setsockopt` name, for example 36 (`SO_MARK`).
+    pub name: i32,
+    /// The value as the kernel takes it.
+    pub value: SocketOptionValue,
+}
+
+/// The value of a raw socket option.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SocketOptionValue {
+    /// A C `int`.
+    Int(i32),
+    /// Raw bytes.
+    Bytes(Vec<u8>),
+}
+
+/// TCP keepalive settings; `None` leaves the system's default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TcpKeepalive {
+    /// Unanswered probes until the connection is dead.
+    pub probes: Option<u32>,
+    /// Idle time before the first probe.
+    pub time: Option<Duration>,
+    /// Time between probes.
+    pub interval: Option<Duration>,
+}
+
+/// The hosts of a cluster, grouped by locality.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Endpoints {
+    /// Localities in the order given.
+    pub localities: Vec<LocalityEndpoints>,
+    /// Hosts of one priority count this many times their share of health (Envoy's default 140, in percent).
+    pub overprovisioning_factor: u32,
+}
+
+/// The hosts of one locality at one priority.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LocalityEndpoints {
+    /// Where.
+    pub locality: Locality,
+    /// 0 is used first.
+    pub priority: u32,
+    /// Weight of the locality, if locality weighting is on.
+    pub weight: Option<u32>,
+    /// The hosts.
+    pub endpoints: Vec<Arc<Endpoint>>,
+}
+
+/// Region, zone and sub-zone; empty where unknown.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Locality {
+    /// For example `eu-central-1`.
+    pub region: String,
+    /// For example `eu-central-1a`.
+    pub zone: String,
+    /// For example a rack.
+    pub sub_zone: String,
+}
+
+/// One host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Endpoint {
+    /// Where it is reached.
+    pub address: EndpointAddress,
+    /// Host name, used by automatic host rewrite; empty if unknown.
+    pub hostname: Arc<str>,
+    /// Relative share of the load, at least 1.
+    pub weight: u32,
+    /// Health as discovery tells it.
+    pub health: Health,
+}
+
+/// The address of a host.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum EndpointAddress {
+    /// Ready to connect to.
+    Socket(SocketAddr),
+    /// To be resolved first (DNS clusters).
+    Dns { host: Arc<str>, port: u16 },
+    /// A Unix domain socket.
+    Pipe(Arc<str>),
+}
+
+impl EndpointAddress {
+    /// The address from an IP and port.
+    pub fn ip(ip: IpAddr, port: u16) -> Self {
+        Self::Socket(SocketAddr::new(ip, port))
+    }
+}
+
+impl std::fmt::Display for EndpointAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Socket(a) => a.fmt(f),
+            Self::Dns { host, port } => write!(f, "{host}:{port}"),
+            Self::Pipe(path) => f.write_str(path),
+        }
+    }
+}
+
+/// Health of a host as discovery tells it (Envoy's `HealthStatus`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Health {
+    /// Takes requests (also Envoy's UNKNOWN).
+    #[default]
+    Healthy,
+    /// Takes requests only when the healthy ones do not suffice.
+    Degraded,
+    /// Takes no new requests (also Envoy's TIMEOUT).
+    Unhealthy,
+    /// Finishes what it has, takes no new requests.
+    Draining,
+}

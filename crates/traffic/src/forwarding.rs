@@ -1,0 +1,220 @@
+//! What a request's headers say about who sent it, and what is passed on: `x-forwarded-*`, `x-request-id`,
+//! `x-envoy-*`, `via`, and the hop-by-hop fields (RFC 9110 section 7.6.1).
+//!
+//! Follows Envoy's HTTP connection manager (its documentation page "HTTP header manipulation").
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::Dice;
+use crate::hcm::{Edge, ForwardClientCert, Hcm};
+use crate::headers::Headers;
+use crate::message::RequestHead;
+
+/// What was found out about the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// Its address, as far as it is trusted.
+    pub address: SocketAddr,
+    /// It counts as internal.
+    pub internal: bool,
+}
+
+/// Headers that steer retries and timeouts: only internal clients may send them.
+const STEERING: [&str; 14] = [
+    "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-alt-response",
+    "x-envoy-max-retries",
+    "x-envoy-retry-on",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retriable-header-names",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-upstream-alt-stat-name",
+    "x-envoy-expected-rq-timeout-ms",
+    "x-envoy-force-trace",
+    "x-envoy-ip-tags",
+    "x-envoy-internal",
+];
+
+/// Further headers that an edge proxy takes from nobody outside.
+const EDGE_ONLY: [&str; 3] =
+    ["x-envoy-original-path", "x-envoy-decorator-operation", "x-envoy-downstream-service-cluster"];
+
+/// Cleans and completes the headers of a request, before it is routed. `peer` and `local` are the ends of the
+/// connection, `tls` says whether it is one of TLS.
+pub fn prepare_request(
+    request: &mut RequestHead,
+    hcm: &Hcm,
+    peer: SocketAddr,
+    local: SocketAddr,
+    tls: bool,
+    dice: &mut dyn Dice,
+) -> Client {
+    remove_hop_by_hop(&mut request.headers, true);
+    let edge = &hcm.edge;
+    let had_xff = request.headers.contains("x-forwarded-for");
+    let scheme = if tls { "https" } else { "http" };
+    let address;
+    if edge.use_remote_address {
+        address = match edge.xff_num_trusted_hops {
+            0 => peer,
+            hops => forwarded_address(&request.headers, hops - 1).map_or(peer, |ip| SocketAddr::new(ip, 0)),
+        };
+        if edge.xff_num_trusted_hops == 0 || !request.headers.contains("x-forwarded-proto") {
+            request.headers.remove("x-forwarded-proto");
+        }
+        if !edge.skip_xff_append {
+            append_address(&mut request.headers, peer, local);
+        }
+    } else {
+        address =
+            forwarded_address(&request.headers, edge.xff_num_trusted_hops).map_or(peer, |ip| SocketAddr::new(ip, 0));
+    }
+    let internal_peer = edge.internal_ranges.iter().any(|r| r.contains(address.ip()));
+    let internal = internal_peer && had_xff != edge.use_remote_address;
+
+    if internal {
+        request.headers.set("x-envoy-internal", "true");
+    } else {
+        request.headers.retain(|name, _| !name.starts_with("x-envoy-") || !STEERING.contains(&name));
+        if edge.use_remote_address {
+            request.headers.retain(|name, _| !name.starts_with("x-envoy-") || !EDGE_ONLY.contains(&name));
+            request.headers.set("x-envoy-external-address", address.ip().to_canonical().to_string());
+        }
+    }
+    client_certificate(&mut request.headers, edge);
+    if let Some(via) = &hcm.via {
+        let version = match request.protocol {
+            crate::Protocol::Http10 => "1.0",
+            crate::Protocol::Http11 => "1.1",
+            crate::Protocol::Http2 => "2",
+        };
+        add_to_list(&mut request.headers, "via", &format!("{version} {via}"), ", ");
+    }
+    if !request.headers.contains("x-forwarded-proto") {
+        request.headers.append("x-forwarded-proto", scheme);
+    }
+    // What the client's side was, also for redirects and for the upstream's :scheme.
+    let forwarded_scheme = match request.headers.get("x-forwarded-proto") {
+        Some(b"https") => "https",
+        Some(b"http") => "http",
+        _ => scheme,
+    };
+    request.scheme.clear();
+    request.scheme.push_str(forwarded_scheme);
+    request_id(&mut request.headers, hcm, internal, dice);
+    Client { address, internal }
+}
+
+fn client_certificate(headers: &mut Headers, edge: &Edge) {
+    match edge.client_cert {
+        ForwardClientCert::AlwaysForwardOnly => {}
+        ForwardClientCert::Sanitize
+        | ForwardClientCert::ForwardOnly
+        | ForwardClientCert::AppendForward
+        | ForwardClientCert::SanitizeSet => {
+            headers.remove("x-forwarded-client-cert");
+        }
+    }
+}
+
+fn request_id(headers: &mut Headers, hcm: &Hcm, internal: bool, dice: &mut dyn Dice) {
+    let edge = &hcm.edge;
+    let distrust = edge.use_remote_address && !internal && !edge.preserve_external_request_id;
+    if distrust {
+        headers.remove("x-request-id");
+    }
+    if !edge.generate_request_id || headers.contains("x-request-id") {
+        return;
+    }
+    let sampled = hcm.tracing.is_some_and(|t| (dice.below(10_000) as f64) < t.random_sampling * 100.0);
+    headers.append("x-request-id", uuid_v4(dice.roll(), dice.roll(), sampled));
+}
+
+/// A random UUID (RFC 9562 section 5.4), whose 15th character is `9` instead of `4` when the request is sampled.
+fn uuid_v4(high: u64, low: u64, sampled: bool) -> [u8; 36] {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut bytes = [0u8; 16];
+    bytes[..8].copy_from_slice(&high.to_be_bytes());
+    bytes[8..].copy_from_slice(&low.to_be_bytes());
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let mut out = [b'-'; 36];
+    let mut at = 0;
+    for (i, b) in bytes.iter().enumerate() {
+        if matches!(i, 4 | 6 | 8 | 10) {
+            at += 1;
+        }
+        out[at] = HEX[usize::from(b >> 4)];
+        out[at + 1] = HEX[usize::from(b & 15)];
+        at += 2;
+    }
+    if sampled {
+        out[14] = b'9';
+    }
+    out
+}
+
+/// The address `skip` places from the end of `x-forwarded-for`.
+fn forwarded_address(headers: &Headers, skip: u32) -> Option<IpAddr> {
+    let joined;
+    let mut values = headers.get_all("x-forwarded-for");
+    let first = values.next()?;
+    let list: &[u8] = match values.next() {
+        None => first,
+        Some(_) => {
+            joined = headers.get_all("x-forwarded-for").collect::<Vec<_>>().join(&b","[..]);
+            &joined
+        }
+    };
+    let text = std::str::from_utf8(list).ok()?;
+    let part = text.rsplit(',').nth(usize::try_from(skip).ok()?)?.trim();
+    part.parse().ok()
+}
+
+fn append_address(headers: &mut Headers, peer: SocketAddr, local: SocketAddr) {
+    let ip = peer.ip().to_canonical();
+    // A loopback peer is not an address that anyone further on could use.
+    let ip = if ip.is_loopback() { local.ip().to_canonical() } else { ip };
+    add_to_list(headers, "x-forwarded-for", &ip.to_string(), ",");
+}
+
+fn add_to_list(headers: &mut Headers, name: &str, item: &str, separator: &str) {
+    let mut all = String::new();
+    for value in headers.get_all(name) {
+        all.push_str(&String::from_utf8_lossy(value));
+        all.push_str(separator);
+    }
+    all.push_str(item);
+    headers.set(name, all);
+}
+
+/// Removes fields that concern only one connection. On requests also those that `connection` names, except
+/// pseudo-fields of routing and identity; `te` is cut down to `trailers`.
+pub fn remove_hop_by_hop(headers: &mut Headers, request: bool) {
+    if request {
+        if headers.contains("connection") {
+            let named: Vec<String> = headers
+                .get_all("connection")
+                .flat_map(|v| v.split(|b| *b == b','))
+                .map(|name| String::from_utf8_lossy(name.trim_ascii()).to_ascii_lowercase())
+                .filter(|name| !matches!(name.as_str(), "" | "te" | "close" | "keep-alive" | "upgrade"))
+                .collect();
+            for name in named {
+                headers.remove(&name);
+            }
+        }
+        if let Some(te) = headers.get("te") {
+            let trailers = te.split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(b"trailers"));
+            headers.remove("te");
+            if trailers {
+                headers.append("te", "trailers");
+            }
+        }
+    }
+    headers.retain(|name, _| !matches!(name, "connection" | "keep-alive" | "proxy-connection" | "upgrade"));
+}
+
+#[cfg(test)]
+mod tests;

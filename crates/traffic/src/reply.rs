@@ -1,0 +1,175 @@
+//! Answers the proxy gives by itself, with Envoy's statuses, bodies, flags and details.
+
+use std::borrow::Cow;
+
+use crate::record::Flags;
+
+/// An answer of our own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalReply {
+    /// Status code.
+    pub status: u16,
+    /// Body, plain text; may be empty.
+    pub body: Cow<'static, str>,
+    /// Flags for the record.
+    pub flags: Flags,
+    /// Details for the record.
+    pub details: Cow<'static, str>,
+    /// Say `x-envoy-overloaded: true`.
+    pub overloaded: bool,
+}
+
+impl LocalReply {
+    /// An answer from constants.
+    pub const fn fixed(status: u16, body: &'static str, flags: Flags, details: &'static str) -> Self {
+        Self { status, body: Cow::Borrowed(body), flags, details: Cow::Borrowed(details), overloaded: false }
+    }
+
+    /// The gRPC status that stands for an HTTP status (Envoy's `httpToGrpcStatus`).
+    pub fn grpc_status(&self) -> u32 {
+        match self.status {
+            400 => 13,
+            401 => 16,
+            403 => 7,
+            404 => 12,
+            429 | 502..=504 => 14,
+            _ => 2,
+        }
+    }
+}
+
+/// No virtual host or no route.
+pub const ROUTE_NOT_FOUND: LocalReply = LocalReply::fixed(404, "", Flags::NO_ROUTE, "route_not_found");
+/// No host to send to.
+pub const NO_HEALTHY_UPSTREAM: LocalReply =
+    LocalReply::fixed(503, "no healthy upstream", Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream");
+/// The route's timeout.
+pub const RESPONSE_TIMEOUT: LocalReply =
+    LocalReply::fixed(504, "upstream request timeout", Flags::UPSTREAM_TIMEOUT, "response_timeout");
+/// The last try's timeout.
+pub const PER_TRY_TIMEOUT: LocalReply =
+    LocalReply::fixed(504, "upstream request timeout", Flags::UPSTREAM_TIMEOUT, "upstream_per_try_timeout");
+/// No activity while waiting for the upstream.
+pub const STREAM_IDLE_UPSTREAM: LocalReply =
+    LocalReply::fixed(504, "stream timeout", Flags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout");
+/// No activity while waiting for the rest of the request.
+pub const STREAM_IDLE_DOWNSTREAM: LocalReply =
+    LocalReply::fixed(408, "stream timeout", Flags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout");
+/// The head did not arrive in time.
+pub const REQUEST_HEADER_TIMEOUT: LocalReply =
+    LocalReply::fixed(408, "request header timeout", Flags::NONE, "request_header_timeout");
+/// The request did not arrive in time.
+pub const REQUEST_TIMEOUT: LocalReply =
+    LocalReply::fixed(408, "request timeout", Flags::NONE, "request_overall_timeout");
+/// The connection manager's limit on streams.
+pub const MAX_STREAM_DURATION: LocalReply =
+    LocalReply::fixed(504, "downstream duration timeout", Flags::NONE, "max_duration_timeout");
+/// An upgrade that is not allowed.
+pub const UPGRADE_FAILED: LocalReply = LocalReply::fixed(403, "", Flags::NONE, "upgrade_failed");
+/// `OPTIONS *`, or a path that is none.
+pub const ABSOLUTE_PATH_REJECTED: LocalReply = LocalReply::fixed(404, "", Flags::NONE, "absolute_path_rejected");
+/// A path that may not be normalised.
+pub const PATH_NORMALIZATION_FAILED: LocalReply = LocalReply::fixed(400, "", Flags::NONE, "path_normalization_failed");
+
+/// The route's cluster does not exist.
+pub fn cluster_not_found(status: u16) -> LocalReply {
+    LocalReply::fixed(status, "", Flags::NO_CLUSTER, "cluster_not_found")
+}
+
+/// Why an upstream gave no (whole) answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamFailure {
+    /// No connection; the reason as the system words it.
+    Connect(Cow<'static, str>),
+    /// No connection in time.
+    ConnectTimeout,
+    /// Closed or reset.
+    Termination,
+    /// HTTP was broken.
+    Protocol,
+    /// HTTP/2: the stream was reset.
+    RemoteReset,
+    /// HTTP/2: the stream was refused.
+    RefusedStream,
+    /// A circuit-breaker limit of ours.
+    Overflow,
+}
+
+impl UpstreamFailure {
+    /// The reason as the body tells it.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "remote connection failure",
+            Self::ConnectTimeout => "connection timeout",
+            Self::Termination => "connection termination",
+            Self::Protocol => "protocol error",
+            Self::RemoteReset => "remote reset",
+            Self::RefusedStream => "remote refused stream reset",
+            Self::Overflow => "overflow",
+        }
+    }
+
+    /// The flag for the record. This is the one place where failures become Envoy's response flags.
+    pub fn flags(&self) -> Flags {
+        match self {
+            Self::Connect(_) | Self::ConnectTimeout => Flags::UPSTREAM_CONNECTION_FAILURE,
+            Self::Termination => Flags::UPSTREAM_TERMINATION,
+            Self::Protocol => Flags::UPSTREAM_PROTOCOL_ERROR,
+            Self::RemoteReset | Self::RefusedStream => Flags::UPSTREAM_REMOTE_RESET,
+            Self::Overflow => Flags::UPSTREAM_OVERFLOW,
+        }
+    }
+
+    /// Why the transport failed, in words; empty where there is nothing to add.
+    pub fn transport_reason(&self) -> Cow<'static, str> {
+        match self {
+            Self::Connect(reason) => format!("delayed connect error: {reason}").into(),
+            _ => Cow::Borrowed(""),
+        }
+    }
+
+    /// The answer when no response had begun.
+    pub fn reply(&self) -> LocalReply {
+        LocalReply {
+            status: if *self == Self::Protocol { 502 } else { 503 },
+            body: format!("upstream connect error or disconnect/reset before headers. reset reason: {}", self.reason())
+                .into(),
+            flags: self.flags(),
+            details: self.details("before"),
+            overloaded: *self == Self::Overflow,
+        }
+    }
+
+    /// Details when a response had begun.
+    pub fn details_after(&self) -> Cow<'static, str> {
+        self.details("after")
+    }
+
+    fn details(&self, when: &str) -> Cow<'static, str> {
+        let mut reason = self.reason().replace(' ', "_");
+        let transport = self.transport_reason();
+        if !transport.is_empty() {
+            reason.push('|');
+            reason.push_str(&transport.replace(' ', "_"));
+        }
+        format!("upstream_reset_{when}_response_started{{{reason}}}").into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_read_as_envoys() {
+        let refused = UpstreamFailure::Connect("Connection refused".into()).reply();
+        assert_eq!(refused.body.len(), 98);
+        assert_eq!(
+            refused.details,
+            "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}"
+        );
+        assert_eq!(UpstreamFailure::Protocol.reply().status, 502);
+        assert!(UpstreamFailure::Overflow.reply().overloaded);
+        assert_eq!(UpstreamFailure::RemoteReset.details_after(), "upstream_reset_after_response_started{remote_reset}");
+    }
+}

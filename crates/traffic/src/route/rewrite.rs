@@ -1,0 +1,85 @@
+//! What becomes of a path and a host when a route rewrites or redirects.
+
+use super::{PathMatch, PathRewrite, Redirect, RouteMatch};
+use crate::message::RequestHead;
+
+/// A rewritten path.
+pub type Rewritten = String;
+
+/// The path (and query) after `rewrite`, or `None` when it stays as it is.
+pub fn rewrite_path(path: &str, matched: &RouteMatch, rewrite: &PathRewrite) -> Option<Rewritten> {
+    let (only, rest) = path.split_at(path.find(['?', '#']).unwrap_or(path.len()));
+    match rewrite {
+        PathRewrite::None => None,
+        PathRewrite::Prefix(new) => {
+            let consumed = match &matched.path {
+                PathMatch::Prefix(p) | PathMatch::SegmentPrefix(p) => p.len().min(path.len()),
+                PathMatch::Exact(_) | PathMatch::Regex(_) => only.len(),
+                PathMatch::Connect => return None,
+            };
+            Some(format!("{new}{}", path.get(consumed..)?))
+        }
+        PathRewrite::Regex { pattern, substitution } => {
+            Some(format!("{}{rest}", pattern.replace_all(only, expand_groups(substitution).as_str())))
+        }
+    }
+}
+
+/// RE2 writes groups as `\1`, the regex crate as `${1}`; `$` stands for itself in RE2.
+fn expand_groups(substitution: &str) -> String {
+    let mut out = String::with_capacity(substitution.len() + 8);
+    let mut chars = substitution.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '$' => out.push_str("$$"),
+            '\\' => match chars.next() {
+                Some(d) if d.is_ascii_digit() => {
+                    out.push_str("${");
+                    out.push(d);
+                    out.push('}');
+                }
+                Some('\\') => out.push('\\'),
+                Some(other) => out.extend(['\\', other]),
+                None => out.push('\\'),
+            },
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// The `location` of a redirect.
+pub fn redirect_location(request: &RequestHead, matched: &RouteMatch, redirect: &Redirect) -> String {
+    let scheme = redirect.scheme.as_deref().unwrap_or(&request.scheme);
+    let host = match (&redirect.host, redirect.port) {
+        (Some(host), Some(port)) => format!("{host}:{port}"),
+        (Some(host), None) => host.to_string(),
+        (None, Some(port)) => format!("{}:{port}", super::without_port(&request.authority)),
+        // Only a change of the scheme drops the port that was the old scheme's default.
+        (None, None) => {
+            let default = match (request.scheme.as_str(), scheme) {
+                ("http", "https") => ":80",
+                ("https", "http") => ":443",
+                _ => "",
+            };
+            let authority = request.authority.as_str();
+            if default.is_empty() { authority } else { authority.strip_suffix(default).unwrap_or(authority) }.to_owned()
+        }
+    };
+    let (only, query) = match request.path.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (request.path.as_str(), None),
+    };
+    let path = match &redirect.path {
+        Some(new) => match (new.split_once('?'), query) {
+            // The request's query replaces one that the configuration wrote.
+            (Some((before, _)), Some(_)) => before.to_owned(),
+            _ => new.to_string(),
+        },
+        None => rewrite_path(only, matched, &redirect.path_rewrite).unwrap_or_else(|| only.to_owned()),
+    };
+    match query {
+        Some(query) if !redirect.strip_query => format!("{scheme}://{host}{path}?{query}"),
+        _ => format!("{scheme}://{host}{path}"),
+    }
+}

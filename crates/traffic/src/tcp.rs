@@ -1,0 +1,44 @@
+//! The TCP proxy: bytes from a connection to a cluster and back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::Dice;
+use crate::access_log::AccessLog;
+use crate::route::WeightedCluster;
+
+/// Envoy's `tcp_proxy` network filter.
+#[derive(Debug, Clone)]
+pub struct TcpProxy {
+    /// Prefix of its statistics.
+    pub stat_prefix: Arc<str>,
+    /// Where to.
+    pub target: TcpTarget,
+    /// Closed after this time without a byte in either direction. Envoy's default is one hour; `None` is never.
+    pub idle_timeout: Option<Duration>,
+    /// Connection attempts, at least 1.
+    pub max_connect_attempts: u32,
+    /// Closed after this time in any case, if set.
+    pub max_downstream_connection_duration: Option<Duration>,
+    /// Logs written when the connection ends.
+    pub access_log: Vec<AccessLog>,
+}
+
+/// The cluster or clusters of a TCP proxy.
+#[derive(Debug, Clone)]
+pub enum TcpTarget {
+    /// One cluster.
+    Cluster(Arc<str>),
+    /// Chosen by weight for each connection. Not empty, total not 0.
+    Weighted(Vec<WeightedCluster>),
+}
+
+impl TcpProxy {
+    /// The cluster for a new connection.
+    pub fn cluster(&self, dice: &mut dyn Dice) -> Option<&Arc<str>> {
+        match &self.target {
+            TcpTarget::Cluster(name) => Some(name),
+            TcpTarget::Weighted(clusters) => crate::route::pick_weighted(clusters, dice).map(|c| &c.name),
+        }
+    }
+}
