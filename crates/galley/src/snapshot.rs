@@ -1,0 +1,103 @@
+//! All objects at one moment.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::kind::Kind;
+use crate::object::{Object, Typed};
+use crate::problem::Key;
+
+type Names = BTreeMap<Arc<str>, Arc<Object>>;
+type Namespaces = BTreeMap<Arc<str>, Arc<Names>>;
+
+/// All objects at one moment, in order of namespace and name. A clone costs a few counters, not the objects; a change to
+/// a clone copies the names of one namespace of one kind. Objects of kinds without namespaces are under `""`.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    revision: u64,
+    kinds: [Arc<Namespaces>; Kind::COUNT],
+}
+
+impl Snapshot {
+    /// The revision of the last change that is in it.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Sets the revision, as when a server says which one its list is of.
+    pub fn set_revision(&mut self, revision: u64) {
+        self.revision = revision;
+    }
+
+    /// Puts an object in, or in place of the one with its key, which is given back.
+    pub fn insert(&mut self, object: Arc<Object>) -> Option<Arc<Object>> {
+        let namespaces = Arc::make_mut(&mut self.kinds[object.kind() as usize]);
+        let names = match namespaces.get_mut(object.namespace()) {
+            Some(names) => names,
+            None => namespaces.entry(object.namespace().into()).or_default(),
+        };
+        Arc::make_mut(names).insert(object.name().into(), object)
+    }
+
+    /// Takes an object out.
+    pub fn remove(&mut self, key: &Key) -> Option<Arc<Object>> {
+        self.get(key)?;
+        let namespaces = Arc::make_mut(&mut self.kinds[key.kind as usize]);
+        let names = namespaces.get_mut(key.namespace.as_str())?;
+        let removed = Arc::make_mut(names).remove(key.name.as_str());
+        if names.is_empty() {
+            namespaces.remove(key.namespace.as_str());
+        }
+        removed
+    }
+
+    /// The object with that key.
+    pub fn get(&self, key: &Key) -> Option<&Arc<Object>> {
+        self.find(key.kind, &key.namespace, &key.name)
+    }
+
+    /// The object of that kind and name; the namespace is `""` for kinds without.
+    pub fn find(&self, kind: Kind, namespace: &str, name: &str) -> Option<&Arc<Object>> {
+        self.kinds[kind as usize].get(namespace)?.get(name)
+    }
+
+    /// All objects of a kind.
+    pub fn objects(&self, kind: Kind) -> impl Iterator<Item = &Arc<Object>> {
+        self.kinds[kind as usize].values().flat_map(|names| names.values())
+    }
+
+    /// All objects of a kind in a namespace.
+    pub fn objects_in<'a>(&'a self, kind: Kind, namespace: &str) -> impl Iterator<Item = &'a Arc<Object>> + use<'a> {
+        self.kinds[kind as usize].get(namespace).into_iter().flat_map(|names| names.values())
+    }
+
+    /// Every object of every kind.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Object>> {
+        Kind::all().flat_map(|kind| self.objects(kind))
+    }
+
+    /// The typed object of that name: `snapshot.typed::<Service>("default", "reviews")`.
+    pub fn typed<T: Typed>(&self, namespace: &str, name: &str) -> Option<&T> {
+        self.find(T::KIND, namespace, name).and_then(|object| object.typed())
+    }
+
+    /// All objects of a type: `snapshot.list::<Config<VirtualService>>()`.
+    pub fn list<T: Typed>(&self) -> impl Iterator<Item = &T> {
+        self.objects(T::KIND).filter_map(|object| object.typed())
+    }
+
+    /// All objects of a type in a namespace.
+    pub fn list_in<'a, T: Typed>(&'a self, namespace: &str) -> impl Iterator<Item = &'a T> + use<'a, T> {
+        self.objects_in(T::KIND, namespace).filter_map(|object| object.typed())
+    }
+
+    /// How many objects of a kind there are.
+    pub fn count(&self, kind: Kind) -> usize {
+        self.kinds[kind as usize].values().map(|names| names.len()).sum()
+    }
+
+    /// Whether both hold the very same objects of a kind, found out without looking at them. May be `false` for equal ones.
+    pub fn same(&self, other: &Self, kind: Kind) -> bool {
+        Arc::ptr_eq(&self.kinds[kind as usize], &other.kinds[kind as usize])
+    }
+}
