@@ -1,0 +1,239 @@
+//! Takes from the `envoy-types` crate the descriptors of the messages Lateen reads and writes as JSON.
+//!
+//! `envoy-types` ships the compiled descriptor set its Rust types were generated from. What is embedded is the part
+//! reachable from [`ROOTS`], without comments and options, so that a proxy does not carry the whole of Envoy's API.
+//! From the same descriptors comes a table of where protobuf maps are: their entries have no order on the wire, and
+//! a content hash needs one (see `src/canonical.rs`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use prost::Message as _;
+use prost_types::field_descriptor_proto::Type;
+use prost_types::{DescriptorProto, FileDescriptorProto, FileDescriptorSet, MessageOptions};
+
+/// Files whose messages can stand in a bootstrap, in an `Any` of it or of an xDS resource, or in an admin answer.
+const ROOTS: &[&str] = &[
+    "envoy/config/bootstrap/v3/bootstrap.proto",
+    "envoy/config/cluster/v3/cluster.proto",
+    "envoy/config/endpoint/v3/endpoint.proto",
+    "envoy/config/listener/v3/listener.proto",
+    "envoy/config/route/v3/route.proto",
+    "envoy/service/discovery/v3/discovery.proto",
+    "envoy/admin/v3/config_dump.proto",
+    "envoy/admin/v3/server_info.proto",
+    "envoy/extensions/access_loggers/file/v3/file.proto",
+    "envoy/extensions/access_loggers/grpc/v3/als.proto",
+    "envoy/extensions/access_loggers/stream/v3/stream.proto",
+    "envoy/extensions/clusters/dns/v3/dns_cluster.proto",
+    "envoy/extensions/filters/http/cors/v3/cors.proto",
+    "envoy/extensions/filters/http/ext_authz/v3/ext_authz.proto",
+    "envoy/extensions/filters/http/fault/v3/fault.proto",
+    "envoy/extensions/filters/http/grpc_stats/v3/config.proto",
+    "envoy/extensions/filters/http/grpc_web/v3/grpc_web.proto",
+    "envoy/extensions/filters/http/jwt_authn/v3/config.proto",
+    "envoy/extensions/filters/http/local_ratelimit/v3/local_rate_limit.proto",
+    "envoy/extensions/filters/http/rbac/v3/rbac.proto",
+    "envoy/extensions/filters/http/router/v3/router.proto",
+    "envoy/extensions/filters/listener/http_inspector/v3/http_inspector.proto",
+    "envoy/extensions/filters/listener/original_dst/v3/original_dst.proto",
+    "envoy/extensions/filters/listener/original_src/v3/original_src.proto",
+    "envoy/extensions/filters/listener/proxy_protocol/v3/proxy_protocol.proto",
+    "envoy/extensions/filters/listener/tls_inspector/v3/tls_inspector.proto",
+    "envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto",
+    "envoy/extensions/filters/network/rbac/v3/rbac.proto",
+    "envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy.proto",
+    "envoy/extensions/http/header_formatters/preserve_case/v3/preserve_case.proto",
+    "envoy/extensions/load_balancing_policies/least_request/v3/least_request.proto",
+    "envoy/extensions/load_balancing_policies/random/v3/random.proto",
+    "envoy/extensions/load_balancing_policies/ring_hash/v3/ring_hash.proto",
+    "envoy/extensions/load_balancing_policies/round_robin/v3/round_robin.proto",
+    "envoy/extensions/network/dns_resolver/cares/v3/cares_dns_resolver.proto",
+    "envoy/extensions/request_id/uuid/v3/uuid.proto",
+    "envoy/extensions/retry/host/previous_hosts/v3/previous_hosts.proto",
+    "envoy/extensions/retry/priority/previous_priorities/v3/previous_priorities_config.proto",
+    "envoy/extensions/transport_sockets/raw_buffer/v3/raw_buffer.proto",
+    "envoy/extensions/transport_sockets/tls/v3/tls.proto",
+    "envoy/extensions/upstreams/http/v3/http_protocol_options.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=build.rs");
+    let types = envoy_types_dir()?.join("src/generated/types.bin");
+    println!("cargo::rerun-if-changed={}", types.display());
+    let all = std::fs::read(&types).map_err(|e| format!("{}: {e}", types.display()))?;
+    let mut set = FileDescriptorSet::decode(all.as_slice())?;
+    keep_reachable(&mut set, ROOTS)?;
+    set.file.iter_mut().for_each(strip);
+
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("envoy.bin"), set.encode_to_vec())?;
+    std::fs::write(out.join("unordered.rs"), unordered_table(&set)?)?;
+    Ok(())
+}
+
+/// The directory of the `envoy-types` crate this package is being built with.
+fn envoy_types_dir() -> Result<PathBuf, Box<dyn Error>> {
+    let output = Command::new(std::env::var("CARGO")?)
+        // Only this target's packages: others may never have been downloaded.
+        .args(["metadata", "--format-version=1", "--offline", "--filter-platform"])
+        .arg(std::env::var("TARGET")?)
+        .arg("--manifest-path")
+        .arg(Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join("Cargo.toml"))
+        .output()?;
+    if !output.status.success() {
+        return Err(format!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let manifests: Vec<&str> = metadata["packages"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|package| package["name"] == "envoy-types")
+        .filter_map(|package| package["manifest_path"].as_str())
+        .collect();
+    match manifests.as_slice() {
+        [manifest] => Ok(Path::new(manifest).parent().ok_or("envoy-types has no directory")?.to_owned()),
+        found => Err(format!("expected one envoy-types among the dependencies, found {found:?}").into()),
+    }
+}
+
+fn keep_reachable(set: &mut FileDescriptorSet, roots: &[&str]) -> Result<(), Box<dyn Error>> {
+    let by_name: BTreeMap<String, Vec<String>> =
+        set.file.iter().map(|file| (file.name().to_owned(), file.dependency.clone())).collect();
+    let mut keep = BTreeSet::new();
+    let mut todo: Vec<String> = roots.iter().map(|&root| root.to_owned()).collect();
+    while let Some(name) = todo.pop() {
+        let dependencies = by_name.get(&name).ok_or_else(|| format!("envoy-types does not describe {name}"))?;
+        if keep.insert(name) {
+            todo.extend(dependencies.iter().cloned());
+        }
+    }
+    set.file.retain(|file| keep.contains(file.name()));
+    Ok(())
+}
+
+/// Drops comments and options: validation rules and version notes, most of the size, none of it needed for JSON.
+fn strip(file: &mut FileDescriptorProto) {
+    file.source_code_info = None;
+    file.options = None;
+    file.service.clear();
+    file.extension.clear();
+    for r#enum in &mut file.enum_type {
+        strip_enum(r#enum);
+    }
+    file.message_type.iter_mut().for_each(strip_message);
+}
+
+fn strip_message(message: &mut DescriptorProto) {
+    let is_map = message.options.as_ref().and_then(|options| options.map_entry);
+    message.options = is_map.map(|_| MessageOptions { map_entry: is_map, ..MessageOptions::default() });
+    message.extension.clear();
+    for field in &mut message.field {
+        field.options = None;
+    }
+    for oneof in &mut message.oneof_decl {
+        oneof.options = None;
+    }
+    for r#enum in &mut message.enum_type {
+        strip_enum(r#enum);
+    }
+    message.nested_type.iter_mut().for_each(strip_message);
+}
+
+fn strip_enum(r#enum: &mut prost_types::EnumDescriptorProto) {
+    // `allow_alias` is a rule for the compiler alone, which has run.
+    r#enum.options = None;
+    for value in &mut r#enum.value {
+        value.options = None;
+    }
+}
+
+/// What a field of a message means for order: its number, and what stands in it.
+enum Field {
+    Map(String),
+    Message(String),
+    Any,
+}
+
+/// A Rust table of the messages that hold, at any depth, a map or an `Any`.
+fn unordered_table(set: &FileDescriptorSet) -> Result<String, Box<dyn Error>> {
+    let mut messages = BTreeMap::new();
+    for file in &set.file {
+        for message in &file.message_type {
+            collect(&format!(".{}", file.package()), message, &mut messages);
+        }
+    }
+    let mut interesting: BTreeSet<String> = BTreeSet::new();
+    loop {
+        let before = interesting.len();
+        for (name, fields) in &messages {
+            if fields.iter().any(|(_, field)| match field {
+                Field::Map(_) | Field::Any => true,
+                Field::Message(of) => interesting.contains(of),
+            }) {
+                interesting.insert(name.clone());
+            }
+        }
+        if interesting.len() == before {
+            break;
+        }
+    }
+    let index: BTreeMap<&String, usize> = interesting.iter().enumerate().map(|(i, name)| (name, i)).collect();
+    let mut table = String::from("&[\n");
+    for name in &interesting {
+        write!(table, "    (\"{}\", &[", name.trim_start_matches('.'))?;
+        for (number, field) in &messages[name] {
+            match field {
+                Field::Any => write!(table, "({number}, Any), ")?,
+                Field::Message(of) => {
+                    if let Some(of) = index.get(of) {
+                        write!(table, "({number}, Message({of})), ")?;
+                    }
+                }
+                Field::Map(entry) => match index.get(entry) {
+                    Some(entry) => write!(table, "({number}, Map(Some({entry}))), ")?,
+                    None => write!(table, "({number}, Map(None)), ")?,
+                },
+            }
+        }
+        table.push_str("]),\n");
+    }
+    table.push(']');
+    Ok(table)
+}
+
+type Messages = BTreeMap<String, Vec<(i32, Field)>>;
+
+fn collect(scope: &str, message: &DescriptorProto, into: &mut Messages) {
+    let name = format!("{scope}.{}", message.name());
+    let entries: BTreeSet<String> = message
+        .nested_type
+        .iter()
+        .filter(|nested| nested.options.as_ref().is_some_and(|options| options.map_entry()))
+        .map(|nested| format!("{name}.{}", nested.name()))
+        .collect();
+    let fields = message
+        .field
+        .iter()
+        .filter(|field| field.r#type() == Type::Message)
+        .map(|field| {
+            let of = field.type_name().to_owned();
+            let field_kind = if entries.contains(&of) {
+                Field::Map(of)
+            } else if of == ".google.protobuf.Any" {
+                Field::Any
+            } else {
+                Field::Message(of)
+            };
+            (field.number(), field_kind)
+        })
+        .collect();
+    for nested in &message.nested_type {
+        collect(&name, nested, into);
+    }
+    into.insert(name, fields);
+}

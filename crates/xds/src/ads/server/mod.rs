@@ -1,0 +1,13 @@
+//! The server's end of ADS: what pilot speaks to proxies.
+
+mod service;
+mod status;
+mod stream;
+mod subscription;
+
+#[cfg(test)]
+mod tests;
+
+pub use service::{AdsService, Connection, Discovery, ServeError, serve};
+pub use status::{Refusal, StreamStatus, TypeStatus};
+pub use stream::{Push, ServerStream, StreamError};

@@ -1,0 +1,50 @@
+//! What a stream has told its client and what the client made of it, for `proxy-status` and its like.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::{ResourceType, Version};
+
+/// One client's view, by resource type.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StreamStatus {
+    pub types: BTreeMap<ResourceType, TypeStatus>,
+}
+
+impl StreamStatus {
+    /// Whether the client has accepted everything it was sent and nothing waits to be sent.
+    pub fn synced(&self) -> bool {
+        self.types.values().all(|of_type| of_type.waiting == 0 && of_type.sent_nonce == of_type.acked_nonce)
+            && self.types.values().all(|of_type| of_type.refused.is_empty())
+    }
+}
+
+/// One type's part of a [`StreamStatus`]. Nonces and versions are empty before the first response.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TypeStatus {
+    /// Whether the client asked for every resource of the type.
+    pub wildcard: bool,
+    /// How many names the client asked for one by one.
+    pub names: usize,
+    /// How many names are not yet told as they are now.
+    pub waiting: usize,
+    pub sent_version: Arc<str>,
+    pub sent_nonce: Arc<str>,
+    pub acked_version: Arc<str>,
+    pub acked_nonce: Arc<str>,
+    /// Responses refused so far.
+    pub rejects: u64,
+    /// The text of the last refusal, also when no single resource could be blamed.
+    pub last_error: Option<String>,
+    /// Resources held back until they change, by name.
+    pub refused: BTreeMap<Arc<str>, Refusal>,
+}
+
+/// Why a resource is held back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The version refused; `None`: its removal.
+    pub version: Option<Version>,
+    /// The client's words.
+    pub message: String,
+}

@@ -1,0 +1,146 @@
+//! What a control plane has to say: resources, and immutable sets of them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use envoy_types::pb::google::protobuf::Any;
+use prost::{Message, Name};
+
+use crate::ResourceType;
+use crate::canonical::canonical;
+
+/// A resource's version: a hash of its content, the same in every process of the same build. Equal versions of a
+/// name mean equal content, so a client that comes back with what it has is sent only what differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(NonZeroU64);
+
+impl Version {
+    fn of(content: &[u8]) -> Version {
+        let mut hasher = DefaultHasher::new();
+        content.hash(&mut hasher);
+        Version(NonZeroU64::new(hasher.finish()).unwrap_or(NonZeroU64::MIN))
+    }
+
+    /// Reads back what [`fmt::Display`] wrote; `None` for versions another server gave.
+    pub fn parse(text: &str) -> Option<Version> {
+        u64::from_str_radix(text, 16).ok().and_then(NonZeroU64::new).map(Version)
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// One named resource, encoded once and shared by every set and stream that holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    name: Arc<str>,
+    version: Version,
+    body: Bytes,
+}
+
+impl Resource {
+    /// Encodes `message`; `name` is the one clients subscribe to.
+    pub fn new<M: Message + Name>(name: impl Into<Arc<str>>, message: &M) -> Resource {
+        Resource::from_encoded(name, &M::full_name(), message.encode_to_vec())
+    }
+
+    /// A resource whose message is encoded already. `type_name` is the message's full name.
+    pub fn from_encoded(name: impl Into<Arc<str>>, type_name: &str, encoded: Vec<u8>) -> Resource {
+        let body = Bytes::from(canonical(type_name, encoded));
+        Resource { name: name.into(), version: Version::of(&body), body }
+    }
+
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The encoded message.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The resource as responses carry it.
+    pub fn to_any(&self, r#type: &ResourceType) -> Any {
+        Any { type_url: r#type.url().to_owned(), value: self.body.to_vec() }
+    }
+}
+
+/// All resources of one type, by name.
+pub type Resources = BTreeMap<Arc<str>, Resource>;
+
+/// Everything one client may be told, at one moment. Immutable; cheap to clone; types that did not change are shared
+/// with the set before (see [`ResourceSet::with`]), and comparing shared types costs nothing.
+#[derive(Clone, Debug, Default)]
+pub struct ResourceSet {
+    version: Arc<str>,
+    by_type: BTreeMap<ResourceType, Arc<Resources>>,
+}
+
+impl ResourceSet {
+    /// An empty set. `version` is the push's name for people and for `version_info`; it decides nothing.
+    pub fn new(version: impl Into<Arc<str>>) -> ResourceSet {
+        ResourceSet { version: version.into(), by_type: BTreeMap::new() }
+    }
+
+    /// This set under another version, sharing all resources.
+    pub fn at(&self, version: impl Into<Arc<str>>) -> ResourceSet {
+        ResourceSet { version: version.into(), by_type: self.by_type.clone() }
+    }
+
+    /// This set with all resources of one type replaced. If none differs from before, the type stays shared.
+    pub fn with(mut self, r#type: ResourceType, resources: impl IntoIterator<Item = Resource>) -> ResourceSet {
+        let resources: Resources = resources.into_iter().map(|r| (Arc::clone(&r.name), r)).collect();
+        if self.by_type.get(&r#type).is_none_or(|before| !same(before, &resources)) {
+            self.by_type.insert(r#type, Arc::new(resources));
+        }
+        self
+    }
+
+    /// This set with some resources of one type replaced or removed (`None`), the rest kept.
+    pub fn with_changes(
+        mut self,
+        r#type: ResourceType,
+        changes: impl IntoIterator<Item = (Arc<str>, Option<Resource>)>,
+    ) -> ResourceSet {
+        let resources = Arc::make_mut(self.by_type.entry(r#type).or_default());
+        for (name, change) in changes {
+            match change {
+                Some(resource) => resources.insert(name, resource),
+                None => resources.remove(&name),
+            };
+        }
+        self
+    }
+
+    pub fn version(&self) -> &Arc<str> {
+        &self.version
+    }
+
+    pub fn get(&self, r#type: &ResourceType, name: &str) -> Option<&Resource> {
+        self.by_type.get(r#type)?.get(name)
+    }
+
+    /// The resources of one type, in order of name.
+    pub fn of_type(&self, r#type: &ResourceType) -> impl Iterator<Item = &Resource> {
+        self.by_type.get(r#type).into_iter().flat_map(|resources| resources.values())
+    }
+
+    pub(crate) fn shared(&self, r#type: &ResourceType) -> Option<&Arc<Resources>> {
+        self.by_type.get(r#type)
+    }
+}
+
+fn same(a: &Resources, b: &Resources) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|((an, a), (bn, b))| an == bn && a.version == b.version)
+}
