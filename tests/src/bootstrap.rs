@@ -58,9 +58,9 @@ impl Layout {
 
 /// The fields of the access log that the differential suite compares, one line a request. The peer's
 /// address is the case's own and comes first.
-pub const LOG_FORMAT: &str = "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%|%RESPONSE_CODE%|%RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%|\
-%BYTES_RECEIVED%|%BYTES_SENT%|%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL% %REQ(:AUTHORITY)%|%ROUTE_NAME%|\
-%UPSTREAM_CLUSTER_RAW%|%UPSTREAM_HOST%|%CONNECTION_TERMINATION_DETAILS%|%UPSTREAM_TRANSPORT_FAILURE_REASON%\n";
+pub const LOG_FORMAT: &str = "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%\t%RESPONSE_CODE%\t%RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%\t\
+%BYTES_RECEIVED%\t%BYTES_SENT%\t%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL% %REQ(:AUTHORITY)%\t%ROUTE_NAME%\t\
+%UPSTREAM_CLUSTER_RAW%\t%UPSTREAM_HOST%\t%CONNECTION_TERMINATION_DETAILS%\t%UPSTREAM_TRANSPORT_FAILURE_REASON%\n";
 
 /// A file access log in the given format.
 pub fn file_log(path: &Path, format: &str) -> Value {
@@ -87,7 +87,7 @@ pub fn http(layout: &Layout, name: &str, routes: Value, more: Value) -> Value {
     let mut hcm = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": name,
-        "route_config": {"name": name, "virtual_hosts": routes},
+        "route_config": {"name": name, "validate_clusters": false, "virtual_hosts": routes},
         "http_filters": [router()],
         "access_log": file_log(&layout.access_log(), LOG_FORMAT),
     });

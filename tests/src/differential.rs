@@ -30,7 +30,8 @@ pub type Resources = (Vec<Value>, Vec<Value>);
 pub struct World {
     pub name: &'static str,
     pub listeners: &'static [&'static str],
-    /// HTTP/1 and TCP upstreams.
+    /// HTTP/1 and TCP upstreams. `dead` (nobody listens) and `full` (connecting times out) are
+    /// always there.
     pub upstreams: &'static [&'static str],
     /// HTTP/2 upstreams.
     pub h2_upstreams: &'static [&'static str],
@@ -69,7 +70,8 @@ pub async fn play(world: &World, kind: Kind, source: Source) -> BTreeMap<String,
     for (case, acts) in &world.h2_scripts {
         h2_scripts.script(case, acts.clone());
     }
-    let mut upstreams = vec![("dead", ports::free())];
+    let full = FullUpstream::new();
+    let mut upstreams = vec![("dead", ports::free()), ("full", full.port)];
     for name in world.upstreams {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         upstreams.push((name, listener.local_addr().expect("its address").port()));
@@ -145,6 +147,34 @@ fn record(world: &World, kind: Kind, source: Source, outcomes: &BTreeMap<String,
     written.expect("the record is written");
 }
 
+/// A listener that answers no SYN: its queue is full, so connecting to it times out.
+struct FullUpstream {
+    port: u16,
+    _listener: socket2::Socket,
+    _queued: Vec<socket2::Socket>,
+}
+
+impl FullUpstream {
+    fn new() -> FullUpstream {
+        let socket = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let listener = socket();
+        listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+        listener.listen(0).expect("a queue of one");
+        let address = listener.local_addr().expect("its address");
+        let queued = (0..4)
+            .map(|_| {
+                let client = socket();
+                client.set_nonblocking(true).expect("a client that does not wait");
+                // In progress for ever, apart from the first, which fills the queue.
+                let _ = client.connect(&address);
+                client
+            })
+            .collect();
+        let port = address.as_socket().expect("an IP address").port();
+        FullUpstream { port, _listener: listener, _queued: queued }
+    }
+}
+
 /// Every case comes from a loopback address of its own.
 fn own_address(index: usize) -> Ipv4Addr {
     let [_, _, high, low] = (index as u32 + 2).to_be_bytes();
@@ -168,7 +198,7 @@ async fn settled_log(world: &World, layout: &Layout) -> BTreeMap<String, Vec<Vec
     .await;
     let mut log: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
     for line in read().lines() {
-        let mut fields: Vec<String> = line.split('|').map(str::to_owned).collect();
+        let mut fields: Vec<String> = line.split('\t').map(str::to_owned).collect();
         let address = fields.remove(0);
         log.entry(address).or_default().push(fields);
     }
@@ -182,7 +212,7 @@ fn log_line(fields: &[String], case: &Case, layout: &Layout) -> String {
             "*".clone_into(field);
         }
     }
-    layout.nameless(&fields.join("|"))
+    layout.nameless(&fields.join("\t"))
 }
 
 /// Blanks out what differs from run to run by nature.
@@ -284,7 +314,7 @@ fn contradictions(seen: &Seen, outcome: &Outcome) -> Vec<String> {
         }
     }
     if let Some(log) = &seen.log
-        && !outcome.log.iter().any(|line| line.split('|').nth(1) == Some(log))
+        && !outcome.log.iter().any(|line| line.split('\t').nth(1) == Some(log))
     {
         out.push(format!("no log line with {log}"));
     }

@@ -2,3 +2,7 @@
 //! fails, unless the row says why it must.
 
 mod bad_requests;
+mod headers;
+mod local_replies;
+mod paths;
+mod routing;
