@@ -3,6 +3,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod decode;
 pub mod istio;
 pub mod kind;
 mod nearest;
@@ -10,8 +11,11 @@ mod object;
 mod problem;
 mod snapshot;
 mod strict;
+mod yaml;
 
+pub use decode::{Manifest, Manifests, ReadOptions, read_json, read_manifests};
 pub use kind::{Kind, KindInfo};
 pub use object::{Config, DecodeError, Object, Resource, Typed};
 pub use problem::{FieldProblem, Key, Origin, Problem, Problems, Subject};
 pub use snapshot::Snapshot;
+pub use yaml::{DOCUMENT_BYTES, SOURCE_BYTES};
