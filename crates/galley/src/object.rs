@@ -232,6 +232,11 @@ impl Object {
         &self.raw
     }
 
+    /// The whole object as JSON, for making another of it.
+    pub fn into_raw(self) -> Value {
+        self.raw
+    }
+
     /// The whole object as JSON, in the given version of its group. All versions of a group have one schema.
     pub fn to_json(&self, version: &str) -> Value {
         let mut raw = self.raw.clone();

@@ -37,10 +37,10 @@ pub(crate) fn documents(bytes: &[u8]) -> Result<Vec<Document>, String> {
     let text = std::str::from_utf8(bytes)
         .map_err(|error| format!("not UTF-8: the byte at {} is wrong", error.valid_up_to()))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if text.trim_start().starts_with('{') {
-        if let Ok(value) = json(text.as_bytes()) {
-            return Ok(vec![Document { number: 1, value: Ok(value) }]);
-        }
+    if text.trim_start().starts_with('{')
+        && let Ok(value) = json(text.as_bytes())
+    {
+        return Ok(vec![Document { number: 1, value: Ok(value) }]);
     }
     let mut found = Vec::new();
     let mut number = 0;
