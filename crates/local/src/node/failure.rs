@@ -90,3 +90,8 @@ pub enum NodeError {
         source: io::Error,
     },
 }
+
+/// For `map_err`: a system call that failed while doing `step`.
+pub(super) fn failed(step: impl Into<String>) -> impl FnOnce(io::Error) -> Failure {
+    move |error| Failure::kernel(step, &error)
+}

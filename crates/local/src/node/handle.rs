@@ -368,7 +368,7 @@ async fn read(shared: Arc<Shared>, mut last_handle_dropped: oneshot::Receiver<()
     unsafe { libc::shutdown(shared.socket.get_ref().as_raw_fd(), libc::SHUT_RDWR) };
     let pid = shared.pid;
     // The node is pid 1 of its namespace: its end can be waited for only when all its processes have ended.
-    let _ = tokio::task::spawn_blocking(move || super::start::reap(pid)).await;
+    let _ = tokio::task::spawn_blocking(move || super::kernel::wait_for(pid)).await;
     {
         let mut state = shared.state();
         state.gone = true;

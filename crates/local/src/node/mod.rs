@@ -23,10 +23,19 @@
 //! # }
 //! ```
 
+mod container;
 mod failure;
 mod handle;
+mod inside;
+mod kernel;
+mod link;
+mod netlink;
+mod pod;
+mod privilege;
+mod redirect;
 mod request;
 mod start;
+mod view;
 mod wire;
 
 pub use failure::{Failure, NodeError};
