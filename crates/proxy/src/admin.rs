@@ -1,0 +1,3 @@
+//! The administration interface.
+
+pub mod memory;

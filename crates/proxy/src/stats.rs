@@ -1,0 +1,271 @@
+//! Statistics: what the proxy counts, per worker, and how it is merged when somebody asks.
+//!
+//! Names, meaning and output are Envoy's ("Statistics overview" in Envoy's documentation). A worker holds `Arc`s of its
+//! own scopes and writes to them without locks; the registry's locks are taken only when a scope is first seen and
+//! when statistics are read. Knows nothing of HTTP serving: [`Snapshot`] renders to text, the admin server sends it.
+
+mod cells;
+mod prometheus;
+mod scopes;
+mod snapshot;
+mod text;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use lateen_traffic::Config;
+use lateen_traffic::cluster::ClusterSettings;
+use lateen_traffic::listener::{Listener, Terminal};
+
+pub use cells::{BOUNDS_MS, Counter, Distribution, Gauge, Histogram, SharedCounter, SharedGauge};
+pub use scopes::{
+    ClusterManagerStats, ClusterStats, ControlPlaneStats, DnsStats, FilesystemStats, HttpStats, ListenerManagerStats,
+    ListenerStats, ServerStats, SubscriptionStats, TcpStats,
+};
+pub use snapshot::{Buckets, Filter, Snapshot, Types};
+
+/// All statistics of the process.
+#[derive(Debug)]
+pub struct Stats {
+    workers: Vec<Mutex<Scopes>>,
+    /// Values of counters when they were last reset. Cells are their workers' to write, so a reset is a subtraction.
+    resets: Mutex<snapshot::Resets>,
+    tags: Tags,
+    started: Instant,
+    /// `server.`
+    pub server: ServerStats,
+    /// `listener_manager.`
+    pub listener_manager: ListenerManagerStats,
+    /// `listener_manager.lds.`
+    pub lds: SubscriptionStats,
+    /// `cluster_manager.`
+    pub cluster_manager: ClusterManagerStats,
+    /// `cluster_manager.cds.`
+    pub cds: SubscriptionStats,
+    /// `control_plane.`
+    pub control_plane: ControlPlaneStats,
+    /// `filesystem.`
+    pub filesystem: FilesystemStats,
+    /// `dns.getaddrinfo.`
+    pub dns: DnsStats,
+}
+
+/// Names of the Prometheus labels. Values are the whole name up to a `;`, which ends a name in Istio's configuration;
+/// Envoy's own patterns would cut a cluster's name at its first dot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tags {
+    /// Envoy's default tags: `envoy_cluster_name`, `envoy_http_conn_manager_prefix`, `envoy_response_code`, …
+    #[default]
+    Envoy,
+    /// The same without `envoy_`, as the `stats_config` in Istio's bootstrap defines them: `cluster_name`, …
+    Istio,
+}
+
+/// The scopes of one worker.
+#[derive(Debug, Default)]
+struct Scopes {
+    clusters: Named<ClusterStats>,
+    http: Named<HttpStats>,
+    listeners: Named<ListenerStats>,
+    tcp: Named<TcpStats>,
+}
+
+/// Scopes of one kind by name.
+#[derive(Debug)]
+struct Named<T>(HashMap<Arc<str>, Arc<T>>);
+
+impl<T> Default for Named<T> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<T: Default> Named<T> {
+    fn get(&mut self, name: &Arc<str>) -> Arc<T> {
+        match self.0.get(name) {
+            Some(scope) => scope.clone(),
+            None => self.0.entry(name.clone()).or_default().clone(),
+        }
+    }
+
+    /// Drops scopes that are neither named nor in use: a connection that drains goes on counting.
+    fn retain(&mut self, names: &HashSet<Arc<str>>) {
+        self.0.retain(|name, scope| names.contains(name) || Arc::strong_count(scope) > 1);
+        if self.0.capacity() > 4 * self.0.len().max(16) {
+            self.0.shrink_to_fit();
+        }
+    }
+}
+
+impl Stats {
+    /// Statistics for this many workers, with Envoy's default tags.
+    pub fn new(workers: usize) -> Arc<Self> {
+        Self::with_tags(workers, Tags::default())
+    }
+
+    /// Statistics for this many workers.
+    pub fn with_tags(workers: usize, tags: Tags) -> Arc<Self> {
+        let stats = Self {
+            workers: (0..workers.max(1)).map(|_| Mutex::default()).collect(),
+            resets: Mutex::default(),
+            tags,
+            started: Instant::now(),
+            server: ServerStats::default(),
+            listener_manager: ListenerManagerStats::default(),
+            lds: SubscriptionStats::default(),
+            cluster_manager: ClusterManagerStats::default(),
+            cds: SubscriptionStats::default(),
+            control_plane: ControlPlaneStats::default(),
+            filesystem: FilesystemStats::default(),
+            dns: DnsStats::default(),
+        };
+        stats.server.concurrency.set(stats.workers.len() as i64);
+        Arc::new(stats)
+    }
+
+    /// The handle of one worker. Only that worker's thread may write to the scopes it gives: two writers would lose
+    /// counts. An index beyond the number of workers shares the last one's scopes.
+    pub fn worker(self: &Arc<Self>, index: usize) -> WorkerStats {
+        WorkerStats { index: index.min(self.workers.len() - 1), stats: self.clone() }
+    }
+
+    /// Since when this process counts.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Forgets scopes that the configuration no longer has and nothing uses any more. To be called after each change of
+    /// configuration; it also catches what was still in use the last time.
+    pub fn retain(&self, config: &Config) {
+        let names = ConfigScopes::of(config);
+        for worker in &self.workers {
+            let mut scopes = lock(worker);
+            scopes.clusters.retain(&names.clusters);
+            scopes.http.retain(&names.http);
+            scopes.listeners.retain(&names.listeners);
+            scopes.tcp.retain(&names.tcp);
+        }
+        lock(&self.resets).retain(|kind, name| match kind {
+            snapshot::Kind::Cluster => names.clusters.contains(name),
+            snapshot::Kind::Http => names.http.contains(name),
+            snapshot::Kind::Listener => names.listeners.contains(name),
+            snapshot::Kind::Tcp => names.tcp.contains(name),
+            _ => true,
+        });
+    }
+
+    /// Sets all counters to zero, as far as a reader can see. Gauges and histograms stay, as in Envoy.
+    pub fn reset_counters(&self) {
+        let now = self.merged(&Config::default());
+        lock(&self.resets).take(&now);
+    }
+
+    /// All statistics at this moment. The configuration says which clusters exist and how many members they have.
+    pub fn snapshot(&self, config: &Config) -> Snapshot {
+        let mut scopes = self.merged(config);
+        lock(&self.resets).subtract(&mut scopes);
+        Snapshot::new(scopes, self.tags)
+    }
+
+    fn merged(&self, config: &Config) -> Vec<snapshot::Scope> {
+        snapshot::merge(self, config)
+    }
+
+    fn by_name<T>(&self, pick: impl Fn(&Scopes) -> &Named<T>) -> BTreeMap<Arc<str>, Vec<(usize, Arc<T>)>> {
+        let mut all: BTreeMap<Arc<str>, Vec<(usize, Arc<T>)>> = BTreeMap::new();
+        for (index, worker) in self.workers.iter().enumerate() {
+            for (name, scope) in &pick(&lock(worker)).0 {
+                all.entry(name.clone()).or_default().push((index, scope.clone()));
+            }
+        }
+        all
+    }
+}
+
+/// The statistics of one worker.
+#[derive(Debug, Clone)]
+pub struct WorkerStats {
+    stats: Arc<Stats>,
+    index: usize,
+}
+
+impl WorkerStats {
+    /// The scope of a cluster; the name is [`cluster_scope`]'s.
+    pub fn cluster(&self, name: &Arc<str>) -> Arc<ClusterStats> {
+        self.scopes().clusters.get(name)
+    }
+
+    /// The scope of an HTTP connection manager, by its `stat_prefix`.
+    pub fn http(&self, prefix: &Arc<str>) -> Arc<HttpStats> {
+        self.scopes().http.get(prefix)
+    }
+
+    /// The scope of a listener; the name is [`listener_scope`]'s.
+    pub fn listener(&self, name: &Arc<str>) -> Arc<ListenerStats> {
+        self.scopes().listeners.get(name)
+    }
+
+    /// The scope of a TCP proxy, by its `stat_prefix`.
+    pub fn tcp(&self, prefix: &Arc<str>) -> Arc<TcpStats> {
+        self.scopes().tcp.get(prefix)
+    }
+
+    /// All statistics.
+    pub fn all(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    fn scopes(&self) -> MutexGuard<'_, Scopes> {
+        lock(&self.stats.workers[self.index])
+    }
+}
+
+/// The name under which a cluster's statistics are kept.
+pub fn cluster_scope(settings: &ClusterSettings) -> &Arc<str> {
+    settings.alt_stat_name.as_ref().unwrap_or(&settings.name)
+}
+
+/// The name under which a listener's statistics are kept: its first address with `_` for `:`, for example
+/// `0.0.0.0_15001`, `[__]_80`.
+pub fn listener_scope(listener: &Listener) -> Arc<str> {
+    listener
+        .addresses
+        .first()
+        .map_or_else(|| listener.name.clone(), |a: &SocketAddr| a.to_string().replace(':', "_").into())
+}
+
+/// The names of all scopes that a configuration has.
+#[derive(Debug, Default)]
+struct ConfigScopes {
+    clusters: HashSet<Arc<str>>,
+    http: HashSet<Arc<str>>,
+    listeners: HashSet<Arc<str>>,
+    tcp: HashSet<Arc<str>>,
+}
+
+impl ConfigScopes {
+    fn of(config: &Config) -> Self {
+        let mut names = Self::default();
+        names.clusters.extend(config.clusters.values().map(|c| cluster_scope(&c.settings).clone()));
+        for listener in config.listeners.values() {
+            names.listeners.insert(listener_scope(listener));
+            for chain in listener.chains.iter().chain(&listener.default_chain) {
+                match &chain.terminal {
+                    Terminal::Http(hcm) => names.http.insert(hcm.stat_prefix.clone()),
+                    Terminal::Tcp(tcp) => names.tcp.insert(tcp.stat_prefix.clone()),
+                };
+            }
+        }
+        names
+    }
+}
+
+/// A panic elsewhere while a lock was held leaves plain numbers behind, which are as good as before.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,288 @@
+//! The numbers Envoy keeps, under Envoy's names. A field's name is the statistic's name.
+
+use super::cells::{Cell, Counter, Gauge, Histogram, Responses, SharedCounter, SharedGauge};
+use super::snapshot::{Entry, Value};
+
+macro_rules! scope {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $cell:ty,)* } $($responses:ident)?) => {
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        pub struct $name {
+            $(#[doc = concat!("`", stringify!($field), "`")] pub $field: $cell,)*
+            $($responses: Responses,)?
+        }
+
+        impl $name {
+            pub(super) fn read(&self, out: &mut Vec<Entry>) {
+                $(out.push(Entry::new(stringify!($field), self.$field.value()));)*
+            }
+        }
+    };
+}
+
+scope! {
+    /// A cluster's statistics on one worker (`cluster.NAME.`).
+    ClusterStats {
+        upstream_rq_total: Counter,
+        upstream_rq_active: Gauge,
+        upstream_rq_pending_total: Counter,
+        upstream_rq_pending_active: Gauge,
+        upstream_rq_pending_overflow: Counter,
+        upstream_rq_pending_failure_eject: Counter,
+        upstream_rq_active_overflow: Counter,
+        upstream_rq_cancelled: Counter,
+        upstream_rq_timeout: Counter,
+        upstream_rq_max_duration_reached: Counter,
+        upstream_rq_per_try_timeout: Counter,
+        upstream_rq_retry: Counter,
+        upstream_rq_retry_backoff_exponential: Counter,
+        upstream_rq_retry_success: Counter,
+        upstream_rq_retry_overflow: Counter,
+        upstream_rq_retry_limit_exceeded: Counter,
+        upstream_rq_rx_reset: Counter,
+        upstream_rq_tx_reset: Counter,
+        upstream_cx_total: Counter,
+        upstream_cx_active: Gauge,
+        upstream_cx_http1_total: Counter,
+        upstream_cx_http2_total: Counter,
+        upstream_cx_connect_fail: Counter,
+        upstream_cx_connect_timeout: Counter,
+        upstream_cx_connect_attempts_exceeded: Counter,
+        upstream_cx_overflow: Counter,
+        upstream_cx_idle_timeout: Counter,
+        upstream_cx_max_duration_reached: Counter,
+        upstream_cx_max_requests: Counter,
+        upstream_cx_destroy: Counter,
+        upstream_cx_destroy_local: Counter,
+        upstream_cx_destroy_remote: Counter,
+        upstream_cx_destroy_with_active_rq: Counter,
+        upstream_cx_close_notify: Counter,
+        upstream_cx_protocol_error: Counter,
+        upstream_cx_none_healthy: Counter,
+        upstream_cx_rx_bytes_total: Counter,
+        upstream_cx_tx_bytes_total: Counter,
+        upstream_flow_control_paused_reading_total: Counter,
+        upstream_flow_control_resumed_reading_total: Counter,
+        bind_errors: Counter,
+        lb_healthy_panic: Counter,
+        original_dst_host_invalid: Counter,
+        retry_or_shadow_abandoned: Counter,
+        upstream_rq_time: Histogram,
+        upstream_cx_connect_ms: Histogram,
+        upstream_cx_length_ms: Histogram,
+    }
+    responses
+}
+
+impl ClusterStats {
+    /// Counts a response: `upstream_rq_completed`, `upstream_rq_2xx`, `upstream_rq_200`. A code outside 100 to 599 (0:
+    /// there was no response) is not counted.
+    #[inline]
+    pub fn response(&self, code: u16) {
+        self.responses.count(code, true);
+    }
+
+    pub(super) fn read_responses(&self, out: &mut Vec<Entry>) {
+        let classes = self.responses.classes();
+        out.push(Entry::new("upstream_rq_completed", Value::Counter(classes.iter().sum())));
+        for (name, count) in UPSTREAM_CLASSES.into_iter().zip(classes) {
+            // As in Envoy, a class comes into being with its first response.
+            if count > 0 {
+                out.push(Entry::new(name, Value::Counter(count)));
+            }
+        }
+        for (code, count) in self.responses.codes() {
+            out.push(Entry { name: format!("upstream_rq_{code}").into(), value: Value::Counter(count) });
+        }
+    }
+}
+
+const UPSTREAM_CLASSES: [&str; 5] =
+    ["upstream_rq_1xx", "upstream_rq_2xx", "upstream_rq_3xx", "upstream_rq_4xx", "upstream_rq_5xx"];
+
+scope! {
+    /// An HTTP connection manager's statistics on one worker (`http.PREFIX.`).
+    HttpStats {
+        downstream_rq_total: Counter,
+        downstream_rq_http1_total: Counter,
+        downstream_rq_http2_total: Counter,
+        downstream_rq_active: Gauge,
+        downstream_rq_rx_reset: Counter,
+        downstream_rq_tx_reset: Counter,
+        downstream_rq_timeout: Counter,
+        downstream_rq_header_timeout: Counter,
+        downstream_rq_idle_timeout: Counter,
+        downstream_rq_max_duration_reached: Counter,
+        downstream_rq_too_large: Counter,
+        downstream_rq_non_relative_path: Counter,
+        downstream_rq_failed_path_normalization: Counter,
+        downstream_rq_redirected_with_normalized_path: Counter,
+        downstream_rq_response_before_rq_complete: Counter,
+        downstream_rq_ws_on_non_ws_route: Counter,
+        downstream_cx_total: Counter,
+        downstream_cx_active: Gauge,
+        downstream_cx_http1_total: Counter,
+        downstream_cx_http1_active: Gauge,
+        downstream_cx_http2_total: Counter,
+        downstream_cx_http2_active: Gauge,
+        downstream_cx_upgrades_total: Counter,
+        downstream_cx_upgrades_active: Gauge,
+        downstream_cx_protocol_error: Counter,
+        downstream_cx_destroy: Counter,
+        downstream_cx_destroy_local: Counter,
+        downstream_cx_destroy_remote: Counter,
+        downstream_cx_destroy_active_rq: Counter,
+        downstream_cx_delayed_close_timeout: Counter,
+        downstream_cx_drain_close: Counter,
+        downstream_cx_idle_timeout: Counter,
+        downstream_cx_max_duration_reached: Counter,
+        downstream_cx_max_requests_reached: Counter,
+        downstream_cx_rx_bytes_total: Counter,
+        downstream_cx_tx_bytes_total: Counter,
+        downstream_flow_control_paused_reading_total: Counter,
+        downstream_flow_control_resumed_reading_total: Counter,
+        no_route: Counter,
+        no_cluster: Counter,
+        rq_direct_response: Counter,
+        rq_redirect: Counter,
+        rq_reset_after_downstream_response_started: Counter,
+        rq_total: Counter,
+        downstream_rq_time: Histogram,
+        downstream_cx_length_ms: Histogram,
+    }
+    responses
+}
+
+impl HttpStats {
+    /// Counts a response: `downstream_rq_completed` and `downstream_rq_2xx`. A code outside 100 to 599 (0: there was no
+    /// response) is not counted.
+    #[inline]
+    pub fn response(&self, code: u16) {
+        self.responses.count(code, false);
+    }
+
+    pub(super) fn read_responses(&self, out: &mut Vec<Entry>) {
+        let classes = self.responses.classes();
+        out.push(Entry::new("downstream_rq_completed", Value::Counter(classes.iter().sum())));
+        for (name, count) in DOWNSTREAM_CLASSES.into_iter().zip(classes) {
+            out.push(Entry::new(name, Value::Counter(count)));
+        }
+    }
+}
+
+const DOWNSTREAM_CLASSES: [&str; 5] =
+    ["downstream_rq_1xx", "downstream_rq_2xx", "downstream_rq_3xx", "downstream_rq_4xx", "downstream_rq_5xx"];
+
+scope! {
+    /// A listener's statistics on one worker (`listener.ADDRESS.`).
+    ListenerStats {
+        downstream_cx_total: Counter,
+        downstream_cx_active: Gauge,
+        downstream_cx_destroy: Counter,
+        downstream_cx_overflow: Counter,
+        downstream_pre_cx_timeout: Counter,
+        downstream_pre_cx_active: Gauge,
+        downstream_listener_filter_error: Counter,
+        downstream_listener_filter_remote_close: Counter,
+        no_filter_chain_match: Counter,
+        downstream_cx_length_ms: Histogram,
+    }
+}
+
+scope! {
+    /// A TCP proxy's statistics on one worker (`tcp.PREFIX.`).
+    TcpStats {
+        downstream_cx_total: Counter,
+        downstream_cx_no_route: Counter,
+        downstream_cx_rx_bytes_total: Counter,
+        downstream_cx_tx_bytes_total: Counter,
+        downstream_cx_drain_close: Counter,
+        downstream_flow_control_paused_reading_total: Counter,
+        downstream_flow_control_resumed_reading_total: Counter,
+        idle_timeout: Counter,
+        max_downstream_connection_duration: Counter,
+        upstream_flush_total: Counter,
+        upstream_flush_active: Gauge,
+    }
+}
+
+scope! {
+    /// The process (`server.`). `uptime` and memory are filled in when scraped.
+    ServerStats {
+        concurrency: SharedGauge,
+        live: SharedGauge,
+        state: SharedGauge,
+        hot_restart_epoch: SharedGauge,
+        dynamic_unknown_fields: SharedCounter,
+        static_unknown_fields: SharedCounter,
+    }
+}
+
+scope! {
+    /// Listener configuration (`listener_manager.`).
+    ListenerManagerStats {
+        listener_added: SharedCounter,
+        listener_modified: SharedCounter,
+        listener_removed: SharedCounter,
+        listener_stopped: SharedCounter,
+        listener_create_success: SharedCounter,
+        listener_create_failure: SharedCounter,
+        listener_in_place_updated: SharedCounter,
+        total_listeners_active: SharedGauge,
+        total_listeners_warming: SharedGauge,
+        total_listeners_draining: SharedGauge,
+        total_filter_chains_draining: SharedGauge,
+        workers_started: SharedGauge,
+    }
+}
+
+scope! {
+    /// Cluster configuration (`cluster_manager.`).
+    ClusterManagerStats {
+        cluster_added: SharedCounter,
+        cluster_modified: SharedCounter,
+        cluster_removed: SharedCounter,
+        cluster_updated: SharedCounter,
+        active_clusters: SharedGauge,
+        warming_clusters: SharedGauge,
+    }
+}
+
+scope! {
+    /// One xDS subscription (`listener_manager.lds.`, `cluster_manager.cds.`).
+    SubscriptionStats {
+        update_attempt: SharedCounter,
+        update_success: SharedCounter,
+        update_failure: SharedCounter,
+        update_rejected: SharedCounter,
+    }
+}
+
+scope! {
+    /// The control plane's stream (`control_plane.`).
+    ControlPlaneStats {
+        connected_state: SharedGauge,
+    }
+}
+
+scope! {
+    /// Access-log files (`filesystem.`).
+    FilesystemStats {
+        write_buffered: SharedCounter,
+        write_completed: SharedCounter,
+        write_failed: SharedCounter,
+        flushed_by_timer: SharedCounter,
+        reopen_failed: SharedCounter,
+        write_total_buffered: SharedGauge,
+    }
+}
+
+scope! {
+    /// Name resolution (`dns.getaddrinfo.`).
+    DnsStats {
+        resolve_total: SharedCounter,
+        get_addr_failure: SharedCounter,
+        not_found: SharedCounter,
+        pending_resolutions: SharedGauge,
+    }
+}
