@@ -15,6 +15,8 @@ pub enum Do {
     AnswerToHead,
     /// Reads one interim (1xx) response, 101 with it.
     Interim,
+    /// Reads the head of one response, its body to follow by other acts.
+    Head,
     /// Reads exactly so many bytes.
     Exactly(usize),
     /// Waits until the upstream has got the head of request number `n` (from 1) of this case.

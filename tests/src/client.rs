@@ -22,7 +22,7 @@ pub async fn play(case: &Case, source: Ipv4Addr, port: u16, stage: &Stage) -> Ve
     let mut facts = Vec::new();
     let played = async {
         match &case.h2 {
-            Some(request) => h2(request, source, port, &mut facts).await,
+            Some(request) => h2(case, request, source, port, stage, &mut facts).await,
             None => raw(case, source, port, stage, &mut facts).await,
         }
     };
@@ -80,6 +80,10 @@ async fn raw(case: &Case, source: Ipv4Addr, port: u16, stage: &Stage, facts: &mu
             Do::Interim => match reader.message(Side::Response).await {
                 Some(message) => describe(&message, "<", false, facts),
                 None => facts.push("no interim answer".to_owned()),
+            },
+            Do::Head => match reader.start(Side::Response).await {
+                Some(message) => describe(&message, "<", true, facts),
+                None => facts.push("no head of an answer".to_owned()),
             },
             Do::Exactly(count) => {
                 let bytes = reader.exactly(*count).await;
@@ -184,8 +188,9 @@ async fn frames<R: tokio::io::AsyncRead + Unpin>(reader: &mut Reader<R>, facts: 
     }
 }
 
-async fn h2(request: &H2Request, source: Ipv4Addr, port: u16, facts: &mut Vec<String>) {
-    if let Err(error) = h2_exchange(request, source, port, facts).await {
+async fn h2(case: &Case, request: &H2Request, source: Ipv4Addr, port: u16, stage: &Stage, facts: &mut Vec<String>) {
+    let begun = || stage.cue(&case.name);
+    if let Err(error) = h2_exchange(request, source, port, begun, facts).await {
         let code = error
             .downcast_ref::<h2::Error>()
             .and_then(h2::Error::reason)
@@ -200,6 +205,7 @@ async fn h2_exchange(
     request: &H2Request,
     source: Ipv4Addr,
     port: u16,
+    begun: impl Fn(),
     facts: &mut Vec<String>,
 ) -> Result<(), AnyError> {
     let stream = connect(source, port).await?;
@@ -236,6 +242,7 @@ async fn h2_exchange(
             Ok(chunk) => {
                 let _ = incoming.flow_control().release_capacity(chunk.len());
                 data.extend_from_slice(&chunk);
+                begun();
             }
             Err(error) => {
                 failed = Some(error);

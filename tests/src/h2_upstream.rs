@@ -16,7 +16,8 @@ pub enum H2Act {
     Answer(u16, Vec<(String, String)>, Vec<u8>, Vec<(String, String)>),
     /// Resets the stream with this code before an answer.
     Reset(u32),
-    /// Begins an answer of 200 with some data, then resets the stream with this code.
+    /// Begins an answer of 200 with some data, and when the client has that (a cue), resets the
+    /// stream with this code.
     ResetAfterHead(u32),
     /// Ends the connection by GOAWAY that does not cover this stream.
     GoAway,
@@ -123,10 +124,8 @@ async fn exchange(
             let Ok(response) = http::Response::builder().status(200).body(()) else { return };
             if let Ok(mut stream) = respond.send_response(response, false) {
                 let _ = stream.send_data(Bytes::from_static(b"begun"), false);
-                // The data must have left before the reset, which would overtake it.
-                stream.reserve_capacity(1);
-                let _ = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
-                tokio::task::yield_now().await;
+                // A reset overtakes data that has not left yet: the client says when it has it.
+                stage.cued(&case).await;
                 stream.send_reset(code.into());
             }
         }

@@ -76,6 +76,14 @@ impl Stage {
         self.semaphore(case).add_permits(1);
     }
 
+    /// Waits for one cue of `case`.
+    pub(crate) async fn cued(&self, case: &str) {
+        let semaphore = self.semaphore(case);
+        if let Ok(permit) = semaphore.acquire().await {
+            permit.forget();
+        }
+    }
+
     /// How many connections the upstream of that name has accepted.
     pub fn connections(&self, upstream: &str) -> usize {
         self.connections.lock().unwrap().get(upstream).copied().unwrap_or(0)
@@ -173,12 +181,7 @@ async fn connection(stage: Arc<Stage>, name: String, stream: TcpStream) {
                         return;
                     }
                 }
-                Act::AwaitCue => {
-                    let semaphore = stage.semaphore(&case);
-                    if let Ok(permit) = semaphore.acquire().await {
-                        permit.forget();
-                    }
-                }
+                Act::AwaitCue => stage.cued(&case).await,
                 Act::EchoHead => {
                     let mut text = format!("{}\n", message.start);
                     for (name, value) in &message.headers {

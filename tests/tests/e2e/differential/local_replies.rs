@@ -123,7 +123,7 @@ fn cases() -> Vec<Case> {
             .client(vec![
                 say("GET /up HTTP/1.1\r\nhost: a.test\r\n@@\r\n\r\n"),
                 Do::Arrival(1),
-                Do::Exactly(8),
+                Do::Head, Do::Exactly(3),
                 Do::Cue,
                 Do::End,
             ])

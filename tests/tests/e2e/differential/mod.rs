@@ -3,6 +3,9 @@
 
 mod bad_requests;
 mod headers;
+mod http2;
 mod local_replies;
 mod paths;
+mod retries;
 mod routing;
+mod streams;
