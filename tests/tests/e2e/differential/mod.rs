@@ -2,6 +2,7 @@
 //! fails, unless the row says why it must.
 
 mod bad_requests;
+mod generated;
 mod headers;
 mod http2;
 mod local_replies;
