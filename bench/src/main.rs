@@ -1,1 +1,69 @@
-fn main() {}
+//! Side-by-side benchmarks: the proxy against Envoy on the same bootstrap file, against HAProxy and
+//! nginx on the same plain job, on this machine, in interleaved rounds.
+//!
+//! Absolute figures move from run to run, as load generator, proxy and backend share the processors:
+//! only ratios within a round count, and their median is what is printed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod contender;
+mod job;
+mod report;
+
+use std::time::Duration;
+
+use clap::Parser;
+
+use contender::Contender;
+use job::Job;
+
+/// Compares the proxy with its peers on this machine.
+#[derive(Parser)]
+#[command(about, max_term_width = 100)]
+struct Options {
+    /// Rounds of every job; each runs all contenders once, in turn.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Seconds under load of each measurement.
+    #[arg(long, default_value_t = 2)]
+    seconds: u64,
+    /// Which jobs to run; all without it.
+    #[arg(long, value_enum)]
+    job: Vec<Job>,
+    /// Which contenders to run; all that can do the job without it.
+    #[arg(long, value_enum)]
+    only: Vec<Contender>,
+}
+
+fn main() {
+    let options = Options::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    runtime.block_on(async {
+        for job in Job::all() {
+            if options.job.is_empty() || options.job.contains(&job) {
+                run(job, &options).await;
+            }
+        }
+    });
+}
+
+async fn run(job: Job, options: &Options) {
+    let contenders: Vec<Contender> = job
+        .contenders()
+        .iter()
+        .copied()
+        .filter(|contender| options.only.is_empty() || options.only.contains(contender))
+        .collect();
+    println!("\n{}", job.title());
+    let mut rounds = Vec::new();
+    for round in 1..=options.rounds {
+        let mut figures = Vec::new();
+        for contender in &contenders {
+            let figure = job::measure(job, *contender, Duration::from_secs(options.seconds)).await;
+            eprintln!("  round {round} of {}: {:<8} {}", options.rounds, contender.name(), figure.line(job));
+            figures.push((*contender, figure));
+        }
+        rounds.push(figures);
+    }
+    println!("{}", report::table(job, &contenders, &rounds));
+}
