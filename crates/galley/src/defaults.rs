@@ -1,5 +1,6 @@
 //! What Kubernetes' API server fills in, as far as anything here reads it.
 
+use k8s_openapi::ByteString;
 use serde_json::{Map, Value, json};
 
 use crate::kind::Kind;
@@ -39,7 +40,10 @@ pub(crate) fn fill_in(kind: Kind, raw: &mut Value) {
                 }
             }
         }
-        Kind::Secret => absent(raw, "type", json!("Opaque")),
+        Kind::Secret => {
+            absent(raw, "type", json!("Opaque"));
+            string_data(raw);
+        }
         Kind::ServiceAccount
         | Kind::ConfigMap
         | Kind::Endpoints
@@ -116,6 +120,26 @@ fn pod(spec: &mut Map<String, Value>) {
                 put(port, "protocol", json!("TCP"));
             }
         }
+    }
+}
+
+/// `stringData` is for writing only: it becomes `data`.
+fn string_data(raw: &mut Value) {
+    let texts: Vec<(String, String)> = raw
+        .get("stringData")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, text)| Some((name.clone(), text.as_str()?.to_owned())))
+        .collect();
+    if let Some(data) = object(raw, "data") {
+        for (name, text) in texts {
+            let encoded = serde_json::to_value(ByteString(text.into_bytes())).unwrap_or_default();
+            data.insert(name, encoded);
+        }
+    }
+    if let Value::Object(fields) = raw {
+        fields.remove("stringData");
     }
 }
 

@@ -65,10 +65,13 @@ pub mod kind;
 mod nearest;
 mod object;
 mod problem;
+#[cfg(test)]
+mod properties;
 mod snapshot;
 pub mod source;
 pub mod store;
 mod strict;
+pub mod support;
 pub mod validate;
 mod yaml;
 

@@ -1,11 +1,23 @@
 //! Whether an object that has the right types makes sense: as Kubernetes' API server and Istio's webhook check it.
-//! Works on one object at a time; knows nothing of what else there is.
+//! Works on one object at a time; knows nothing of what else there is, nor of what this version can carry out
+//! (that is [`crate::support`]).
 
+mod change;
+mod destination_rule;
+mod gateway;
+mod headers;
 mod metadata;
 mod names;
+mod plain;
+mod service;
+mod service_entry;
+mod shared;
+mod virtual_service;
+mod workloads;
 
-use crate::object::Object;
+use crate::object::{Object, Resource};
 use crate::problem::FieldProblem;
+pub use change::change;
 
 /// What was found in one object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,7 +33,6 @@ impl Findings {
         self.errors.push(FieldProblem::new(path, message));
     }
 
-    #[allow(dead_code)]
     pub(crate) fn warning(&mut self, path: impl Into<String>, message: impl Into<String>) {
         self.warnings.push(FieldProblem::new(path, message));
     }
@@ -38,10 +49,24 @@ impl Findings {
 pub fn object(object: &Object) -> Findings {
     let mut findings = Findings::default();
     metadata::check(object, &mut findings);
+    let own = object.namespace();
+    match object.resource() {
+        Resource::Namespace(_) | Resource::ServiceAccount(_) => {}
+        Resource::Secret(secret) => plain::check_secret(secret, &mut findings),
+        Resource::ConfigMap(config) => plain::check_config_map(config, &mut findings),
+        Resource::Service(service) => service::check(service, &mut findings),
+        Resource::Endpoints(endpoints) => plain::check_endpoints(endpoints, &mut findings),
+        Resource::EndpointSlice(slice) => plain::check_endpoint_slice(slice, &mut findings),
+        Resource::Pod(pod) => workloads::check_pod(pod, &mut findings),
+        Resource::Deployment(deployment) => workloads::check_deployment(deployment, &mut findings),
+        Resource::Gateway(config) => gateway::check(&config.spec, &mut findings),
+        Resource::VirtualService(config) => virtual_service::check(own, &config.spec, &mut findings),
+        Resource::DestinationRule(config) => destination_rule::check(own, &config.spec, &mut findings),
+        Resource::ServiceEntry(config) => service_entry::check(own, &config.spec, &mut findings),
+        Resource::WorkloadEntry(config) => service_entry::check_workload(&config.spec, &mut findings),
+    }
     findings
 }
 
-/// Checks what may not change between two states of one object.
-pub fn change(_old: &Object, _new: &Object) -> Vec<FieldProblem> {
-    Vec::new()
-}
+#[cfg(test)]
+mod tests;

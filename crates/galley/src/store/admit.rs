@@ -14,7 +14,7 @@ use crate::kind::Kind;
 use crate::object::{DecodeError, Object};
 use crate::problem::{FieldProblem, Key, Origin, Problem};
 use crate::snapshot::Snapshot;
-use crate::validate;
+use crate::{support, validate};
 
 /// Fields of `metadata` that the store writes; what a client says of them is disregarded.
 const OWN_METADATA: [&str; 5] =
@@ -247,6 +247,7 @@ impl<'a> Writer<'a> {
             return Err(Refusal::TooLarge { key, bytes, limit });
         }
         let mut findings = validate::object(&object);
+        findings.errors.extend(support::check(&object));
         if let Some(old) = old {
             findings.errors.extend(validate::change(old, &object));
         }

@@ -1,8 +1,6 @@
 //! The forms of names: Kubernetes' (`apimachinery/pkg/util/validation`), DNS's, Istio's (`pkg/config/validation/agent`).
 //! Each check says what is wrong in words that go after the field's path.
 
-#![allow(dead_code)]
-
 use std::net::IpAddr;
 
 /// RFC 1123 label: `[a-z0-9]([-a-z0-9]*[a-z0-9])?`, at most 63.

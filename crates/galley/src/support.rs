@@ -1,0 +1,173 @@
+//! What Istio's kinds can say and this version cannot carry out yet: refused by name rather than taken and ignored.
+//! One table; a feature that comes into being takes its lines out.
+//!
+//! Paths are in dots, `[]` for every entry of a list.
+
+mod path;
+
+use serde_json::Value;
+
+use crate::kind::Kind;
+use crate::object::Object;
+use crate::problem::FieldProblem;
+
+/// When a field is more than can be carried out.
+#[derive(Debug, Clone, Copy)]
+enum When {
+    /// It says anything at all. (Zero values say nothing, as in proto3; an empty message does.)
+    Given,
+    /// It says something else than these; absent is fine.
+    OtherThan(&'static [&'static str]),
+    /// It says one of these (case does not matter).
+    Is(&'static [&'static str]),
+    /// It begins so.
+    BeginsWith(&'static str),
+    /// A map has a key that begins so.
+    HasKey(&'static str),
+    /// It is absent or empty.
+    Missing,
+}
+
+/// Kind, path, condition, what cannot be done.
+type Line = (Kind, &'static str, When, &'static str);
+
+const VIRTUAL_SERVICE: Kind = Kind::VirtualService;
+const GATEWAY: Kind = Kind::Gateway;
+const SERVICE_ENTRY: Kind = Kind::ServiceEntry;
+const WORKLOAD_ENTRY: Kind = Kind::WorkloadEntry;
+const SERVICE: Kind = Kind::Service;
+
+const CLAIM: &str = "@request.auth.claims";
+
+const LINES: &[Line] = &[
+    (VIRTUAL_SERVICE, "spec.hosts", When::Missing, "delegation (a VirtualService without hosts)"),
+    (VIRTUAL_SERVICE, "spec.http[].delegate", When::Given, "delegation"),
+    (VIRTUAL_SERVICE, "spec.http[].fault", When::Given, "fault injection"),
+    (VIRTUAL_SERVICE, "spec.http[].mirror", When::Given, "mirroring"),
+    (VIRTUAL_SERVICE, "spec.http[].mirrors", When::Given, "mirroring"),
+    (VIRTUAL_SERVICE, "spec.http[].mirrorPercent", When::Given, "mirroring"),
+    (VIRTUAL_SERVICE, "spec.http[].mirrorPercentage", When::Given, "mirroring"),
+    (VIRTUAL_SERVICE, "spec.http[].corsPolicy", When::Given, "answering cross-origin requests"),
+    (VIRTUAL_SERVICE, "spec.http[].match[].headers", When::HasKey(CLAIM), "matching claims of tokens"),
+    (VIRTUAL_SERVICE, "spec.http[].match[].withoutHeaders", When::HasKey(CLAIM), "matching claims of tokens"),
+    (VIRTUAL_SERVICE, "spec.http[].match[].statPrefix", When::Given, "keeping statistics of one route"),
+    (VIRTUAL_SERVICE, "spec.http[].retries.retryRemoteLocalities", When::Given, "choosing endpoints by locality"),
+    (
+        VIRTUAL_SERVICE,
+        "spec.tcp[].match[].sourceSubnet",
+        When::Given,
+        "matching the client's address (Istio does not either)",
+    ),
+    (GATEWAY, "spec.servers[].bind", When::Given, "listening at one address"),
+    (GATEWAY, "spec.servers[].defaultEndpoint", When::Given, "a default endpoint (Istio does not either)"),
+    (GATEWAY, "spec.servers[].tls.mode", When::OtherThan(&["PASSTHROUGH"]), "ending TLS at a gateway"),
+    (
+        GATEWAY,
+        "spec.servers[].port.protocol",
+        When::Is(&["GRPC-WEB", "HTTP_PROXY", "MONGO", "REDIS", "MYSQL", "UDP"]),
+        "this protocol",
+    ),
+    (SERVICE_ENTRY, "spec.resolution", When::Is(&["DYNAMIC_DNS"]), "looking up the hosts of requests"),
+    (SERVICE_ENTRY, "spec.subjectAltNames", When::Given, "verifying the names of a server (there is no TLS yet)"),
+    (
+        SERVICE_ENTRY,
+        "spec.ports[].protocol",
+        When::Is(&["GRPC-WEB", "HTTP_PROXY", "MONGO", "REDIS", "MYSQL", "UDP"]),
+        "this protocol",
+    ),
+    (SERVICE_ENTRY, "spec.endpoints[].network", When::Given, "reaching other networks"),
+    (SERVICE_ENTRY, "spec.endpoints[].address", When::BeginsWith("unix://"), "reaching a unix socket"),
+    (WORKLOAD_ENTRY, "spec.network", When::Given, "reaching other networks"),
+    (WORKLOAD_ENTRY, "spec.address", When::BeginsWith("unix://"), "reaching a unix socket"),
+    (SERVICE, "spec.sessionAffinity", When::OtherThan(&["None"]), "session affinity"),
+    (SERVICE, "spec.internalTrafficPolicy", When::OtherThan(&["Cluster"]), "keeping traffic on a node"),
+    (SERVICE, "spec.trafficDistribution", When::Given, "choosing endpoints by locality"),
+    (SERVICE, "spec.loadBalancerSourceRanges", When::Given, "refusing clients by their address"),
+    (SERVICE, "spec.externalIPs", When::Given, "serving external addresses"),
+];
+
+/// Lines of a DestinationRule's policies, wherever one can stand.
+const POLICY_LINES: &[(&str, When, &str)] = &[
+    ("loadBalancer.consistentHash", When::Given, "consistent hashing"),
+    ("loadBalancer.localityLbSetting", When::Given, "choosing endpoints by locality"),
+    ("loadBalancer.zoneAwareLbSetting", When::Given, "choosing endpoints by zone"),
+    ("loadBalancer.warmup", When::Given, "warming up endpoints"),
+    ("loadBalancer.warmupDurationSecs", When::Given, "warming up endpoints"),
+    ("connectionPool.tcp.tcpKeepalive", When::Given, "probing idle connections"),
+    ("connectionPool.tcp.maxConnectionDuration", When::Given, "limiting a connection's duration"),
+    ("connectionPool.tcp.idleTimeout", When::Given, "closing idle TCP connections"),
+    ("connectionPool.http.maxConcurrentStreams", When::Given, "limiting the streams of a connection"),
+    ("connectionPool.http.http2KeepAlive", When::Given, "HTTP/2 pinging"),
+    ("outlierDetection", When::Given, "outlier detection"),
+    ("tls.mode", When::OtherThan(&["DISABLE"]), "TLS towards a service"),
+    ("tunnel", When::Given, "tunnelling"),
+    ("proxyProtocol", When::Given, "the PROXY protocol"),
+    ("retryBudget", When::Given, "a retry budget"),
+];
+
+const POLICIES: [&str; 4] = [
+    "spec.trafficPolicy",
+    "spec.trafficPolicy.portLevelSettings[]",
+    "spec.subsets[].trafficPolicy",
+    "spec.subsets[].trafficPolicy.portLevelSettings[]",
+];
+
+/// Every field that says what this version cannot carry out.
+pub fn check(object: &Object) -> Vec<FieldProblem> {
+    let (kind, raw) = (object.kind(), object.raw());
+    let mut problems = Vec::new();
+    for (_, path, when, what) in LINES.iter().filter(|line| line.0 == kind) {
+        find(raw, path, *when, what, &mut problems);
+    }
+    if kind == Kind::DestinationRule {
+        for place in POLICIES {
+            for (path, when, what) in POLICY_LINES {
+                find(raw, &format!("{place}.{path}"), *when, what, &mut problems);
+            }
+        }
+        find(raw, "spec.workloadSelector", When::Given, "a rule for some clients only", &mut problems);
+    }
+    problems
+}
+
+fn find(raw: &Value, path: &str, when: When, what: &str, problems: &mut Vec<FieldProblem>) {
+    path::visit(raw, path, &mut |at, value| {
+        if when.holds(value) {
+            let said = value.and_then(Value::as_str).filter(|_| !matches!(when, When::Given | When::BeginsWith(_)));
+            let said = said.map(|said| format!(" ({said})")).unwrap_or_default();
+            problems.push(FieldProblem::new(at, format!("{what}{said} is not supported yet")));
+        }
+    });
+}
+
+impl When {
+    fn holds(self, value: Option<&Value>) -> bool {
+        let text = value.and_then(Value::as_str).unwrap_or_default();
+        match self {
+            Self::Given => value.is_some_and(says_something),
+            Self::OtherThan(fine) => !text.is_empty() && !fine.contains(&text),
+            Self::Is(these) => these.iter().any(|this| this.eq_ignore_ascii_case(text)),
+            Self::BeginsWith(head) => text.starts_with(head),
+            Self::HasKey(head) => {
+                let begins = |key: &String| key.get(..head.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(head));
+                value.and_then(Value::as_object).is_some_and(|map| map.keys().any(begins))
+            }
+            Self::Missing => !value.is_some_and(says_something),
+        }
+    }
+}
+
+fn says_something(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        // A wrapper says something even when it says no.
+        Value::Bool(_) => true,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+use serde_json::json;
+
+use super::*;
+
+fn said(kind: &str, spec: Value) -> Vec<String> {
+    let object = Object::decode(json!({
+        "apiVersion": "networking.istio.io/v1", "kind": kind, "metadata": {"name": "a", "namespace": "b"}, "spec": spec,
+    }));
+    check(&object.unwrap()).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn what_cannot_be_done_is_named() {
+    assert_eq!(
+        said(
+            "VirtualService",
+            json!({
+                "hosts": ["a"],
+                "http": [
+                    {"route": [], "mirrors": [], "match": [{"headers": {"x": {}}}]},
+                    {"mirror": {"host": "b"}, "mirrorPercent": 0, "fault": {},
+                     "match": [{"headers": {"@request.auth.claims.sub": {"exact": "x"}}}]},
+                ],
+            })
+        ),
+        [
+            "spec.http[1].fault: fault injection is not supported yet",
+            "spec.http[1].mirror: mirroring is not supported yet",
+            "spec.http[1].match[0].headers: matching claims of tokens is not supported yet",
+        ]
+    );
+    assert_eq!(
+        said(
+            "DestinationRule",
+            json!({
+                "host": "a",
+                "trafficPolicy": {"tls": {"mode": "DISABLE"}, "portLevelSettings": [{"tls": {"mode": "SIMPLE"}}]},
+                "subsets": [{"name": "s", "trafficPolicy": {
+                    "outlierDetection": {}, "loadBalancer": {"simple": "RANDOM", "warmup": {"duration": "1s"}}
+                }}],
+            })
+        ),
+        [
+            "spec.trafficPolicy.portLevelSettings[0].tls.mode: TLS towards a service (SIMPLE) is not supported yet",
+            "spec.subsets[0].trafficPolicy.loadBalancer.warmup: warming up endpoints is not supported yet",
+            "spec.subsets[0].trafficPolicy.outlierDetection: outlier detection is not supported yet",
+        ]
+    );
+    assert_eq!(
+        said("Gateway", json!({"servers": [{"port": {"protocol": "mongo"}, "tls": {"mode": "SIMPLE"}}, {"tls": {}}]})),
+        [
+            "spec.servers[0].tls.mode: ending TLS at a gateway (SIMPLE) is not supported yet",
+            "spec.servers[0].port.protocol: this protocol (mongo) is not supported yet",
+        ]
+    );
+    assert_eq!(
+        said("VirtualService", json!({"http": []})),
+        ["spec.hosts: delegation (a VirtualService without hosts) is not supported yet"]
+    );
+}
+
+/// A line with a typing error would never refuse anything: every path must name a field that decoding knows.
+#[test]
+fn every_path_is_a_field() {
+    let policies = POLICIES.iter().flat_map(|place| {
+        POLICY_LINES.iter().map(move |(path, ..)| (Kind::DestinationRule, format!("{place}.{path}")))
+    });
+    let lines = LINES.iter().map(|(kind, path, ..)| (*kind, (*path).to_owned())).chain(policies);
+    let only_whole_policies = ["tunnel", "proxyProtocol", "retryBudget"];
+    for (kind, path) in lines {
+        // Port-level settings have fewer fields than policies.
+        if path.contains("portLevelSettings") && only_whole_policies.iter().any(|field| path.ends_with(field)) {
+            continue;
+        }
+        // A list is no valid value of any of these but lists of strings, so the complaint must not be "unknown field".
+        let mut spec = json!([[]]);
+        for step in path.split('.').rev() {
+            let name = step.trim_end_matches("[]");
+            spec = if name.len() == step.len() { json!({name: spec}) } else { json!({name: [spec]}) };
+        }
+        let Value::Object(mut fields) = spec else { panic!("{path}") };
+        fields.insert("apiVersion".to_owned(), kind.info().api_version().into());
+        fields.insert("kind".to_owned(), kind.name().into());
+        fields.insert("metadata".to_owned(), json!({"name": "a"}));
+        let complaint = Object::decode(Value::Object(fields)).unwrap_err().to_string();
+        assert!(!complaint.contains("unknown field"), "{path}: {complaint}");
+    }
+}

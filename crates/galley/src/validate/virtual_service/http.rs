@@ -1,0 +1,330 @@
+//! HTTP routes.
+
+use super::connection;
+use crate::istio::StringMatch;
+use crate::istio::virtual_service::{
+    AbortError, Body, CorsPolicy, DelayKind, HttpDirectResponse, HttpFaultInjection, HttpMatchRequest, HttpRedirect,
+    HttpRetry, HttpRewrite, HttpRoute, RedirectPort,
+};
+use crate::validate::{Findings, headers, names, shared};
+
+/// What `retryOn` may say besides status codes: Envoy's x-envoy-retry-on and x-envoy-retry-grpc-on.
+const RETRY_ON: [&str; 16] = [
+    "5xx",
+    "gateway-error",
+    "reset",
+    "reset-before-request",
+    "connect-failure",
+    "retriable-4xx",
+    "refused-stream",
+    "retriable-status-codes",
+    "retriable-headers",
+    "envoy-ratelimited",
+    "http3-post-connect-failure",
+    "cancelled",
+    "deadline-exceeded",
+    "internal",
+    "resource-exhausted",
+    "unavailable",
+];
+
+const MEBIBYTE: usize = 1 << 20;
+
+pub(super) fn check(path: &str, route: &HttpRoute, gateway: bool, findings: &mut Findings) {
+    action(path, route, findings);
+    for (index, matched) in route.matches.iter().enumerate() {
+        request(&format!("{path}.match[{index}]"), matched, gateway, findings);
+    }
+    headers::check(&format!("{path}.headers"), route.headers.as_ref(), findings);
+    let rewrites = route.rewrite.as_ref().is_some_and(|rewrite| !rewrite.authority.is_empty());
+    if headers::authorities(route.headers.as_ref()) + usize::from(rewrites) > 1 {
+        findings.error(format!("{path}.headers"), "the authority is set more than once");
+    }
+    destinations(path, route, findings);
+    mirrors(path, route, findings);
+    shared::given_duration(&format!("{path}.timeout"), route.timeout, findings);
+    if let Some(given) = &route.cors_policy {
+        cors(&format!("{path}.corsPolicy"), given, findings);
+    }
+    if let Some(given) = &route.fault {
+        fault(&format!("{path}.fault"), given, findings);
+    }
+    if let Some(given) = &route.redirect {
+        redirect(&format!("{path}.redirect"), given, &route.matches, findings);
+    }
+    if let Some(given) = &route.direct_response {
+        direct_response(&format!("{path}.directResponse"), given, findings);
+    }
+    if let Some(given) = &route.retries {
+        retries(&format!("{path}.retries"), given, findings);
+    }
+    if let Some(given) = &route.rewrite {
+        rewrite(&format!("{path}.rewrite"), given, findings);
+    }
+}
+
+/// Exactly one action, and nothing beside it that it has no use for.
+fn action(path: &str, route: &HttpRoute, findings: &mut Findings) {
+    let actions: Vec<&str> = [
+        ("delegate", route.delegate.is_some()),
+        ("redirect", route.redirect.is_some()),
+        ("directResponse", route.direct_response.is_some()),
+        ("route", !route.route.is_empty()),
+    ]
+    .into_iter()
+    .filter_map(|(name, given)| given.then_some(name))
+    .collect();
+    match actions.as_slice() {
+        [] => findings.error(path, "one of route, redirect, directResponse, delegate is needed"),
+        [answer @ ("redirect" | "directResponse")] => {
+            for (name, given) in [("fault", route.fault.is_some()), ("rewrite", route.rewrite.is_some())] {
+                if given {
+                    findings.error(format!("{path}.{name}"), format!("has no meaning beside {answer}"));
+                }
+            }
+        }
+        [_] => {}
+        several => findings.error(path, format!("only one of {} can be given", several.join(", "))),
+    }
+}
+
+fn request(path: &str, matched: &HttpMatchRequest, gateway: bool, findings: &mut Findings) {
+    if let Some(StringMatch::Regex(expression)) = &matched.uri {
+        // Unlike the others, a path may have an empty prefix.
+        findings.check(&format!("{path}.uri"), shared::regex(expression));
+    }
+    for (name, given) in [("scheme", &matched.scheme), ("method", &matched.method), ("authority", &matched.authority)] {
+        if let Some(given) = given {
+            findings.check(&format!("{path}.{name}"), shared::string_match(given));
+        }
+    }
+    for (field, map, star) in [("headers", &matched.headers, false), ("withoutHeaders", &matched.without_headers, true)]
+    {
+        for (name, given) in map {
+            let at = format!("{path}.{field}[{name:?}]");
+            findings.check(&at, headers::matched_name(name));
+            if headers::is_claim(name) && !gateway {
+                findings.error(&at, "claims of tokens are matched at gateways only, and this VirtualService has none");
+            }
+            // `*` is not an expression: it means that the header is there.
+            if !(star && *given == StringMatch::Regex("*".to_owned())) {
+                findings.check(&at, shared::string_match(given));
+            }
+        }
+    }
+    for (name, given) in &matched.query_params {
+        findings.check(&format!("{path}.queryParams[{name:?}]"), shared::string_match(given));
+    }
+    connection(path, matched.port, &matched.source_labels, &matched.gateways, &matched.source_namespace, findings);
+}
+
+fn destinations(path: &str, route: &HttpRoute, findings: &mut Findings) {
+    let path = format!("{path}.route");
+    for (index, weighted) in route.route.iter().enumerate() {
+        let at = format!("{path}[{index}]");
+        match &weighted.destination {
+            Some(destination) => shared::destination(&format!("{at}.destination"), destination, findings),
+            None => findings.error(format!("{at}.destination"), "required"),
+        }
+        headers::check(&format!("{at}.headers"), weighted.headers.as_ref(), findings);
+    }
+    shared::weights(&path, route.route.iter().map(|weighted| weighted.weight), findings);
+}
+
+fn mirrors(path: &str, route: &HttpRoute, findings: &mut Findings) {
+    if route.mirror.is_some() && !route.mirrors.is_empty() {
+        findings.error(path, "only one of mirror, mirrors can be given");
+    }
+    if let Some(mirror) = &route.mirror {
+        shared::destination(&format!("{path}.mirror"), mirror, findings);
+    }
+    if let Some(percent) = route.mirror_percent {
+        findings.warning(format!("{path}.mirrorPercent"), "deprecated, use mirrorPercentage");
+        percentage(&format!("{path}.mirrorPercent"), percent.into(), findings);
+    }
+    if let Some(percent) = route.mirror_percentage {
+        percentage(&format!("{path}.mirrorPercentage.value"), percent.value, findings);
+    }
+    for (index, mirror) in route.mirrors.iter().enumerate() {
+        let at = format!("{path}.mirrors[{index}]");
+        match &mirror.destination {
+            Some(destination) => shared::destination(&format!("{at}.destination"), destination, findings),
+            None => findings.error(format!("{at}.destination"), "required"),
+        }
+        if let Some(percent) = mirror.percentage {
+            percentage(&format!("{at}.percentage.value"), percent.value, findings);
+        }
+    }
+}
+
+fn percentage(path: &str, value: f64, findings: &mut Findings) {
+    if !(0.0..=100.0).contains(&value) {
+        findings.error(path, format!("{value} is not a percentage: 0 to 100"));
+    }
+}
+
+fn cors(path: &str, policy: &CorsPolicy, findings: &mut Findings) {
+    for (index, origin) in policy.allow_origins.iter().enumerate() {
+        let at = format!("{path}.allowOrigins[{index}]");
+        match origin {
+            StringMatch::Present => findings.error(at, "one of exact, prefix, regex is needed"),
+            StringMatch::Exact(text) | StringMatch::Prefix(text) if text.is_empty() => {
+                findings.error(at, "must not be empty");
+            }
+            StringMatch::Exact(_) | StringMatch::Prefix(_) => {}
+            StringMatch::Regex(expression) => findings.check(&at, shared::regex(expression)),
+        }
+    }
+    for (index, method) in policy.allow_methods.iter().enumerate() {
+        let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "*"];
+        if !known.contains(&method.as_str()) {
+            findings.error(format!("{path}.allowMethods[{index}]"), format!("{method:?} is not a method"));
+        }
+    }
+    for (field, list) in [("allowHeaders", &policy.allow_headers), ("exposeHeaders", &policy.expose_headers)] {
+        for (index, name) in list.iter().enumerate() {
+            if !headers::is_token(name) {
+                findings.error(format!("{path}.{field}[{index}]"), format!("{name:?} is not a header's name"));
+            }
+        }
+    }
+    if let Some(age) = policy.max_age {
+        findings.check(&format!("{path}.maxAge"), shared::duration(age));
+        if age.get().subsec_nanos() != 0 {
+            findings.error(format!("{path}.maxAge"), "must be whole seconds");
+        }
+    }
+}
+
+fn fault(path: &str, fault: &HttpFaultInjection, findings: &mut Findings) {
+    if fault.abort.is_none() && fault.delay.is_none() {
+        findings.error(path, "one of delay, abort is needed");
+    }
+    if let Some(delay) = &fault.delay {
+        match delay.kind {
+            Some(DelayKind::Fixed(length)) => {
+                findings.check(&format!("{path}.delay.fixedDelay"), shared::duration(length));
+            }
+            Some(DelayKind::Exponential(_)) => {
+                findings.error(format!("{path}.delay.exponentialDelay"), "Istio does not carry this out either");
+            }
+            None => findings.error(format!("{path}.delay.fixedDelay"), "required"),
+        }
+        if let Some(percent) = delay.percentage {
+            percentage(&format!("{path}.delay.percentage.value"), percent.value, findings);
+        }
+    }
+    if let Some(abort) = &fault.abort {
+        match &abort.error {
+            Some(AbortError::HttpStatus(status)) => {
+                status_code(&format!("{path}.abort.httpStatus"), i64::from(*status), findings);
+            }
+            Some(AbortError::GrpcStatus(_)) => {}
+            Some(AbortError::Http2Error(_)) => {
+                findings.error(format!("{path}.abort.http2Error"), "Istio does not carry this out either");
+            }
+            None => findings.warning(format!("{path}.abort"), "no error is named, so nothing is aborted"),
+        }
+        if let Some(percent) = abort.percentage {
+            percentage(&format!("{path}.abort.percentage.value"), percent.value, findings);
+        }
+    }
+}
+
+fn status_code(path: &str, status: i64, findings: &mut Findings) {
+    if !(200..=599).contains(&status) {
+        findings.error(path, format!("{status} is not a final status code: 200 to 599"));
+    }
+}
+
+fn redirect(path: &str, redirect: &HttpRedirect, matches: &[HttpMatchRequest], findings: &mut Findings) {
+    let HttpRedirect { uri, prefix_rewrite, authority, port, scheme, redirect_code } = redirect;
+    if !uri.is_empty() && !prefix_rewrite.is_empty() {
+        findings.error(path, "only one of uri, prefixRewrite can be given");
+    }
+    if !prefix_rewrite.is_empty() {
+        for (index, matched) in matches.iter().enumerate() {
+            if !matches!(matched.uri, None | Some(StringMatch::Prefix(_))) {
+                let message = format!("goes with prefix matches only, and match[{index}].uri is another");
+                findings.error(format!("{path}.prefixRewrite"), message);
+            }
+        }
+    }
+    if [uri, prefix_rewrite, authority, scheme].iter().all(|part| part.is_empty()) && port.is_none() {
+        findings.error(path, "one of uri, prefixRewrite, authority, scheme, port, derivePort is needed");
+    }
+    // Istio takes any 3xx, and Envoy knows these alone.
+    if ![0, 301, 302, 303, 307, 308].contains(redirect_code) {
+        findings
+            .error(format!("{path}.redirectCode"), format!("{redirect_code} is not one of 301, 302, 303, 307, 308"));
+    }
+    if !["", "http", "https"].contains(&scheme.as_str()) {
+        findings.error(format!("{path}.scheme"), format!("{scheme:?} is neither http nor https"));
+    }
+    if let Some(RedirectPort::Number(number)) = port {
+        findings.check(&format!("{path}.port"), names::port(i64::from(*number)));
+    }
+}
+
+fn direct_response(path: &str, response: &HttpDirectResponse, findings: &mut Findings) {
+    status_code(&format!("{path}.status"), response.status.into(), findings);
+    let bytes = match &response.body {
+        None | Some(Body::Empty) => 0,
+        Some(Body::String(text)) => text.len(),
+        Some(Body::Bytes(bytes)) => bytes.len(),
+    };
+    if bytes > MEBIBYTE {
+        findings.error(format!("{path}.body"), format!("{bytes} bytes are more than 1 MiB"));
+    } else if bytes > 100 << 10 {
+        findings.warning(format!("{path}.body"), "large bodies are sent to every proxy");
+    }
+}
+
+fn retries(path: &str, retries: &HttpRetry, findings: &mut Findings) {
+    if retries.attempts < 0 {
+        findings.error(format!("{path}.attempts"), format!("{} is less than 0", retries.attempts));
+    }
+    let configured =
+        retries.per_try_timeout.is_some() || !retries.retry_on.is_empty() || retries.retry_remote_localities.is_some();
+    if retries.attempts == 0 && configured {
+        findings.error(format!("{path}.attempts"), "0 turns retries off, and the other fields configure them");
+    }
+    shared::given_duration(&format!("{path}.perTryTimeout"), retries.per_try_timeout, findings);
+    shared::given_duration(&format!("{path}.backoff"), retries.backoff, findings);
+    if retries.retry_on.is_empty() {
+        return;
+    }
+    for condition in retries.retry_on.split(',') {
+        let is_code = condition.parse::<u16>().is_ok_and(|code| (100..=599).contains(&code));
+        if !is_code && !RETRY_ON.contains(&condition) {
+            let meant = crate::nearest::did_you_mean(condition, RETRY_ON);
+            findings
+                .error(format!("{path}.retryOn"), format!("{condition:?} is not a condition or status code{meant}"));
+        }
+    }
+}
+
+fn rewrite(path: &str, rewrite: &HttpRewrite, findings: &mut Findings) {
+    let HttpRewrite { uri, authority, uri_regex_rewrite } = rewrite;
+    if !uri.is_empty() && uri_regex_rewrite.is_some() {
+        findings.error(path, "only one of uri, uriRegexRewrite can be given");
+    }
+    if uri.is_empty() && authority.is_empty() && uri_regex_rewrite.is_none() {
+        findings.error(path, "one of uri, authority, uriRegexRewrite is needed");
+    }
+    if let Some(regex) = uri_regex_rewrite {
+        findings.check(&format!("{path}.uriRegexRewrite.match"), shared::regex(&regex.pattern));
+        if regex.rewrite.is_empty() {
+            findings.error(format!("{path}.uriRegexRewrite.rewrite"), "required");
+        }
+    }
+}
+
+/// Rules after one that takes every request are a mistake.
+pub(super) fn unreachable(path: &str, routes: &[HttpRoute], findings: &mut Findings) {
+    let Some(first) = routes.iter().position(|route| route.matches.is_empty()) else { return };
+    for index in first + 1..routes.len() {
+        let message = format!("never used: {path}[{first}] takes every request");
+        findings.warning(format!("{path}[{index}]"), message);
+    }
+}
