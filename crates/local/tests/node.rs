@@ -109,10 +109,11 @@ fn run_case(binary: &Path, name: &str, user: Option<u32>) -> (bool, String) {
     }
     let mut child = command.spawn().unwrap();
     drop(command);
-    let text = std::thread::spawn(move || {
+    let (done, text) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
         let mut text = Vec::new();
         output.read_to_end(&mut text).unwrap();
-        String::from_utf8_lossy(&text).into_owned()
+        let _ = done.send(String::from_utf8_lossy(&text).into_owned());
     });
     let since = Instant::now();
     let status = loop {
@@ -125,7 +126,10 @@ fn run_case(binary: &Path, name: &str, user: Option<u32>) -> (bool, String) {
             None => std::thread::sleep(Duration::from_millis(2)),
         }
     };
-    let mut text = text.join().unwrap();
+    // Whoever holds the pipe longer than that has outlived its case.
+    let Ok(mut text) = text.recv_timeout(LIMIT) else {
+        return (false, format!("{status}, and processes it started still run"));
+    };
     if let Some(signal) = status.signal() {
         text.push_str(&format!("ended by signal {signal} after {:?}\n", since.elapsed()));
     }

@@ -137,8 +137,8 @@ fn place_descriptors(origin: &Origin, call: &SpawnCall, fds: Vec<OwnedFd>) -> Re
     for source in moved {
         sources.push(source.map_err(step())?);
     }
-    // Some of their numbers are targets, which must stay open; they close on exec.
-    std::mem::forget(fds);
+    // Before their numbers are given to others.
+    drop(fds);
     let mut environment: Vec<_> = call.env.iter().filter(|(name, _)| !name.starts_with("LISTEN_")).cloned().collect();
     for (target, source) in (0..).zip(&sources) {
         kernel::duplicate_to(source.as_fd(), target).map_err(step())?;

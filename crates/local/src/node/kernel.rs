@@ -4,6 +4,7 @@ use std::ffi::{CString, NulError};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -32,6 +33,22 @@ pub(super) unsafe fn fork(namespaces: libc::c_int) -> io::Result<libc::pid_t> {
     // s390x only, which has no build of this program.)
     let pid = check_long(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })?;
     libc::pid_t::try_from(pid).map_err(io::Error::other)
+}
+
+/// How long to wait for namespaces that a node just killed is still giving back.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Tries again while the limit on namespaces is used up: the kernel frees those of ended processes some time later.
+pub(super) fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let since = Instant::now();
+    loop {
+        match attempt() {
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && since.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
 }
 
 /// A connected pair of seqpacket sockets.

@@ -93,7 +93,8 @@ pub(super) fn create(
 ) -> Result<PodNamespaces, Failure> {
     check(pod, bridge)?;
     let network = if pod.host_network { 0 } else { libc::CLONE_NEWNET };
-    kernel::unshare(network | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNS).map_err(|error| {
+    let namespaces = network | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNS;
+    kernel::patiently(|| kernel::unshare(namespaces)).map_err(|error| {
         let full = error.raw_os_error() == Some(libc::ENOSPC);
         let why = if full { "user.max_net_namespaces or another limit of /proc/sys/user is used up" } else { "" };
         Failure::kernel("make the namespaces", &error).because(why)

@@ -6,10 +6,7 @@ use super::{Mode, Node, NodeConfig, inside, kernel};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
 
-/// How long to wait for namespaces that a node just killed is still giving back.
-const PATIENCE: Duration = Duration::from_secs(2);
 const CAP_NET_ADMIN: u64 = 1 << 12;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 /// `Seccomp` of /proc/self/status: a filter is in force.
@@ -88,17 +85,8 @@ fn fork(mode: Mode) -> io::Result<libc::pid_t> {
     if mode == Mode::User {
         flags |= libc::CLONE_NEWUSER;
     }
-    let since = Instant::now();
-    loop {
-        // SAFETY: this process has one thread, as checked by the caller.
-        match unsafe { kernel::fork(flags) } {
-            // The limit on namespaces may be used up by a node that was just killed: the kernel frees them later.
-            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && since.elapsed() < PATIENCE => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            result => return result,
-        }
-    }
+    // SAFETY: this process has one thread, as checked by the caller.
+    kernel::patiently(|| unsafe { kernel::fork(flags) })
 }
 
 /// The child: never returns to the caller's code, whatever happens.
@@ -143,7 +131,10 @@ fn map_ids(pid: libc::pid_t, rights: &Rights) -> Result<(), Failure> {
 /// What this process may do, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Rights {
+    /// Its user is 0, in whatever user namespace.
     root: bool,
+    /// More users than that one exist here, and groups can be changed: not so in an `unshare --map-root-user`.
+    users: bool,
     capabilities: u64,
     seccomp: u64,
 }
@@ -152,20 +143,23 @@ impl Rights {
     fn of_this_process() -> Self {
         // SAFETY: no arguments, cannot fail.
         let root = unsafe { libc::geteuid() } == 0;
-        Self::read(root, &fs::read_to_string("/proc/self/status").unwrap_or_default())
+        let text = |name| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
+        Self::read(root, &text("status"), &text("uid_map"), &text("setgroups"))
     }
 
-    fn read(root: bool, status: &str) -> Self {
+    fn read(root: bool, status: &str, uid_map: &str, setgroups: &str) -> Self {
         let field =
-            |name: &str| status.lines().find_map(|line| Some(line.strip_prefix(name)?.trim_start_matches(':').trim()));
+            |name: &str| status.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()));
         let capabilities = field("CapEff").and_then(|text| u64::from_str_radix(text, 16).ok()).unwrap_or(0);
-        let seccomp = field("Seccomp:").and_then(|text| text.parse().ok()).unwrap_or(0);
-        Self { root, capabilities, seccomp }
+        let seccomp = field("Seccomp").and_then(|text| text.parse().ok()).unwrap_or(0);
+        let sizes = uid_map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok());
+        let users = setgroups.trim() != "deny" && sizes.sum::<u64>() > 1;
+        Self { root, users, capabilities, seccomp }
     }
 
-    /// Namespaces can be made without a user namespace.
+    /// Namespaces can be made without a user namespace, and containers can be given other users.
     fn can_be_root(self) -> bool {
-        self.root && self.has(CAP_SYS_ADMIN | CAP_NET_ADMIN)
+        self.root && self.users && self.has(CAP_SYS_ADMIN | CAP_NET_ADMIN)
     }
 
     fn has(self, capabilities: u64) -> bool {

@@ -14,14 +14,18 @@ pub const CASES: &[Case] = &[
     ("a_killed_supervisor_takes_a_stopped_node_along", a_killed_supervisor_takes_a_stopped_node_along),
     ("a_killed_node_leaves_nothing_and_is_noticed", a_killed_node_leaves_nothing_and_is_noticed),
     ("kills_while_starting_leave_nothing", kills_while_starting_leave_nothing),
+    ("namespaces_are_given_back", namespaces_are_given_back),
     ("dropping_the_handle_ends_the_node", dropping_the_handle_ends_the_node),
     ("a_machine_without_namespaces_is_explained", a_machine_without_namespaces_is_explained),
 ];
 
 /// A supervisor to be killed: a node with two pods, each with a sidecar and an app that leaves daemons behind.
 pub fn supervise(words: &[&str]) -> ExitCode {
-    if words == ["no-namespaces"] {
-        return without_namespaces();
+    match words {
+        ["no-namespaces"] => return without_namespaces(),
+        ["few-namespaces"] => return with_few_namespaces(),
+        ["full"] => return fill_all_namespaces(),
+        _ => {}
     }
     let node = start_or_explain();
     print_now(&format!("node {}", node.pid()));
@@ -85,6 +89,14 @@ impl Supervisor {
     fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        // A failed case must not leave it behind.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -231,8 +243,8 @@ fn dropping_the_handle_ends_the_node() {
     supervisor.kill();
 }
 
-/// A user namespace in which no network namespace may be made: an ordinary machine with that limit set.
-fn without_namespaces() -> ExitCode {
+/// Makes this process the root of a user namespace in which only so many network namespaces may exist.
+fn limit_network_namespaces(limit: u32) {
     // SAFETY: no arguments, cannot fail; then a new user namespace for this process, which has one thread.
     unsafe {
         let (user, group) = (libc::geteuid(), libc::getegid());
@@ -241,7 +253,64 @@ fn without_namespaces() -> ExitCode {
         std::fs::write("/proc/self/uid_map", format!("0 {user} 1")).unwrap();
         std::fs::write("/proc/self/gid_map", format!("0 {group} 1")).unwrap();
     }
-    std::fs::write("/proc/sys/user/max_net_namespaces", "0").unwrap();
+    std::fs::write("/proc/sys/user/max_net_namespaces", limit.to_string()).unwrap();
+}
+
+/// Ten nodes one after the other, each killed when it has used up all namespaces there are.
+fn with_few_namespaces() -> ExitCode {
+    limit_network_namespaces(4);
+    for _ in 0..10 {
+        let mut supervisor = Supervisor::start(&["full"]);
+        supervisor.expect("ready");
+        supervisor.kill();
+    }
+    let mut supervisor = Supervisor::start(&["full"]);
+    supervisor.expect("ready");
+    // One too many.
+    use std::io::Write;
+    supervisor.child.stdin.take().unwrap().write_all(b"more\n").unwrap();
+    let mut text = String::new();
+    supervisor.output.read_line(&mut text).unwrap();
+    print_now(&text);
+    supervisor.kill();
+    ExitCode::SUCCESS
+}
+
+fn fill_all_namespaces() -> ExitCode {
+    let node = start_or_explain();
+    print_now(&format!("node {}", node.pid()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let node = node.into_handle().unwrap();
+        for last in 2..5 {
+            let pod = node.create_pod(redirected("a", last)).await.unwrap();
+            // Apps work here too, although this process is no root that could give them users.
+            let role = Role::App { user: Some(1000), group: Some(1000) };
+            node.spawn(app(Place::Pod(pod), role, &["hold"])).await.unwrap();
+        }
+        print_now("ready");
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).unwrap();
+        match node.create_pod(pod("more", 9)).await {
+            Ok(_) => print_now("one more"),
+            Err(error) => print_now(&error.to_string()),
+        }
+        node.closed().await;
+    });
+    ExitCode::SUCCESS
+}
+
+fn namespaces_are_given_back() {
+    let output =
+        Command::new(std::env::current_exe().unwrap()).args(["--supervisor", "few-namespaces"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert!(text.contains("create pod test/more: make the namespaces") && text.contains("used up"), "{text}");
+}
+
+/// An ordinary machine on which network namespaces are forbidden.
+fn without_namespaces() -> ExitCode {
+    limit_network_namespaces(0);
     match start(NodeConfig::default()) {
         Ok(_) => println!("started"),
         Err(error) => println!("{error}"),
