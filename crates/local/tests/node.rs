@@ -12,6 +12,8 @@ mod app;
 mod cases;
 #[path = "node/lifetime.rs"]
 mod lifetime;
+#[path = "node/machines.rs"]
+mod machines;
 #[path = "node/world.rs"]
 mod world;
 
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["--app", rest @ ..] => app::run(rest),
         ["--supervisor", rest @ ..] => lifetime::supervise(rest),
+        ["--machine", rest @ ..] => machines::play(rest),
         ["--case", name] => {
             let case = all_cases().into_iter().find(|(known, _)| known == name).expect("a known case");
             case.1();
@@ -44,7 +47,7 @@ fn main() -> ExitCode {
 }
 
 fn all_cases() -> Vec<Case> {
-    [cases::CASES, lifetime::CASES].concat()
+    [cases::CASES, lifetime::CASES, machines::CASES].concat()
 }
 
 fn run_all(arguments: &[String]) -> ExitCode {

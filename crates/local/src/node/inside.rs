@@ -91,8 +91,11 @@ fn settle(config: NodeConfig, mode: Mode) -> Result<NodeProcess, Failure> {
 
     // Nothing mounted from here on is seen outside, and nothing new outside is seen here.
     let flags = libc::MS_REC | libc::MS_PRIVATE;
-    kernel::mount(Path::new("none"), Path::new("/"), "", flags, "")
-        .map_err(|error| restricted(mode, Failure::kernel("make the mounts private", &error)))?;
+    kernel::mount(Path::new("none"), Path::new("/"), "", flags, "").map_err(|error| {
+        let chroot = error.raw_os_error() == Some(libc::EINVAL);
+        let why = if chroot { "the root directory is no mount: this runs in a chroot, run it outside" } else { "" };
+        restricted(mode, Failure::kernel("make the mounts private", &error).because(why))
+    })?;
     let mut notes = Vec::new();
     let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     if let Err(error) = kernel::mount(Path::new("proc"), Path::new("/proc"), "proc", flags, "") {
@@ -102,7 +105,7 @@ fn settle(config: NodeConfig, mode: Mode) -> Result<NodeProcess, Failure> {
     notes.extend(pod::settings(mode));
     // Else packets between pods would pass the node's own rules. Not there unless br_netfilter is loaded.
     pod::write_settings(&[("net/bridge/bridge-nf-call-iptables", "0"), ("net/bridge/bridge-nf-call-ip6tables", "0")]);
-    let bridge = network(&config).map_err(|failure| restricted(mode, failure))?;
+    let bridge = network(&config, &mut notes).map_err(|failure| restricted(mode, failure))?;
     let home = PodNamespaces::current()?;
     let origin = Origin { mode, own_binary, null: null.into(), descriptor_limit };
     Ok(NodeProcess {
@@ -120,15 +123,18 @@ fn settle(config: NodeConfig, mode: Mode) -> Result<NodeProcess, Failure> {
 }
 
 /// The bridge and the node's rules.
-fn network(config: &NodeConfig) -> Result<Bridge, Failure> {
-    let ipv6 = kernel::socket(libc::AF_INET6, libc::SOCK_DGRAM, 0).is_ok();
+fn network(config: &NodeConfig, notes: &mut Vec<String>) -> Result<Bridge, Failure> {
+    let mut ipv6 = kernel::socket(libc::AF_INET6, libc::SOCK_DGRAM, 0).is_ok();
     let mut netlink = Netlink::open(libc::NETLINK_ROUTE).map_err(failed("open a netlink socket"))?;
     link::up(&mut netlink, LOOPBACK)?;
     link::create_bridge(&mut netlink, BRIDGE, link::mac_of(config.ipv4))?;
     let index = link::index_of(&mut netlink, BRIDGE)?;
     link::add_address(&mut netlink, index, config.ipv4.into(), config.ipv4_prefix)?;
-    if ipv6 {
-        link::add_address(&mut netlink, index, config.ipv6.into(), config.ipv6_prefix)?;
+    // Switched off by a sysctl that cannot be written here, if not by the kernel's build.
+    let added = link::add_address(&mut netlink, index, config.ipv6.into(), config.ipv6_prefix);
+    if let (true, Err(failure)) = (ipv6, added) {
+        notes.push(format!("{failure} (pods have no IPv6)"));
+        ipv6 = false;
     }
     let mut rules = Netlink::open(libc::NETLINK_NETFILTER).map_err(|error| {
         Failure::kernel("open a netfilter socket", &error).because("this kernel lacks netfilter (module nfnetlink)")

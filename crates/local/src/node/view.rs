@@ -54,7 +54,11 @@ fn enter_new_root() -> Result<(), Failure> {
     tmpfs(stone, "mode=0755")?;
     let old = stone.join(HOST.trim_start_matches('/'));
     fs::create_dir(&old).map_err(failed("make a directory for the host's root"))?;
-    kernel::pivot_root(stone, &old).map_err(failed("change the pod's root"))?;
+    kernel::pivot_root(stone, &old).map_err(|error| {
+        let why =
+            if error.raw_os_error() == Some(libc::EINVAL) { "the root is the kernel's initial ramfs" } else { "" };
+        Failure::kernel("change the pod's root", &error).because(why)
+    })?;
     std::env::set_current_dir("/").map_err(failed("enter the pod's root"))
 }
 

@@ -27,6 +27,7 @@ pub const CASES: &[Case] = &[
     ("a_pod_in_the_nodes_network", a_pod_in_the_nodes_network),
     ("a_deleted_pod_is_gone_and_its_address_free", a_deleted_pod_is_gone_and_its_address_free),
     ("requests_nobody_waits_for_are_undone", requests_nobody_waits_for_are_undone),
+    ("many_requests_at_once", many_requests_at_once),
     ("how_long_it_takes", how_long_it_takes),
 ];
 
@@ -556,6 +557,25 @@ fn requests_nobody_waits_for_are_undone() {
         }
         // Ends only when the container is killed.
         read(from.into()).await;
+    });
+}
+
+fn many_requests_at_once() {
+    with_node(|node| async move {
+        let one = |last: u8| {
+            let node = node.clone();
+            async move {
+                let pod = node.create_pod(redirected(&format!("p{last}"), last)).await.unwrap();
+                let found = output(&node, Place::Pod(pod), APP, &["read", "/proc/sys/kernel/hostname"]).await;
+                assert!(found.contains(&format!("p{last}\n")), "{found}");
+                let server = listener(&node, Place::Pod(pod), INBOUND_PORT).await;
+                let asked = node.connect(Place::Node, at(v4(last), 80), None);
+                let (asked, accepted) = tokio::join!(asked, server.accept());
+                drop((asked.unwrap(), accepted.unwrap()));
+                node.delete_pod(pod).await.unwrap();
+            }
+        };
+        futures::future::join_all((2..42).map(one)).await;
     });
 }
 

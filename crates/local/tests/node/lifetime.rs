@@ -1,4 +1,4 @@
-//! Nothing is left, whoever is killed, and machines that cannot run pods say why.
+//! Nothing is left, whoever is killed.
 
 use crate::Case;
 use crate::app::{forever, print_now};
@@ -16,13 +16,12 @@ pub const CASES: &[Case] = &[
     ("kills_while_starting_leave_nothing", kills_while_starting_leave_nothing),
     ("namespaces_are_given_back", namespaces_are_given_back),
     ("dropping_the_handle_ends_the_node", dropping_the_handle_ends_the_node),
-    ("a_machine_without_namespaces_is_explained", a_machine_without_namespaces_is_explained),
+    ("a_handle_without_node_says_so", a_handle_without_node_says_so),
 ];
 
 /// A supervisor to be killed: a node with two pods, each with a sidecar and an app that leaves daemons behind.
 pub fn supervise(words: &[&str]) -> ExitCode {
     match words {
-        ["no-namespaces"] => return without_namespaces(),
         ["few-namespaces"] => return with_few_namespaces(),
         ["full"] => return fill_all_namespaces(),
         _ => {}
@@ -58,14 +57,14 @@ pub fn supervise(words: &[&str]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-struct Supervisor {
+pub struct Supervisor {
     child: Child,
     output: BufReader<std::process::ChildStdout>,
     node: u32,
 }
 
 impl Supervisor {
-    fn start(words: &[&str]) -> Self {
+    pub fn start(words: &[&str]) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .arg("--supervisor")
             .args(words)
@@ -243,22 +242,9 @@ fn dropping_the_handle_ends_the_node() {
     supervisor.kill();
 }
 
-/// Makes this process the root of a user namespace in which only so many network namespaces may exist.
-fn limit_network_namespaces(limit: u32) {
-    // SAFETY: no arguments, cannot fail; then a new user namespace for this process, which has one thread.
-    unsafe {
-        let (user, group) = (libc::geteuid(), libc::getegid());
-        assert_eq!(libc::unshare(libc::CLONE_NEWUSER), 0, "{}", std::io::Error::last_os_error());
-        std::fs::write("/proc/self/setgroups", "deny").unwrap();
-        std::fs::write("/proc/self/uid_map", format!("0 {user} 1")).unwrap();
-        std::fs::write("/proc/self/gid_map", format!("0 {group} 1")).unwrap();
-    }
-    std::fs::write("/proc/sys/user/max_net_namespaces", limit.to_string()).unwrap();
-}
-
 /// Ten nodes one after the other, each killed when it has used up all namespaces there are.
 fn with_few_namespaces() -> ExitCode {
-    limit_network_namespaces(4);
+    crate::machines::limit_network_namespaces(4);
     for _ in 0..10 {
         let mut supervisor = Supervisor::start(&["full"]);
         supervisor.expect("ready");
@@ -308,20 +294,19 @@ fn namespaces_are_given_back() {
     assert!(text.contains("create pod test/more: make the namespaces") && text.contains("used up"), "{text}");
 }
 
-/// An ordinary machine on which network namespaces are forbidden.
-fn without_namespaces() -> ExitCode {
-    limit_network_namespaces(0);
-    match start(NodeConfig::default()) {
-        Ok(_) => println!("started"),
-        Err(error) => println!("{error}"),
-    }
-    ExitCode::SUCCESS
-}
-
-fn a_machine_without_namespaces_is_explained() {
-    let output =
-        Command::new(std::env::current_exe().unwrap()).args(["--supervisor", "no-namespaces"]).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{output:?}");
-    assert!(text.contains("create the node's namespaces") && text.contains("user.max_net_namespaces=0"), "{text}");
+fn a_handle_without_node_says_so() {
+    with_node(|node| async move {
+        let pod = node.create_pod(pod("a", 2)).await.unwrap();
+        let mut held = node.spawn(app(Place::Pod(pod), APP, &["hold"])).await.unwrap();
+        let waiting = tokio::spawn(async move { (held.wait().await, held.status()) });
+        // SAFETY: a signal to a process of ours.
+        assert_eq!(unsafe { libc::kill(node.pid() as i32, libc::SIGKILL) }, 0);
+        node.closed().await;
+        let (ended, status) = waiting.await.unwrap();
+        assert!(matches!(ended, Err(NodeError::Gone)) && status.is_none(), "{ended:?}");
+        assert!(matches!(node.delete_pod(pod).await, Err(NodeError::Gone)));
+        assert!(matches!(node.spawn(Spawn::new(Place::Node, ["true"])).await, Err(NodeError::Gone)));
+        // Reaped: not even a zombie.
+        assert!(!std::path::Path::new(&format!("/proc/{}", node.pid())).exists());
+    });
 }
