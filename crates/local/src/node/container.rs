@@ -113,6 +113,10 @@ fn prepare(
     // EPERM in a container that masks /proc: the node's /proc still works, only the numbers in it differ.
     let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     let _ = kernel::mount(Path::new("proc"), Path::new("/proc"), "proc", flags, "");
+    if namespaces.is_none() {
+        // A pod's view has its own already; here the host's would show the host's links.
+        let _ = kernel::mount(Path::new("sysfs"), Path::new("/sys"), "sysfs", flags | libc::MS_RDONLY, "");
+    }
     privilege::protect_machine(origin.mode)?;
     let environment = place_descriptors(origin, call, fds)?;
     let _ = kernel::set_descriptor_limit(origin.descriptor_limit);

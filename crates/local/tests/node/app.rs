@@ -35,6 +35,7 @@ pub fn run(words: &[&str]) -> ExitCode {
         }
         // A service that leaves a detached grandchild behind, in a session and namespaces of its own if it can.
         ["daemons"] => {
+            let (mut there, mut innermost) = std::io::pipe().unwrap();
             // SAFETY: one thread; the children only wait.
             unsafe {
                 if libc::fork() == 0 {
@@ -42,10 +43,12 @@ pub fn run(words: &[&str]) -> ExitCode {
                     libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWPID);
                     if libc::fork() == 0 {
                         libc::signal(libc::SIGTERM, libc::SIG_IGN);
+                        innermost.write_all(b"!").unwrap();
                     }
                     forever();
                 }
             }
+            there.read_exact(&mut [0]).unwrap();
             print_now("holding");
             forever()
         }

@@ -517,7 +517,8 @@ fn a_pod_in_the_nodes_network() {
         let found = output(&node, Place::Pod(host), APP, &["describe"]).await;
         assert!(found.contains("hostname host") && found.contains("br0"), "{found}");
         assert!(output(&node, Place::Pod(host), APP, &["read", "/etc/resolv.conf"]).await.contains("10.244.0.1"));
-        assert!(output(&node, Place::Node, APP, &["describe"]).await.contains("hostname lateen"));
+        let found = output(&node, Place::Node, APP, &["describe"]).await;
+        assert!(found.contains("hostname lateen") && found.contains("links br0,lo,v1\n"), "{found}");
         node.delete_pod(host).await.unwrap();
         ask(&node, get(peer, at(v4(1), 8080)), &server).await;
     });

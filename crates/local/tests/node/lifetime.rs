@@ -162,15 +162,13 @@ fn host() -> (String, Vec<String>) {
     (mounts, links)
 }
 
-/// Supervisor, node, and in each of two pods three containers of three processes (the innermost only where the app
-/// could make its own namespace).
+/// Supervisor, node, and in each of two pods three containers of three processes.
+const FAMILY: usize = 2 + 2 * 3 * 3;
+
 fn whole_family(supervisor: &mut Supervisor) -> Processes {
     supervisor.expect("ready");
-    let mut found = Processes::new();
-    wait_until("all processes are there", || {
-        found = family(supervisor.child.id());
-        found.len() >= 2 + 2 * 3 * 2
-    });
+    let found = family(supervisor.child.id());
+    assert_eq!(found.len(), FAMILY, "{found:?}");
     found
 }
 
@@ -202,9 +200,9 @@ fn a_killed_supervisor_takes_a_stopped_node_along() {
 
 fn a_killed_node_leaves_nothing_and_is_noticed() {
     let mut supervisor = Supervisor::start(&[]);
-    let all = whole_family(&mut supervisor);
+    whole_family(&mut supervisor);
     let node = family(supervisor.node);
-    assert!(node.len() < all.len());
+    assert_eq!(node.len(), FAMILY - 1);
     // SAFETY: a signal to a process of ours.
     assert_eq!(unsafe { libc::kill(supervisor.node as i32, libc::SIGKILL) }, 0);
     supervisor.expect("closed");
