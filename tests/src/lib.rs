@@ -12,6 +12,8 @@ pub mod case;
 pub mod client;
 pub mod differential;
 pub mod h2_upstream;
+pub mod load;
+pub mod mesh;
 pub mod message;
 pub mod peers;
 pub mod ports;

@@ -81,6 +81,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Reader { io, buffer: Vec::new(), end: None }
     }
 
+    /// What is read from, to write to it.
+    pub fn get_mut(&mut self) -> &mut R {
+        &mut self.io
+    }
+
     /// Reads once. `false` at the end.
     async fn fill(&mut self) -> bool {
         if self.end.is_some() {

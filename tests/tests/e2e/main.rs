@@ -1,4 +1,14 @@
 //! End-to-end tests: real processes, real sockets, real peers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod canary;
 mod differential;
+mod faults;
+
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Meshes share the host's ingress ports: one runs at a time.
+async fn one_mesh_at_a_time() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::const_new(());
+    ONE.lock().await
+}

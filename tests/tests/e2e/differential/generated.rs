@@ -272,8 +272,7 @@ fn resources(layout: &Layout) -> Resources {
     )
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn generated() {
+pub fn world() -> World {
     let mut dice = Dice(SmallRng::seed_from_u64(SEED + 1));
     let cases = (0..REQUESTS)
         .map(|index| {
@@ -281,7 +280,7 @@ async fn generated() {
             if index % 2 == 0 { case } else { case.on("edge") }
         })
         .collect();
-    let world = World {
+    World {
         name: "generated",
         listeners: &["main", "edge"],
         upstreams: &["up"],
@@ -289,6 +288,10 @@ async fn generated() {
         resources,
         cases,
         h2_scripts: vec![],
-    };
-    compare(&world, Source::File).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn generated() {
+    compare(&world(), Source::File).await;
 }

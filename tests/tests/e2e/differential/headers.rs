@@ -205,9 +205,8 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn headers() {
-    let world = World {
+pub fn world() -> World {
+    World {
         name: "headers",
         listeners: LISTENERS,
         upstreams: &["up"],
@@ -215,6 +214,10 @@ async fn headers() {
         resources,
         cases: cases(),
         h2_scripts: vec![],
-    };
-    compare(&world, Source::File).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers() {
+    compare(&world(), Source::File).await;
 }

@@ -225,9 +225,8 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn local_replies() {
-    let world = World {
+pub fn world() -> World {
+    World {
         name: "local replies",
         listeners: &["main", "headers-timeout", "request-timeout", "max-duration"],
         upstreams: &["up"],
@@ -235,6 +234,10 @@ async fn local_replies() {
         resources,
         cases: cases(),
         h2_scripts: vec![],
-    };
-    compare(&world, Source::File).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn local_replies() {
+    compare(&world(), Source::File).await;
 }

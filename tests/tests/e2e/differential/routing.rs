@@ -465,7 +465,7 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-fn world() -> World {
+pub fn world() -> World {
     World {
         name: "routing",
         listeners: &["main", "hosts", "ignore-port", "strip-port"],

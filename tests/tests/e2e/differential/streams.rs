@@ -365,10 +365,9 @@ fn tcp_cases() -> Vec<Case> {
     cases
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams() {
+pub fn world() -> World {
     let cases = [upgrades(), bodies(), tcp_cases()].concat();
-    let world = World {
+    World {
         name: "streams",
         listeners: LISTENERS,
         upstreams: &["up"],
@@ -376,6 +375,10 @@ async fn streams() {
         resources,
         cases,
         h2_scripts: vec![],
-    };
-    compare(&world, Source::File).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams() {
+    compare(&world(), Source::File).await;
 }

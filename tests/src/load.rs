@@ -1,0 +1,162 @@
+//! Steady requests while something else happens, every one accounted for.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::message::{Message, Reader, Side};
+
+/// How long one request may take before it counts as failed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is sent.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub address: SocketAddr,
+    pub host: String,
+    pub path: String,
+}
+
+impl Target {
+    pub fn new(address: SocketAddr, host: &str, path: &str) -> Target {
+        Target { address, host: host.to_owned(), path: path.to_owned() }
+    }
+
+    fn request(&self) -> Vec<u8> {
+        format!("GET {} HTTP/1.1\r\nhost: {}\r\n\r\n", self.path, self.host).into_bytes()
+    }
+
+    /// One request on a connection of its own.
+    pub async fn ask(&self) -> Result<Message, String> {
+        let mut connection = None;
+        self.on(&mut connection).await
+    }
+
+    /// One request on the connection kept, or a new one. A kept connection that the server has ended
+    /// in the meantime is replaced: HTTP allows the server that, and every client does so.
+    async fn on(&self, kept: &mut Option<Reader<TcpStream>>) -> Result<Message, String> {
+        let reused = kept.is_some();
+        let mut answer = tokio::time::timeout(PATIENCE, self.once(kept)).await.unwrap_or(Err("no answer".to_owned()));
+        if reused && answer.as_ref().is_err_and(|error| error == ENDED) {
+            *kept = None;
+            answer = tokio::time::timeout(PATIENCE, self.once(kept)).await.unwrap_or(Err("no answer".to_owned()));
+        }
+        if !answer.as_ref().is_ok_and(|message| !message.says_close() && !message.cut) {
+            *kept = None;
+        }
+        answer
+    }
+
+    async fn once(&self, kept: &mut Option<Reader<TcpStream>>) -> Result<Message, String> {
+        if kept.is_none() {
+            let stream = TcpStream::connect(self.address).await.map_err(|error| format!("connect: {error}"))?;
+            let _ = stream.set_nodelay(true);
+            *kept = Some(Reader::new(stream));
+        }
+        let Some(reader) = kept else { return Err(ENDED.to_owned()) };
+        reader.get_mut().write_all(&self.request()).await.map_err(|_| ENDED.to_owned())?;
+        match reader.message(Side::Response).await {
+            Some(message) if message.cut => Err(format!("cut answer: {}", message.start)),
+            Some(message) => Ok(message),
+            None => Err(ENDED.to_owned()),
+        }
+    }
+}
+
+const ENDED: &str = "connection ended without an answer";
+
+/// One answer, or why there was none.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// Since the load began.
+    pub at: Duration,
+    pub outcome: Result<Message, String>,
+}
+
+impl Sample {
+    /// Whether it was answered with 200.
+    pub fn is_good(&self) -> bool {
+        self.outcome.as_ref().is_ok_and(|message| message.status() == 200)
+    }
+}
+
+/// Requests being sent on some connections, one after another on each.
+pub struct Load {
+    start: Instant,
+    stop: Arc<AtomicBool>,
+    samples: Arc<Mutex<Vec<Sample>>>,
+    tasks: JoinSet<()>,
+}
+
+impl Load {
+    /// Begins to send.
+    pub fn start(target: &Target, connections: usize) -> Load {
+        let start = Instant::now();
+        let stop = Arc::new(AtomicBool::new(false));
+        let samples = Arc::new(Mutex::new(Vec::new()));
+        let mut tasks = JoinSet::new();
+        for _ in 0..connections {
+            let (target, stop, samples) = (target.clone(), stop.clone(), samples.clone());
+            tasks.spawn(async move {
+                let mut kept = None;
+                while !stop.load(Ordering::Relaxed) {
+                    let outcome = target.on(&mut kept).await;
+                    let failed = outcome.is_err();
+                    samples.lock().unwrap().push(Sample { at: start.elapsed(), outcome });
+                    if failed {
+                        // Nobody listens: do not spin.
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                }
+            });
+        }
+        Load { start, stop, samples, tasks }
+    }
+
+    /// How many requests have been done.
+    pub fn count(&self) -> usize {
+        self.samples.lock().unwrap().len()
+    }
+
+    /// Since the load began.
+    pub fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// What has been answered after `since`.
+    pub fn since(&self, since: Duration) -> Vec<Sample> {
+        self.samples.lock().unwrap().iter().filter(|sample| sample.at > since).cloned().collect()
+    }
+
+    /// Waits until `more` further requests have been done.
+    pub async fn passes(&self, more: usize) {
+        let goal = self.count() + more;
+        crate::wait::until("the load goes on", || async { (self.count() >= goal).then_some(()) }).await;
+    }
+
+    /// Ends it and gives all samples.
+    pub async fn finish(mut self) -> Vec<Sample> {
+        self.stop.store(true, Ordering::Relaxed);
+        while self.tasks.join_next().await.is_some() {}
+        std::mem::take(&mut *self.samples.lock().unwrap())
+    }
+}
+
+/// Everything that went wrong, counted by kind.
+pub fn failures(samples: &[Sample]) -> BTreeMap<String, usize> {
+    let mut out = BTreeMap::new();
+    for sample in samples.iter().filter(|sample| !sample.is_good()) {
+        let kind = match &sample.outcome {
+            Ok(message) => format!("{}: {}", message.start, message.text()),
+            Err(error) => error.clone(),
+        };
+        *out.entry(kind).or_default() += 1;
+    }
+    out
+}
