@@ -1,1 +1,23 @@
+//! Discovery: from services and rules to what each proxy is sent over xDS.
+//!
+//! A snapshot of objects becomes a [`world::World`]; a connected proxy's [`node::Node`] says which part of it the proxy
+//! may see ([`scope`]); listeners are planned ([`plan`]), resources generated ([`generate`]) and put together
+//! ([`assemble`]). Only the push machinery knows of connections and time; nothing here does I/O.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod assemble;
+mod config;
+pub mod generate;
+mod host;
+pub mod names;
+pub mod node;
+pub mod plan;
+pub mod push;
+pub mod registry;
+pub mod rules;
+pub mod scope;
+pub mod world;
+
+pub use config::{Config, OutboundTrafficPolicy};
+pub use push::Pilot;

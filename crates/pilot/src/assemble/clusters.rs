@@ -1,0 +1,118 @@
+//! Outbound clusters and endpoints of all services a proxy sees.
+//!
+//! Source: Istio `core/cluster.go` (buildOutboundClusters), `xds/endpoints/endpoint_builder.go`.
+
+use super::claims;
+use super::{Memo, Outbound};
+use crate::generate::cluster::{Discovery, OutboundCluster, ServiceLabel, Upstream};
+use crate::generate::endpoint::ClusterEndpoints;
+use crate::names;
+use crate::node::NodeType;
+use crate::registry::{
+    Endpoint, Entry, Labels, Protocol, Resolution, Service, ServicePort, Source, TargetPort, selects,
+};
+use crate::rules::Balancing;
+use crate::scope::Scope;
+use std::sync::Arc;
+
+/// Adds the clusters and endpoints of all visible services.
+pub fn add(scope: &Scope<'_>, memo: &mut Memo, outbound: &mut Outbound) {
+    for entry in scope.services() {
+        add_service(scope, entry, memo, outbound);
+    }
+}
+
+/// Adds the clusters and endpoints of one service.
+pub fn add_service(scope: &Scope<'_>, entry: &Entry, memo: &mut Memo, outbound: &mut Outbound) {
+    let service = &entry.service;
+    if service.resolution == Resolution::Alias {
+        return;
+    }
+    let named = matches!(service.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
+    if named || claims::depend_on_endpoints(service, scope.key.dns_capture) {
+        outbound.hosts_beyond_endpoints.push(Arc::clone(&service.host));
+    }
+    let rule = scope.destination_rule(entry);
+    let everyone = Labels::new();
+    for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
+        let whole = std::iter::once(("", &everyone));
+        let subsets = rule.iter().flat_map(|rule| rule.subsets()).filter(|(name, _)| !name.is_empty());
+        for (subset, labels) in whole.chain(subsets) {
+            let endpoints = chosen(entry, port.number, labels);
+            let policy = rule.map(|rule| rule.policy(subset, port.number)).unwrap_or_default();
+            let Some(discovery) = discovery(scope, service, port, &endpoints, policy.balancing) else { continue };
+            let name = names::outbound_cluster(port.number, subset, &service.host);
+            if discovery == Discovery::Eds {
+                outbound.endpoints.push(memo.get(ClusterEndpoints { cluster: name.clone(), endpoints }));
+            }
+            outbound.clusters.push(memo.get(OutboundCluster {
+                name,
+                discovery,
+                upstream: upstream(scope, port),
+                policy,
+                families: scope.key.families,
+                service: label(service),
+                subset: subset.to_owned(),
+                config: rule.map(|rule| rule.config_path()),
+                mesh_external: service.mesh_external,
+            }));
+        }
+    }
+}
+
+/// How telemetry shows a service.
+pub fn label(service: &Service) -> ServiceLabel {
+    ServiceLabel {
+        host: service.host.to_string(),
+        // An entry's hosts are services of their own.
+        name: match service.source {
+            Source::Kubernetes => service.name.clone(),
+            Source::ServiceEntry => service.host.to_string(),
+        },
+        namespace: service.namespace.clone(),
+    }
+}
+
+fn chosen(entry: &Entry, port: u16, labels: &Labels) -> Arc<[Endpoint]> {
+    match entry.endpoints.get(&port) {
+        None => Arc::from([]),
+        Some(all) if labels.is_empty() => Arc::clone(all),
+        Some(all) => all.iter().filter(|endpoint| selects(labels, &endpoint.labels)).cloned().collect(),
+    }
+}
+
+fn upstream(scope: &Scope<'_>, port: &ServicePort) -> Upstream {
+    match port.protocol {
+        protocol if protocol.is_http2() => Upstream::Http2,
+        // A gateway knows what its clients speak only after TLS, where it always offers HTTP/2.
+        Protocol::Auto if scope.key.node_type == NodeType::Sidecar => Upstream::AsClient,
+        _ => Upstream::Http1,
+    }
+}
+
+/// How the cluster finds its endpoints; `None` if it would have none to begin with, which Envoy refuses.
+fn discovery(
+    scope: &Scope<'_>,
+    service: &Service,
+    port: &ServicePort,
+    endpoints: &Arc<[Endpoint]>,
+    balancing: Balancing,
+) -> Option<Discovery> {
+    let sidecar = scope.key.node_type == NodeType::Sidecar;
+    let original = || Discovery::OriginalDst {
+        port: match (service.source, &port.target) {
+            (Source::ServiceEntry, TargetPort::Number(target)) if *target != port.number => Some(*target),
+            _ => None,
+        },
+    };
+    match service.resolution {
+        Resolution::Alias => None,
+        Resolution::Passthrough if sidecar => Some(original()),
+        Resolution::Static | Resolution::Passthrough if balancing == Balancing::Passthrough => Some(original()),
+        Resolution::Static | Resolution::Passthrough => Some(Discovery::Eds),
+        Resolution::Dns if endpoints.is_empty() => None,
+        Resolution::Dns => Some(Discovery::StrictDns(Arc::clone(endpoints))),
+        // Envoy takes exactly one name here.
+        Resolution::DnsRoundRobin => endpoints.first().map(|first| Discovery::LogicalDns(Arc::from([first.clone()]))),
+    }
+}

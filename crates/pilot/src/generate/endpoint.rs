@@ -1,0 +1,85 @@
+//! Endpoints of a cluster, sent apart (EDS) or written into it.
+//!
+//! Source: Istio `xds/endpoints/endpoint_builder.go`.
+
+use super::wire;
+use crate::registry::{Endpoint, Locality};
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, Endpoint as EndpointMessage, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The endpoints of a cluster.
+pub type Assignment = Arc<[Endpoint]>;
+
+/// The endpoints of the cluster of this name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClusterEndpoints {
+    pub cluster: String,
+    pub endpoints: Assignment,
+}
+
+impl ClusterEndpoints {
+    /// The assignment.
+    pub fn build(&self) -> ClusterLoadAssignment {
+        message(&self.cluster, &self.endpoints)
+    }
+}
+
+/// Endpoints grouped by locality, the groups in order, each weighing what its endpoints weigh together.
+pub fn message(cluster: &str, endpoints: &[Endpoint]) -> ClusterLoadAssignment {
+    let mut groups: BTreeMap<&Locality, Vec<&Endpoint>> = BTreeMap::new();
+    for endpoint in endpoints {
+        groups.entry(&endpoint.locality).or_default().push(endpoint);
+    }
+    let endpoints = groups
+        .into_iter()
+        .map(|(locality, endpoints)| LocalityLbEndpoints {
+            locality: Some(core::Locality {
+                region: locality.region.clone(),
+                zone: locality.zone.clone(),
+                sub_zone: locality.subzone.clone(),
+            }),
+            load_balancing_weight: Some(wire::number(
+                endpoints.iter().fold(0u32, |sum, endpoint| sum.saturating_add(endpoint.weight.max(1))),
+            )),
+            lb_endpoints: endpoints.into_iter().map(lb_endpoint).collect(),
+            ..Default::default()
+        })
+        .collect();
+    ClusterLoadAssignment { cluster_name: cluster.to_owned(), endpoints, ..Default::default() }
+}
+
+fn lb_endpoint(endpoint: &Endpoint) -> LbEndpoint {
+    let health = if endpoint.healthy { core::HealthStatus::Healthy } else { core::HealthStatus::Unhealthy };
+    LbEndpoint {
+        host_identifier: Some(HostIdentifier::Endpoint(EndpointMessage {
+            address: Some(wire::endpoint_address(&endpoint.address, endpoint.port)),
+            ..Default::default()
+        })),
+        health_status: health.into(),
+        load_balancing_weight: Some(wire::number(endpoint.weight.max(1))),
+        metadata: workload_metadata(endpoint),
+    }
+}
+
+/// `workload;namespace;canonical-name;canonical-revision;cluster`, which telemetry of the client reads.
+fn workload_metadata(endpoint: &Endpoint) -> Option<core::Metadata> {
+    let workload = &endpoint.workload;
+    let label = |keys: &[&str]| keys.iter().find_map(|key| endpoint.labels.get(*key)).map(String::as_str);
+    let name = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"])
+        .unwrap_or(if workload.name.is_empty() { "" } else { workload.name.as_str() });
+    let revision = label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"])
+        .filter(|revision| *revision != "latest")
+        .unwrap_or_default();
+    if workload.name.is_empty() && name.is_empty() {
+        return None;
+    }
+    let text = format!("{};{};{name};{revision};Kubernetes", workload.name, workload.namespace);
+    Some(core::Metadata {
+        filter_metadata: [("istio".to_owned(), wire::structure([("workload", wire::text(&text))]))].into(),
+        ..Default::default()
+    })
+}

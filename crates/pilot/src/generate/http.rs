@@ -1,0 +1,127 @@
+//! The HTTP connection manager of every HTTP filter chain.
+//!
+//! Source: Istio `core/listener_builder.go` (buildHTTPConnectionManager), `core/listener_inbound.go`, `core/gateway.go`
+//! (buildGatewayConnectionManager). Envoy's `istio.*` filters are not in a plain Envoy and never written.
+
+use super::{access_log, wire};
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::listener::v3::{Filter, filter::ConfigType};
+use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::envoy::extensions::filters::http::{grpc_web::v3::GrpcWeb, router::v3::Router};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    self as hcm, HttpConnectionManager, HttpFilter, Rds, RequestIdExtension, http_connection_manager::RouteSpecifier,
+    http_filter,
+};
+use envoy_types::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
+use std::time::Duration;
+
+use hcm::http_connection_manager::{
+    CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction, ServerHeaderTransformation,
+    SetCurrentClientCertDetails, UpgradeConfig,
+};
+
+/// Which side of a proxy an HTTP chain serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    SidecarOutbound,
+    /// `http2`: the port is declared to speak it.
+    SidecarInbound {
+        http2: bool,
+    },
+    Gateway,
+}
+
+/// What a proxy's own settings put into every connection manager.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct HttpSettings {
+    pub access_log: bool,
+    pub accept_http_10: bool,
+    pub idle_timeout: Option<Duration>,
+}
+
+/// A connection manager that takes its routes from RDS under `route_name`.
+pub fn with_rds(side: Side, stat_prefix: &str, route_name: &str, grpc_web: bool, settings: &HttpSettings) -> Filter {
+    let rds = Rds { config_source: Some(wire::ads()), route_config_name: route_name.to_owned() };
+    manager(side, stat_prefix, RouteSpecifier::Rds(rds), grpc_web, settings)
+}
+
+/// A connection manager with its routes written in.
+pub fn with_routes(side: Side, stat_prefix: &str, routes: RouteConfiguration, settings: &HttpSettings) -> Filter {
+    manager(side, stat_prefix, RouteSpecifier::RouteConfig(routes), false, settings)
+}
+
+fn manager(side: Side, stat_prefix: &str, routes: RouteSpecifier, grpc_web: bool, settings: &HttpSettings) -> Filter {
+    let inbound = matches!(side, Side::SidecarInbound { .. });
+    let gateway = side == Side::Gateway;
+    let mut filters = Vec::new();
+    if grpc_web {
+        filters.push(http_filter("envoy.filters.http.grpc_web", wire::any(&GrpcWeb::default())));
+    }
+    filters.push(http_filter("envoy.filters.http.router", wire::any(&Router::default())));
+
+    let manager = HttpConnectionManager {
+        codec_type: CodecType::Auto.into(),
+        // Statistics tags are cut out at the semicolon by the bootstrap's expressions.
+        stat_prefix: format!("{stat_prefix};"),
+        route_specifier: Some(routes),
+        http_filters: filters,
+        server_name: if inbound || gateway { "istio-envoy".to_owned() } else { String::new() },
+        server_header_transformation: ServerHeaderTransformation::Overwrite.into(),
+        common_http_protocol_options: settings.idle_timeout.map(|timeout| core::HttpProtocolOptions {
+            idle_timeout: Some(wire::duration(timeout)),
+            ..Default::default()
+        }),
+        http_protocol_options: (gateway || settings.accept_http_10)
+            .then(|| core::Http1ProtocolOptions { accept_http_10: settings.accept_http_10, ..Default::default() }),
+        http2_protocol_options: matches!(side, Side::SidecarInbound { http2: true })
+            .then(core::Http2ProtocolOptions::default),
+        use_remote_address: Some(wire::truth(gateway)),
+        forward_client_cert_details: match side {
+            Side::SidecarOutbound => ForwardClientCertDetails::Sanitize,
+            Side::SidecarInbound { .. } => ForwardClientCertDetails::AppendForward,
+            Side::Gateway => ForwardClientCertDetails::SanitizeSet,
+        }
+        .into(),
+        set_current_client_cert_details: match side {
+            Side::SidecarOutbound => None,
+            Side::SidecarInbound { .. } => Some(SetCurrentClientCertDetails {
+                subject: Some(wire::truth(true)),
+                uri: true,
+                dns: true,
+                ..Default::default()
+            }),
+            Side::Gateway => Some(SetCurrentClientCertDetails {
+                subject: Some(wire::truth(true)),
+                cert: true,
+                uri: true,
+                dns: true,
+                ..Default::default()
+            }),
+        },
+        normalize_path: Some(wire::truth(true)),
+        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
+        upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..Default::default() }],
+        stream_idle_timeout: Some(wire::duration(Duration::ZERO)),
+        proxy_100_continue: true,
+        access_log: access_log::full(settings.access_log),
+        request_id_extension: Some(RequestIdExtension {
+            typed_config: Some(wire::any(&UuidRequestIdConfig {
+                use_request_id_for_trace_sampling: Some(wire::truth(true)),
+                ..Default::default()
+            })),
+        }),
+        ..Default::default()
+    };
+    Filter {
+        name: "envoy.filters.network.http_connection_manager".to_owned(),
+        config_type: Some(ConfigType::TypedConfig(wire::any(&manager))),
+    }
+}
+
+fn http_filter(name: &str, config: envoy_types::pb::google::protobuf::Any) -> HttpFilter {
+    HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(config)),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,19 @@
+//! Generators: each a pure function from an input struct, which is all it may know, to an Envoy resource.
+//!
+//! The input struct is also the key under which the result is kept: what a generator depends on cannot be missing
+//! from its key. None does I/O, knows a connected proxy, or looks anything up.
+
+mod access_log;
+pub mod cluster;
+pub mod domains;
+pub mod endpoint;
+pub mod gateway_routes;
+pub mod http;
+pub mod inbound;
+pub mod listener;
+mod retry;
+pub mod route;
+mod route_match;
+pub mod sidecar_routes;
+pub mod tcp;
+mod wire;

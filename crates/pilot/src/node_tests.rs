@@ -1,0 +1,55 @@
+use super::*;
+
+fn text(value: &str) -> Value {
+    Value { kind: Some(Kind::StringValue(value.to_owned())) }
+}
+
+fn node(id: &str, metadata: &[(&str, Value)]) -> Result<Node, NodeError> {
+    let fields = metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+    Node::parse(&core::Node { id: id.to_owned(), metadata: Some(Struct { fields }), ..Default::default() })
+}
+
+#[test]
+fn a_sidecar() {
+    let labels = Value { kind: Some(Kind::StructValue(Struct { fields: [("app".to_owned(), text("web"))].into() })) };
+    let node = node(
+        "sidecar~10.244.0.5~web-1.2.shop~shop.svc.cluster.local",
+        &[("INSTANCE_IPS", text("10.244.0.5,fd00::5")), ("LABELS", labels), ("DNS_CAPTURE", text("true"))],
+    )
+    .unwrap();
+    assert_eq!(node.node_type, NodeType::Sidecar);
+    assert_eq!(node.families(), Families::Dual);
+    assert_eq!(node.namespace, "shop");
+    assert_eq!(node.pod(), Some(("web-1.2", "shop")));
+    assert_eq!(node.labels.get("app").map(String::as_str), Some("web"));
+    assert!(node.dns_capture);
+}
+
+#[test]
+fn metadata_goes_before_the_id() {
+    let node = node(
+        "router~10.0.0.1~gw.a~a.svc.cluster.local",
+        &[("NAMESPACE", text("b")), ("INSTANCE_IPS", text("10.0.0.2"))],
+    )
+    .unwrap();
+    assert_eq!(node.namespace, "b");
+    assert_eq!(node.addresses, ["10.0.0.2".parse::<IpAddr>().unwrap()]);
+}
+
+#[test]
+fn refusals() {
+    assert_eq!(node("", &[]), Err(NodeError::EmptyId));
+    assert!(matches!(node("sidecar~1.2.3.4~a.b", &[]), Err(NodeError::Parts(_))));
+    assert!(matches!(node("sidecar~1.2.3.4~a.b~c~d", &[]), Err(NodeError::Parts(_))));
+    assert!(matches!(node("ingress~1.2.3.4~a.b~c", &[]), Err(NodeError::Type(_))));
+    assert!(matches!(node("sidecar~x~a.b~c", &[]), Err(NodeError::Address(_))));
+}
+
+#[test]
+fn durations() {
+    assert_eq!(parse_duration("1h30m"), Some(Duration::from_secs(5400)));
+    assert_eq!(parse_duration("1.5s"), Some(Duration::from_millis(1500)));
+    assert_eq!(parse_duration("5"), None);
+    assert_eq!(parse_duration(""), None);
+    assert_eq!(parse_duration("s"), None);
+}

@@ -1,0 +1,230 @@
+//! What there is to talk to: services, the endpoints behind their ports, and the workloads they belong to.
+//!
+//! Built from a snapshot of Kubernetes and Istio objects; knows nothing of rules, proxies or xDS. Source: Istio
+//! `pilot/pkg/serviceregistry`.
+
+mod endpoint;
+mod kubernetes;
+mod protocol;
+mod service;
+mod service_entry;
+mod workload;
+
+pub use endpoint::{Endpoint, EndpointAddress, Labels, Locality, PortEndpoints, Workload, selects};
+pub use protocol::{Protocol, Shape};
+pub use service::{Cidr, ExportTo, Resolution, Service, ServicePort, Source, TargetPort};
+pub use workload::{WorkloadInfo, Workloads};
+
+use lateen_galley::istio::ServiceEntry;
+use lateen_galley::{Config, Snapshot};
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A host in the namespace that declares it: several namespaces may declare the same.
+pub type ServiceKey = (Arc<str>, String);
+
+/// A service with its endpoints.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub service: Arc<Service>,
+    pub endpoints: Arc<PortEndpoints>,
+}
+
+/// All services of a mesh at one moment. Parts equal to those of the registry before it are shared with it.
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    entries: BTreeMap<ServiceKey, Entry>,
+    workloads: Workloads,
+}
+
+/// A port of a proxy's own workload that a service has.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    pub service: Arc<Service>,
+    pub port: ServicePort,
+    /// The workload's port.
+    pub target: u16,
+}
+
+impl Registry {
+    /// Reads a snapshot. `domain` is the cluster's DNS domain, `before` the registry of the snapshot before.
+    pub fn new(snapshot: &Snapshot, domain: &str, before: &Registry) -> Registry {
+        let workloads = Workloads::new(snapshot);
+        let mut entries: BTreeMap<ServiceKey, (Service, PortEndpoints)> = BTreeMap::new();
+        let slices = kubernetes::Slices::new(snapshot);
+        for service in snapshot.list::<k8s_openapi::api::core::v1::Service>() {
+            let Some(service) = kubernetes::service(service, domain) else { continue };
+            let endpoints = slices.endpoints(&service, snapshot, &workloads);
+            entries.insert((Arc::clone(&service.host), service.namespace.clone()), (service, endpoints));
+        }
+        for entry in snapshot.list::<Config<ServiceEntry>>() {
+            for service in service_entry::services(entry, domain) {
+                let endpoints = service_entry::endpoints(entry, &service, &workloads);
+                let key = (Arc::clone(&service.host), service.namespace.clone());
+                match entries.get_mut(&key) {
+                    Some((known, of_known)) => merge(known, of_known, service, endpoints),
+                    None => {
+                        entries.insert(key, (service, endpoints));
+                    }
+                }
+            }
+        }
+        add_aliases(&mut entries);
+        let entries = entries
+            .into_iter()
+            .map(|(key, (service, endpoints))| {
+                let old = before.entries.get(&key);
+                let entry = Entry {
+                    service: share(old.map(|old| &old.service), service),
+                    endpoints: share(old.map(|old| &old.endpoints), endpoints),
+                };
+                (key, entry)
+            })
+            .collect();
+        Registry { entries, workloads }
+    }
+
+    /// All services, by host and namespace.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
+    }
+
+    /// A service.
+    pub fn get(&self, host: &Arc<str>, namespace: &str) -> Option<&Entry> {
+        self.entries.get(&(Arc::clone(host), namespace.to_owned()))
+    }
+
+    /// Everything known of workloads.
+    pub fn workloads(&self) -> &Workloads {
+        &self.workloads
+    }
+
+    /// Hosts whose endpoints differ from those of another registry, or `None` if more than that differs.
+    pub fn endpoint_changes(&self, before: &Registry) -> Option<Vec<Arc<str>>> {
+        if self.entries.len() != before.entries.len() {
+            return None;
+        }
+        let mut changed = Vec::new();
+        for ((key, entry), (old_key, old)) in self.entries.iter().zip(&before.entries) {
+            if key != old_key || !Arc::ptr_eq(&entry.service, &old.service) {
+                return None;
+            }
+            if !Arc::ptr_eq(&entry.endpoints, &old.endpoints) {
+                changed.push(Arc::clone(&key.0));
+            }
+        }
+        Some(changed)
+    }
+
+    /// Takes over the endpoints of these hosts from a later registry, where their services are the same.
+    pub fn adopt_endpoints(&mut self, hosts: &[Arc<str>], later: &Registry) {
+        self.workloads = later.workloads.clone();
+        for host in hosts {
+            let of_host = (Arc::clone(host), String::new())..;
+            for (key, entry) in self.entries.range_mut(of_host).take_while(|(key, _)| key.0 == *host) {
+                match later.entries.get(key) {
+                    Some(now) if Arc::ptr_eq(&now.service, &entry.service) => {
+                        entry.endpoints = Arc::clone(&now.endpoints);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// The ports of a workload that services have, the oldest service first. The workload is known by its addresses
+    /// and labels.
+    pub fn instances(&self, namespace: &str, addresses: &[IpAddr], labels: &Labels) -> Vec<Instance> {
+        let info = addresses.iter().find_map(|address| self.workloads.at(*address));
+        let mut found: Vec<Instance> = Vec::new();
+        for entry in self.entries.values() {
+            let service = &entry.service;
+            if service.resolution == Resolution::Alias {
+                continue;
+            }
+            let selected = service.namespace == namespace
+                && service.selector.as_ref().is_some_and(|selector| !selector.is_empty() && selects(selector, labels));
+            for port in &service.ports {
+                let listed = entry.endpoints.get(&port.number).and_then(|endpoints| {
+                    endpoints.iter().find(|endpoint| match &endpoint.address {
+                        EndpointAddress::Ip(ip) => addresses.contains(ip),
+                        _ => false,
+                    })
+                });
+                let target = match (&port.target, listed) {
+                    (_, Some(endpoint)) => Some(endpoint.port),
+                    (TargetPort::Number(number), None) if selected => Some(*number),
+                    (TargetPort::Named(name), None) if selected => info.and_then(|info| info.port(name)),
+                    _ => None,
+                };
+                if let Some(target) = target {
+                    found.push(Instance { service: Arc::clone(service), port: port.clone(), target });
+                }
+            }
+        }
+        found.sort_by(|a, b| a.service.claim_order().cmp(&b.service.claim_order()));
+        found
+    }
+}
+
+/// The value from before if it is equal, so that what was made of it need not be made again.
+fn share<T: PartialEq>(before: Option<&Arc<T>>, now: T) -> Arc<T> {
+    match before {
+        Some(before) if **before == now => Arc::clone(before),
+        _ => Arc::new(now),
+    }
+}
+
+/// Two entries of one namespace for one host are one service with the ports of both; the older one's word counts for
+/// all else.
+fn merge(known: &mut Service, of_known: &mut PortEndpoints, mut other: Service, mut of_other: PortEndpoints) {
+    if other.created < known.created {
+        std::mem::swap(known, &mut other);
+        std::mem::swap(of_known, &mut of_other);
+    }
+    if other.resolution != known.resolution {
+        return;
+    }
+    for port in other.ports {
+        if known.port(port.number).is_none() {
+            if let Some(endpoints) = of_other.remove(&port.number) {
+                of_known.insert(port.number, endpoints);
+            }
+            known.ports.push(port);
+        }
+    }
+}
+
+/// Gives every service the names that stand for it. A name may stand for a name: chains are followed, circles are not.
+fn add_aliases(entries: &mut BTreeMap<ServiceKey, (Service, PortEndpoints)>) {
+    let links: HashMap<Arc<str>, Arc<str>> = entries
+        .values()
+        .filter_map(|(service, _)| Some((Arc::clone(&service.host), service.alias_of.clone()?)))
+        .collect();
+    let mut of_host: BTreeMap<Arc<str>, Vec<Arc<str>>> = BTreeMap::new();
+    for (alias, first) in &links {
+        let mut end = first;
+        let mut steps = 0;
+        while let Some(next) = links.get(end) {
+            steps += 1;
+            if steps > links.len() {
+                break;
+            }
+            end = next;
+        }
+        if steps <= links.len() {
+            of_host.entry(Arc::clone(end)).or_default().push(Arc::clone(alias));
+        }
+    }
+    for (service, _) in entries.values_mut() {
+        if let Some(aliases) = of_host.get(&service.host) {
+            let mut aliases = aliases.clone();
+            aliases.sort();
+            service.aliases = aliases;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! DestinationRules: which one holds for a service, seen from a proxy.
+//!
+//! Source: Istio `pilot/pkg/model/push_context.go` (destinationRule), `pilot/pkg/model/destination_rule.go`.
+
+use super::{Policy, created, digest};
+use crate::registry::{ExportTo, Labels, selects};
+use crate::{host, names};
+use lateen_galley::istio::DestinationRule;
+use lateen_galley::istio::destination_rule::{Subset, TrafficPolicy};
+use lateen_galley::{Config, Kind, Object, Snapshot};
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+/// Rules of one namespace for one host, merged: subsets of all, the traffic policy of the oldest that has one.
+#[derive(Clone, Debug)]
+pub struct Merged {
+    /// Made whole, lower case; may begin with `*`.
+    host: String,
+    namespace: String,
+    /// Name of the oldest.
+    name: String,
+    export_to: ExportTo,
+    /// Proxies it is for; all without one.
+    selector: Option<Labels>,
+    subsets: Vec<Subset>,
+    policy: Option<TrafficPolicy>,
+    digest: u64,
+}
+
+impl Merged {
+    /// Names and labels of the subsets, in order.
+    pub fn subsets(&self) -> impl Iterator<Item = (&str, &Labels)> {
+        self.subsets.iter().map(|subset| (subset.name.as_str(), &subset.labels))
+    }
+
+    /// The policy for a service port; `subset` is empty for the whole service.
+    pub fn policy(&self, subset: &str, port: u16) -> Policy {
+        let subset = self.subsets.iter().find(|entry| !subset.is_empty() && entry.name == subset);
+        Policy::of(self.policy.as_ref(), subset.and_then(|subset| subset.traffic_policy.as_ref()), port)
+    }
+
+    /// Path of the oldest of the resources, for metadata.
+    pub fn config_path(&self) -> String {
+        names::config_path("destination-rule", &self.namespace, &self.name)
+    }
+
+    fn absorb(&mut self, younger: &DestinationRule, digest: u64) {
+        let known: HashSet<String> = self.subsets.iter().map(|subset| subset.name.clone()).collect();
+        self.subsets.extend(younger.subsets.iter().filter(|subset| !known.contains(&subset.name)).cloned());
+        if self.policy.is_none() {
+            self.policy.clone_from(&younger.traffic_policy);
+        }
+        self.digest = self.digest.rotate_left(7) ^ digest;
+    }
+}
+
+impl PartialEq for Merged {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+            && self.host == other.host
+            && self.namespace == other.namespace
+            && self.subsets == other.subsets
+            && self.policy == other.policy
+    }
+}
+
+impl Eq for Merged {}
+
+impl Hash for Merged {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.digest.hash(state);
+    }
+}
+
+/// All rules, by namespace.
+#[derive(Clone, Debug, Default)]
+pub struct DestinationRules {
+    by_namespace: BTreeMap<String, OfNamespace>,
+    root: String,
+}
+
+#[derive(Clone, Debug, Default)]
+struct OfNamespace {
+    exact: BTreeMap<String, Vec<Arc<Merged>>>,
+    /// The most specific first.
+    wildcard: Vec<(String, Vec<Arc<Merged>>)>,
+}
+
+impl DestinationRules {
+    /// Reads all rules of a snapshot. `domain` is the cluster's, `root` the namespace whose rules hold for all.
+    pub fn new(snapshot: &Snapshot, domain: &str, root: &str) -> DestinationRules {
+        let mut objects: Vec<&Arc<Object>> = snapshot.objects(Kind::DestinationRule).collect();
+        objects.sort_by(|a, b| {
+            let key = |object: &Object| created(object.metadata());
+            key(a).cmp(&key(b)).then_with(|| a.name().cmp(b.name())).then_with(|| a.namespace().cmp(b.namespace()))
+        });
+        let mut merged: BTreeMap<(String, String), Vec<Merged>> = BTreeMap::new();
+        for object in objects {
+            let Some(config) = object.typed::<Config<DestinationRule>>() else { continue };
+            let (namespace, digest) = (object.namespace().to_owned(), digest(object));
+            let host = host::resolve(&config.spec.host, &namespace, domain);
+            let export_to = ExportTo::parse(&config.spec.export_to, &namespace);
+            let selector = config.spec.workload_selector.as_ref().map(|selector| selector.match_labels.clone());
+            let of_host = merged.entry((namespace.clone(), host.clone())).or_default();
+            match of_host.iter_mut().find(|rule| rule.export_to == export_to && rule.selector == selector) {
+                Some(older) => older.absorb(&config.spec, digest),
+                None => of_host.push(Merged {
+                    host,
+                    namespace,
+                    name: object.name().to_owned(),
+                    export_to,
+                    selector,
+                    subsets: config.spec.subsets.clone(),
+                    policy: config.spec.traffic_policy.clone(),
+                    digest,
+                }),
+            }
+        }
+        let mut by_namespace: BTreeMap<String, OfNamespace> = BTreeMap::new();
+        for ((namespace, host), rules) in merged {
+            let rules = rules.into_iter().map(Arc::new).collect();
+            let of_namespace = by_namespace.entry(namespace).or_default();
+            if host::is_wildcard(&host) {
+                of_namespace.wildcard.push((host, rules));
+            } else {
+                of_namespace.exact.insert(host, rules);
+            }
+        }
+        for of_namespace in by_namespace.values_mut() {
+            of_namespace.wildcard.sort_by(|(a, _), (b, _)| host::most_specific_first(a, b));
+        }
+        DestinationRules { by_namespace, root: root.to_owned() }
+    }
+
+    /// The rule for a service, seen from a proxy: one of the proxy's namespace, else of the service's, else of the
+    /// root namespace; in each the one for the most specific host. A rule with a matching workload selector goes
+    /// before one without.
+    pub fn find(
+        &self,
+        proxy_namespace: &str,
+        proxy_labels: &Labels,
+        service_host: &str,
+        service_namespace: &str,
+    ) -> Option<&Arc<Merged>> {
+        let own = |rule: &Merged| {
+            // In the root namespace only rules kept to it are its own: the others are meant for every namespace,
+            // and a service's namespace goes before those.
+            proxy_namespace != self.root || rule.export_to == ExportTo::Namespaces(vec![self.root.clone()])
+        };
+        [(proxy_namespace, true), (service_namespace, false), (self.root.as_str(), false)].into_iter().find_map(
+            |(namespace, is_own)| {
+                let rules = self.by_namespace.get(namespace)?.most_specific(service_host)?;
+                let visible =
+                    |rule: &&Arc<Merged>| rule.export_to.visible_in(proxy_namespace) && (!is_own || own(rule));
+                let selected = rules.iter().filter(visible).find(|rule| {
+                    rule.selector
+                        .as_ref()
+                        .is_some_and(|selector| namespace == proxy_namespace && selects(selector, proxy_labels))
+                });
+                selected.or_else(|| rules.iter().filter(visible).find(|rule| rule.selector.is_none()))
+            },
+        )
+    }
+
+    /// Keys of labels that decide between rules.
+    pub fn selector_keys(&self) -> impl Iterator<Item = &str> {
+        self.by_namespace
+            .values()
+            .flat_map(|rules| rules.exact.values().chain(rules.wildcard.iter().map(|(_, rules)| rules)))
+            .flatten()
+            .flat_map(|rule| rule.selector.iter().flat_map(|selector| selector.keys()))
+            .map(String::as_str)
+    }
+}
+
+impl OfNamespace {
+    fn most_specific(&self, service_host: &str) -> Option<&Vec<Arc<Merged>>> {
+        self.exact.get(service_host).or_else(|| {
+            self.wildcard.iter().find(|(host, _)| host::is_subset_of(service_host, host)).map(|(_, rules)| rules)
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "destination_rule_tests.rs"]
+mod tests;

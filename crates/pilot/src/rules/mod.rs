@@ -1,0 +1,37 @@
+//! Istio's rules as pilot holds them: identified by content, ordered by age, with names made whole.
+//!
+//! Knows nothing of proxies or xDS.
+
+mod destination_rule;
+mod policy;
+mod virtual_service;
+
+pub use destination_rule::{DestinationRules, Merged};
+pub use policy::{Balancing, Budget, Keepalive, Pings, Policy};
+pub use virtual_service::VirtualServiceRule;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use lateen_galley::Object;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// Seconds since 1970 at which an object was made; objects without a date count as the oldest.
+pub fn created(metadata: &ObjectMeta) -> i64 {
+    metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second())
+}
+
+/// A hash of all that an object says, leaving out what changes without meaning (resource version, managed fields).
+pub fn digest(object: &Object) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    object.kind().hash(&mut hasher);
+    object.namespace().hash(&mut hasher);
+    object.name().hash(&mut hasher);
+    created(object.metadata()).hash(&mut hasher);
+    object.labels().hash(&mut hasher);
+    object.metadata().annotations.hash(&mut hasher);
+    for part in ["spec", "status"] {
+        if let Some(value) = object.raw().get(part) {
+            value.hash(&mut hasher);
+        }
+    }
+    hasher.finish()
+}

@@ -1,0 +1,211 @@
+//! How a cluster treats its connections: a DestinationRule's traffic policy with every default filled in.
+//!
+//! Knows nothing of which rule holds for which service. Source: Istio `core/cluster_traffic_policy.go`,
+//! `pilot/pkg/networking/util` (GetPortLevelTrafficPolicy), `model` (MergeSubsetTrafficPolicy).
+
+use lateen_galley::istio::destination_rule::{
+    ConnectionPoolSettings, H2UpgradePolicy, HttpSettings, LbPolicy, LoadBalancerSettings, RetryBudget, SimpleLb,
+    TcpSettings, TrafficPolicy,
+};
+use std::time::Duration;
+
+/// Which endpoint a request goes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Balancing {
+    /// The less busy of two picked at random.
+    #[default]
+    LeastRequest,
+    RoundRobin,
+    Random,
+    /// Where the connection was going.
+    Passthrough,
+}
+
+/// TCP keep-alive; unset fields are the operating system's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Keepalive {
+    pub probes: Option<u32>,
+    pub time: Option<Duration>,
+    pub interval: Option<Duration>,
+}
+
+/// HTTP/2 PING keep-alive.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Pings {
+    pub interval: Option<Duration>,
+    pub timeout: Option<Duration>,
+}
+
+/// Limit of retries relative to requests under way.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Budget {
+    /// Thousandths of a percent of the requests under way.
+    pub millipercent: u32,
+    pub min_retry_concurrency: u32,
+    pub interval: Option<Duration>,
+}
+
+/// A policy with defaults filled in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Policy {
+    pub balancing: Balancing,
+    pub connect_timeout: Duration,
+    pub max_connections: u32,
+    pub max_pending_requests: u32,
+    pub max_requests: u32,
+    pub max_retries: u32,
+    pub retry_budget: Option<Budget>,
+    pub keepalive: Option<Keepalive>,
+    /// Of HTTP connections; from the HTTP settings, else the TCP settings.
+    pub idle_timeout: Option<Duration>,
+    /// Of TCP streams: from the TCP settings.
+    pub tcp_idle_timeout: Option<Duration>,
+    pub max_connection_duration: Option<Duration>,
+    pub max_requests_per_connection: Option<u32>,
+    pub max_concurrent_streams: Option<u32>,
+    pub pings: Option<Pings>,
+    /// Speak HTTP/2 though the port is not declared to.
+    pub upgrade_to_http2: bool,
+    /// Speak whatever the client speaks.
+    pub use_client_protocol: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Policy {
+            balancing: Balancing::default(),
+            connect_timeout: Duration::from_secs(10),
+            max_connections: u32::MAX,
+            max_pending_requests: u32::MAX,
+            max_requests: u32::MAX,
+            max_retries: u32::MAX,
+            retry_budget: None,
+            keepalive: None,
+            idle_timeout: None,
+            tcp_idle_timeout: None,
+            max_connection_duration: None,
+            max_requests_per_connection: None,
+            max_concurrent_streams: None,
+            pings: None,
+            upgrade_to_http2: false,
+            use_client_protocol: false,
+        }
+    }
+}
+
+impl Policy {
+    /// The policy for a service port: the rule's entry for the port replaces the rule's own policy, and what the
+    /// subset says goes over either, block by block; a subset's entry for the port replaces the subset's.
+    pub fn of(rule: Option<&TrafficPolicy>, subset: Option<&TrafficPolicy>, port: u16) -> Policy {
+        let blocks = [rule.map(|rule| Blocks::of(rule, port)), subset.map(|subset| Blocks::of(subset, port))];
+        let mut merged = Blocks::default();
+        for block in blocks.into_iter().flatten() {
+            merged.balancing = block.balancing.or(merged.balancing);
+            merged.pool = block.pool.or(merged.pool);
+            merged.budget = block.budget.or(merged.budget);
+        }
+        merged.policy()
+    }
+}
+
+#[derive(Default)]
+struct Blocks<'a> {
+    balancing: Option<&'a LoadBalancerSettings>,
+    pool: Option<&'a ConnectionPoolSettings>,
+    budget: Option<&'a RetryBudget>,
+}
+
+impl<'a> Blocks<'a> {
+    fn of(policy: &'a TrafficPolicy, port: u16) -> Blocks<'a> {
+        let for_port = policy
+            .port_level_settings
+            .iter()
+            .find(|entry| entry.port.is_some_and(|entry| entry.number == u32::from(port)));
+        match for_port {
+            Some(entry) => Blocks {
+                balancing: entry.load_balancer.as_ref(),
+                pool: entry.connection_pool.as_ref(),
+                budget: policy.retry_budget.as_ref(),
+            },
+            None => Blocks {
+                balancing: policy.load_balancer.as_ref(),
+                pool: policy.connection_pool.as_ref(),
+                budget: policy.retry_budget.as_ref(),
+            },
+        }
+    }
+
+    fn policy(&self) -> Policy {
+        let mut policy = Policy::default();
+        if let Some(settings) = self.balancing {
+            policy.balancing = match settings.policy {
+                Some(LbPolicy::Simple(SimpleLb::RoundRobin)) => Balancing::RoundRobin,
+                Some(LbPolicy::Simple(SimpleLb::Random)) => Balancing::Random,
+                Some(LbPolicy::Simple(SimpleLb::Passthrough)) => Balancing::Passthrough,
+                Some(LbPolicy::Simple(SimpleLb::LeastConn | SimpleLb::LeastRequest | SimpleLb::Unspecified))
+                | Some(LbPolicy::ConsistentHash(_))
+                | None => Balancing::LeastRequest,
+            };
+        }
+        if let Some(pool) = self.pool {
+            if let Some(http) = &pool.http {
+                policy.apply_http(http);
+            }
+            if let Some(tcp) = &pool.tcp {
+                policy.apply_tcp(tcp);
+            }
+        }
+        policy.retry_budget = self.budget.map(|budget| Budget {
+            millipercent: millipercent(budget.percent.unwrap_or(20.0)),
+            min_retry_concurrency: if budget.min_retry_concurrency == 0 { 3 } else { budget.min_retry_concurrency },
+            interval: budget.budget_interval.map(Into::into),
+        });
+        policy
+    }
+}
+
+impl Policy {
+    fn apply_http(&mut self, http: &HttpSettings) {
+        self.max_requests = limit(http.http2_max_requests).unwrap_or(u32::MAX);
+        self.max_pending_requests = limit(http.http1_max_pending_requests).unwrap_or(u32::MAX);
+        self.max_retries = limit(http.max_retries).unwrap_or(u32::MAX);
+        self.idle_timeout = http.idle_timeout.map(Into::into);
+        self.max_requests_per_connection = limit(http.max_requests_per_connection);
+        self.max_concurrent_streams = limit(http.max_concurrent_streams);
+        self.pings = http
+            .http2_keep_alive
+            .as_ref()
+            .map(|pings| Pings { interval: pings.interval.map(Into::into), timeout: pings.timeout.map(Into::into) });
+        self.use_client_protocol = http.use_client_protocol;
+        self.upgrade_to_http2 = !http.use_client_protocol && http.h2_upgrade_policy == H2UpgradePolicy::Upgrade;
+    }
+
+    fn apply_tcp(&mut self, tcp: &TcpSettings) {
+        if let Some(timeout) = tcp.connect_timeout {
+            self.connect_timeout = timeout.into();
+        }
+        self.max_connections = limit(tcp.max_connections).unwrap_or(u32::MAX);
+        self.max_connection_duration = tcp.max_connection_duration.map(Into::into);
+        self.tcp_idle_timeout = tcp.idle_timeout.map(Into::into);
+        self.idle_timeout = self.idle_timeout.or(self.tcp_idle_timeout);
+        self.keepalive = tcp.tcp_keepalive.as_ref().map(|keepalive| Keepalive {
+            probes: (keepalive.probes > 0).then_some(keepalive.probes),
+            time: keepalive.time.map(Into::into),
+            interval: keepalive.interval.map(Into::into),
+        });
+    }
+}
+
+/// Zero and less stand for "not set" in these fields.
+fn limit(value: i32) -> Option<u32> {
+    u32::try_from(value).ok().filter(|value| *value > 0)
+}
+
+fn millipercent(percent: f64) -> u32 {
+    // Saturates, and turns what is not a number into 0.
+    (percent.clamp(0.0, 100.0) * 1000.0).round() as u32
+}
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;

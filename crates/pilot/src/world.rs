@@ -1,0 +1,137 @@
+//! Everything proxies' configuration is made of, at one moment.
+//!
+//! Knows nothing of connected proxies. Parts that did not change are shared with the world before.
+
+use crate::config::Config;
+use crate::registry::Registry;
+use crate::rules::{DestinationRules, VirtualServiceRule, created};
+use lateen_galley::istio::Gateway;
+use lateen_galley::{Config as IstioConfig, Kind, Object, Snapshot};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// Kinds of objects that only the endpoints of services depend on.
+const ENDPOINT_KINDS: [Kind; 4] = [Kind::Endpoints, Kind::EndpointSlice, Kind::Pod, Kind::WorkloadEntry];
+/// Kinds of objects that rules are made of.
+const RULE_KINDS: [Kind; 3] = [Kind::VirtualService, Kind::DestinationRule, Kind::Gateway];
+
+/// All services and rules.
+#[derive(Clone, Debug)]
+pub struct World {
+    pub config: Arc<Config>,
+    snapshot: Arc<Snapshot>,
+    pub registry: Registry,
+    /// All VirtualServices, the oldest first.
+    pub virtual_services: Arc<Vec<VirtualServiceRule>>,
+    pub destination_rules: Arc<DestinationRules>,
+    /// All Gateways, the oldest first.
+    pub gateways: Arc<Vec<Arc<Object>>>,
+    /// Keys of labels that rules tell proxies apart by. Proxies alike in these get the same outbound configuration.
+    pub label_keys: Arc<BTreeSet<String>>,
+}
+
+/// What differs between two worlds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    Nothing,
+    /// The endpoints of these hosts, and maybe what is known of single workloads.
+    Endpoints(Vec<Arc<str>>),
+    Anything,
+}
+
+impl World {
+    /// The world before the first snapshot: empty.
+    pub fn empty(config: Arc<Config>) -> World {
+        World {
+            config,
+            snapshot: Arc::default(),
+            registry: Registry::default(),
+            virtual_services: Arc::default(),
+            destination_rules: Arc::default(),
+            gateways: Arc::default(),
+            label_keys: Arc::default(),
+        }
+    }
+
+    /// The world of a later snapshot.
+    pub fn advance(&self, snapshot: Arc<Snapshot>) -> World {
+        let same = |kinds: &[Kind]| kinds.iter().all(|kind| self.snapshot.same(&snapshot, *kind));
+        let services_same = same(&[Kind::Service, Kind::ServiceEntry]) && same(&ENDPOINT_KINDS);
+        let registry = if services_same {
+            self.registry.clone()
+        } else {
+            Registry::new(&snapshot, &self.config.domain, &self.registry)
+        };
+        if same(&RULE_KINDS) {
+            return World { snapshot, registry, ..self.clone() };
+        }
+        let virtual_services = self.virtual_services(&snapshot);
+        let destination_rules = DestinationRules::new(&snapshot, &self.config.domain, &self.config.root_namespace);
+        let label_keys = label_keys(&virtual_services, &destination_rules);
+        let mut gateways: Vec<Arc<Object>> = snapshot.objects(Kind::Gateway).cloned().collect();
+        gateways.sort_by(|a, b| {
+            let age = |object: &Object| created(object.metadata());
+            age(a).cmp(&age(b)).then_with(|| a.name().cmp(b.name())).then_with(|| a.namespace().cmp(b.namespace()))
+        });
+        World {
+            config: Arc::clone(&self.config),
+            snapshot,
+            registry,
+            virtual_services: Arc::new(virtual_services),
+            destination_rules: Arc::new(destination_rules),
+            gateways: Arc::new(gateways),
+            label_keys: Arc::new(label_keys),
+        }
+    }
+
+    /// What differs from an earlier world.
+    pub fn change_since(&self, before: &World) -> Change {
+        let rules_same = RULE_KINDS.iter().all(|kind| self.snapshot.same(&before.snapshot, *kind));
+        match self.registry.endpoint_changes(&before.registry) {
+            _ if !rules_same => Change::Anything,
+            None => Change::Anything,
+            Some(hosts) if hosts.is_empty() && self.workloads_same(before) => Change::Nothing,
+            Some(hosts) => Change::Endpoints(hosts),
+        }
+    }
+
+    fn workloads_same(&self, before: &World) -> bool {
+        [Kind::Pod, Kind::WorkloadEntry].iter().all(|kind| self.snapshot.same(&before.snapshot, *kind))
+    }
+
+    /// The snapshot it was made of.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// Rules are costly to take in: those of objects that are still the same are kept.
+    fn virtual_services(&self, snapshot: &Snapshot) -> Vec<VirtualServiceRule> {
+        let known: HashMap<*const Object, &VirtualServiceRule> =
+            self.virtual_services.iter().map(|rule| (Arc::as_ptr(rule.object()), rule)).collect();
+        let mut rules: Vec<VirtualServiceRule> = snapshot
+            .objects(Kind::VirtualService)
+            .filter_map(|object| match known.get(&Arc::as_ptr(object)) {
+                Some(rule) => Some((*rule).clone()),
+                None => VirtualServiceRule::new(object, &self.config.domain),
+            })
+            .collect();
+        rules.sort_by(VirtualServiceRule::by_age);
+        rules
+    }
+}
+
+/// A Gateway, typed.
+pub fn gateway(object: &Object) -> Option<&Gateway> {
+    object.typed::<IstioConfig<Gateway>>().map(|config| &config.spec)
+}
+
+fn label_keys(rules: &[VirtualServiceRule], destination_rules: &DestinationRules) -> BTreeSet<String> {
+    let mut keys: BTreeSet<String> = destination_rules.selector_keys().map(str::to_owned).collect();
+    for spec in rules.iter().map(VirtualServiceRule::spec) {
+        let http = spec.http.iter().flat_map(|http| &http.matches).map(|block| &block.source_labels);
+        let tls = spec.tls.iter().flat_map(|tls| &tls.matches).map(|block| &block.source_labels);
+        let tcp = spec.tcp.iter().flat_map(|tcp| &tcp.matches).map(|block| &block.source_labels);
+        keys.extend(http.chain(tls).chain(tcp).flat_map(|labels| labels.keys()).cloned());
+    }
+    keys
+}
