@@ -1,0 +1,452 @@
+//! Clusters.
+//!
+//! - reject: TLS (not there yet), hashing and subset balancers, outlier detection, health checks, retry budgets,
+//!   filters, custom cluster types, because requests would go to other hosts, or differently, than meant
+//! - note: statistics, metadata, DNS tuning, matches on hosts' metadata that all lead to plain sockets
+
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::cluster::v3::{
+    self as pb, circuit_breakers, cluster as pb_cluster, load_balancing_policy,
+};
+use envoy_types::pb::envoy::config::core::v3::RoutingPriority;
+use envoy_types::pb::envoy::extensions::load_balancing_policies::{
+    least_request::v3::LeastRequest, random::v3::Random, round_robin::v3::RoundRobin,
+};
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use lateen_traffic::cluster::{
+    CircuitLimits, ClusterSettings, Discovery, DnsFamily, Endpoints, LbPolicy, UpstreamProtocol,
+};
+
+use super::address::{config_source, duration, percent, port, tcp_keepalive, text, type_name, unpack, upstream_bind};
+use super::endpoint::{Addresses, endpoints};
+use super::listener::plain;
+use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
+use super::upstream_http::{UpstreamHttp, http1};
+
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_DNS_REFRESH: Duration = Duration::from_secs(5);
+const DEFAULT_PANIC_THRESHOLD: f64 = 50.0;
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// A cluster, and its hosts where the resource itself holds them.
+#[derive(Clone, Debug)]
+pub struct ConvertedCluster {
+    pub settings: ClusterSettings,
+    /// `None`: EDS tells them.
+    pub endpoints: Option<Endpoints>,
+}
+
+/// Converts a cluster, from CDS or the bootstrap.
+pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedCluster, Reject> {
+    let pb::Cluster {
+        transport_socket_matches,
+        transport_socket_matcher,
+        name,
+        alt_stat_name,
+        stats_matcher,
+        eds_cluster_config,
+        connect_timeout,
+        per_connection_buffer_limit_bytes,
+        per_connection_buffer_high_watermark_timeout,
+        lb_policy,
+        load_assignment,
+        health_checks,
+        max_requests_per_connection,
+        circuit_breakers,
+        upstream_http_protocol_options,
+        common_http_protocol_options,
+        http_protocol_options,
+        http2_protocol_options,
+        typed_extension_protocol_options,
+        dns_refresh_rate,
+        dns_jitter,
+        dns_failure_refresh_rate,
+        respect_dns_ttl,
+        dns_lookup_family,
+        dns_resolvers,
+        use_tcp_for_dns_lookups,
+        dns_resolution_config,
+        typed_dns_resolver_config,
+        wait_for_warm_on_init,
+        outlier_detection,
+        cleanup_interval,
+        upstream_bind_config,
+        lb_subset_config,
+        common_lb_config,
+        transport_socket,
+        metadata,
+        protocol_selection,
+        upstream_connection_options,
+        close_connections_on_host_health_failure,
+        ignore_health_on_host_removal,
+        filters,
+        load_balancing_policy,
+        lrs_server,
+        lrs_report_endpoint_metrics,
+        track_timeout_budgets,
+        upstream_config,
+        track_cluster_stats,
+        preconnect_policy,
+        connection_pool_per_downstream_connection,
+        queuing_policies,
+        cluster_discovery_type,
+        lb_config,
+    } = cluster;
+    reject_if_set!(
+        transport_socket_matcher,
+        health_checks,
+        dns_resolvers,
+        use_tcp_for_dns_lookups,
+        dns_resolution_config,
+        outlier_detection,
+        lb_subset_config,
+        filters,
+        upstream_config,
+        connection_pool_per_downstream_connection,
+        queuing_policies,
+    );
+    note_if_set!(notes, "Cluster":
+        stats_matcher, per_connection_buffer_limit_bytes, per_connection_buffer_high_watermark_timeout,
+        upstream_http_protocol_options, dns_jitter, dns_failure_refresh_rate, respect_dns_ttl,
+        typed_dns_resolver_config, wait_for_warm_on_init, cleanup_interval, metadata,
+        close_connections_on_host_health_failure, ignore_health_on_host_removal, lrs_server,
+        lrs_report_endpoint_metrics, track_timeout_budgets, track_cluster_stats, preconnect_policy);
+    if name.is_empty() {
+        return Err(Reject::field("name", "empty"));
+    }
+    let name: std::sync::Arc<str> = name.into();
+    if let Some(socket) = transport_socket {
+        plain(socket).at("transport_socket")?;
+    }
+    each("transport_socket_matches", transport_socket_matches, |choice| {
+        let pb_cluster::TransportSocketMatch { name: _, r#match: _, transport_socket } = choice;
+        notes.add("Cluster.transport_socket_matches");
+        transport_socket.map_or(Ok(()), plain).at("transport_socket")
+    })?;
+
+    let refresh = dns_refresh_rate.map(|value| duration("dns_refresh_rate", value)).transpose()?;
+    let refresh = refresh.unwrap_or(DEFAULT_DNS_REFRESH).max(Duration::from_millis(1));
+    let family = dns_family(dns_lookup_family)?;
+    use pb_cluster::DiscoveryType as Type;
+    let discovery_type = match cluster_discovery_type {
+        None => Type::Static,
+        Some(pb_cluster::ClusterDiscoveryType::Type(number)) => {
+            Type::try_from(number).map_err(|_| Reject::field("type", format_args!("{number} is not known")))?
+        }
+        Some(pb_cluster::ClusterDiscoveryType::ClusterType(custom)) => {
+            return Err(Reject::field("cluster_type", format_args!("{:?} is not supported yet", custom.name)));
+        }
+    };
+    if eds_cluster_config.is_some() != (discovery_type == Type::Eds) {
+        return Err(Reject::field("eds_cluster_config", "belongs to clusters of type EDS, and to those alone"));
+    }
+    let mut lb = balancer(lb_policy, lb_config, load_balancing_policy, notes)?;
+    let discovery = match discovery_type {
+        Type::Static => Discovery::Static,
+        Type::StrictDns => Discovery::StrictDns { refresh, family },
+        Type::LogicalDns => Discovery::LogicalDns { refresh, family },
+        Type::Eds => {
+            let config = eds_cluster_config.unwrap_or_default();
+            let pb_cluster::EdsClusterConfig { eds_config, service_name } = config;
+            let source = eds_config.ok_or_else(|| Reject::field("eds_cluster_config.eds_config", "missing"))?;
+            config_source(source, notes).at("eds_cluster_config.eds_config")?;
+            Discovery::Eds { service_name: text(service_name).unwrap_or_else(|| name.clone()) }
+        }
+        Type::OriginalDst => {
+            if lb.policy != LbPolicy::ClusterProvided {
+                return Err(Reject::field("lb_policy", "must be CLUSTER_PROVIDED for type ORIGINAL_DST"));
+            }
+            if load_assignment.is_some() {
+                return Err(Reject::field("load_assignment", "not for clusters of type ORIGINAL_DST"));
+            }
+            Discovery::OriginalDst {
+                use_http_header: lb.original_dst.use_http_header,
+                port_override: lb.original_dst.port_override,
+            }
+        }
+    };
+    if lb.policy == LbPolicy::ClusterProvided && discovery_type != Type::OriginalDst {
+        return Err(Reject::field("lb_policy", "CLUSTER_PROVIDED is only for type ORIGINAL_DST"));
+    }
+    if let Some(config) = common_lb_config {
+        common_lb(config, &mut lb, notes).at("common_lb_config")?;
+    }
+    let endpoints = match (discovery_type, load_assignment) {
+        (Type::Eds, Some(_)) => return Err(Reject::field("load_assignment", "not for clusters of type EDS")),
+        (Type::Eds, None) => None,
+        (_, None) => Some(Endpoints { overprovisioning_factor: 140, ..Endpoints::default() }),
+        (kind, Some(assignment)) => {
+            let allowed = match kind {
+                Type::StrictDns | Type::LogicalDns => Addresses::Names,
+                Type::Static | Type::Eds | Type::OriginalDst => Addresses::Ready,
+            };
+            Some(endpoints(assignment, allowed, notes).at("load_assignment")?)
+        }
+    };
+    if discovery_type == Type::LogicalDns {
+        let count: usize = endpoints.iter().flat_map(|all| &all.localities).map(|group| group.endpoints.len()).sum();
+        if count != 1 {
+            return Err(Reject::field("load_assignment", "LOGICAL_DNS clusters must have a single endpoint"));
+        }
+    }
+
+    let mut typed = None;
+    for (key, any) in typed_extension_protocol_options {
+        let field = format!("typed_extension_protocol_options[{key:?}]");
+        match unpack::<HttpProtocolOptions>(&any).at(&field)? {
+            Some(options) if key == HTTP_OPTIONS => typed = Some(UpstreamHttp::typed(options, notes).at(&field)?),
+            _ => return Err(Reject::field(&field, format_args!("{} is not supported yet", type_name(&any.type_url)))),
+        }
+    }
+    let mut http = match typed {
+        Some(http) => http,
+        None => {
+            let mut http = UpstreamHttp::default();
+            if let Some(options) = http2_protocol_options {
+                http.protocol = UpstreamProtocol::Http2;
+                http.http2(options, notes).at("http2_protocol_options")?;
+            }
+            if let Some(options) = http_protocol_options {
+                http1(options, notes).at("http_protocol_options")?;
+            }
+            if protocol_selection == pb_cluster::ClusterProtocolSelection::UseDownstreamProtocol as i32 {
+                http.protocol = UpstreamProtocol::Downstream;
+            }
+            if let Some(options) = common_http_protocol_options {
+                http.common(options, notes).at("common_http_protocol_options")?;
+            }
+            http
+        }
+    };
+    if http.max_requests_per_connection.is_none() {
+        http.max_requests_per_connection =
+            max_requests_per_connection.map(|count| count.value).filter(|count| *count != 0);
+    }
+    let connect_timeout = connect_timeout.map(|value| duration("connect_timeout", value)).transpose()?;
+    let connect_timeout = connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT);
+    if connect_timeout.is_zero() {
+        return Err(Reject::field("connect_timeout", "must be above 0"));
+    }
+    let keepalive = match upstream_connection_options {
+        None => None,
+        Some(options) => {
+            let pb::UpstreamConnectionOptions {
+                tcp_keepalive: keepalive,
+                set_local_interface_name_on_upstream_connections,
+                happy_eyeballs_config,
+            } = options;
+            note_if_set!(notes, "UpstreamConnectionOptions":
+                set_local_interface_name_on_upstream_connections, happy_eyeballs_config);
+            keepalive.map(tcp_keepalive)
+        }
+    };
+    let settings = ClusterSettings {
+        name,
+        alt_stat_name: text(alt_stat_name),
+        discovery,
+        lb: lb.policy,
+        connect_timeout,
+        limits: match circuit_breakers {
+            Some(breakers) => limits(breakers, notes).at("circuit_breakers")?,
+            None => CircuitLimits::default(),
+        },
+        protocol: http.protocol,
+        http2: http.http2,
+        idle_timeout: http.idle_timeout,
+        max_connection_duration: http.max_connection_duration,
+        max_requests_per_connection: http.max_requests_per_connection,
+        bind: upstream_bind_config.map(|bind| upstream_bind(bind, notes)).transpose().at("upstream_bind_config")?,
+        tcp_keepalive: keepalive,
+        panic_threshold: lb.panic_threshold,
+    };
+    Ok(ConvertedCluster { settings, endpoints })
+}
+
+fn dns_family(value: i32) -> Result<DnsFamily, Reject> {
+    use pb_cluster::DnsLookupFamily as Family;
+    match Family::try_from(value) {
+        Ok(Family::Auto) => Ok(DnsFamily::V6Preferred),
+        Ok(Family::V4Only) => Ok(DnsFamily::V4),
+        Ok(Family::V6Only) => Ok(DnsFamily::V6),
+        Ok(Family::V4Preferred) => Ok(DnsFamily::V4Preferred),
+        Ok(Family::All) => Ok(DnsFamily::All),
+        Err(_) => Err(Reject::field("dns_lookup_family", format_args!("{value} is not known"))),
+    }
+}
+
+struct Balancer {
+    policy: LbPolicy,
+    original_dst: OriginalDst,
+    panic_threshold: f64,
+}
+
+#[derive(Default)]
+struct OriginalDst {
+    use_http_header: bool,
+    port_override: Option<u16>,
+}
+
+fn balancer(
+    policy: i32,
+    config: Option<pb_cluster::LbConfig>,
+    extension: Option<pb::LoadBalancingPolicy>,
+    notes: &mut Notes,
+) -> Result<Balancer, Reject> {
+    use pb_cluster::LbPolicy as Policy;
+    let mut choices = 2;
+    let mut original_dst = OriginalDst::default();
+    match config {
+        None => {}
+        Some(pb_cluster::LbConfig::LeastRequestLbConfig(config)) => {
+            let pb_cluster::LeastRequestLbConfig { choice_count, active_request_bias, slow_start_config } = config;
+            (|| {
+                reject_if_set!(active_request_bias, slow_start_config);
+                Ok(())
+            })()
+            .at("least_request_lb_config")?;
+            choices = choice_count.map_or(2, |count| count.value.max(2));
+        }
+        Some(pb_cluster::LbConfig::RoundRobinLbConfig(config)) => {
+            let pb_cluster::RoundRobinLbConfig { slow_start_config } = config;
+            (|| {
+                reject_if_set!(slow_start_config);
+                Ok(())
+            })()
+            .at("round_robin_lb_config")?;
+        }
+        Some(pb_cluster::LbConfig::OriginalDstLbConfig(config)) => {
+            original_dst = self::original_dst(config).at("original_dst_lb_config")?;
+        }
+        Some(pb_cluster::LbConfig::RingHashLbConfig(_)) => {
+            return Err(Reject::field("ring_hash_lb_config", "not supported yet"));
+        }
+        Some(pb_cluster::LbConfig::MaglevLbConfig(_)) => {
+            return Err(Reject::field("maglev_lb_config", "not supported yet"));
+        }
+    }
+    let policy = match (extension, Policy::try_from(policy)) {
+        (Some(extension), _) => extension_policy(extension, notes).at("load_balancing_policy")?,
+        (None, Ok(Policy::RoundRobin)) => LbPolicy::RoundRobin,
+        (None, Ok(Policy::LeastRequest)) => LbPolicy::LeastRequest { choices },
+        (None, Ok(Policy::Random)) => LbPolicy::Random,
+        (None, Ok(Policy::ClusterProvided)) => LbPolicy::ClusterProvided,
+        (None, Ok(other)) => {
+            return Err(Reject::field("lb_policy", format_args!("{} is not supported yet", other.as_str_name())));
+        }
+        (None, Err(_)) => return Err(Reject::field("lb_policy", "not known")),
+    };
+    Ok(Balancer { policy, original_dst, panic_threshold: DEFAULT_PANIC_THRESHOLD })
+}
+
+fn original_dst(config: pb_cluster::OriginalDstLbConfig) -> Result<OriginalDst, Reject> {
+    let pb_cluster::OriginalDstLbConfig { use_http_header, http_header_name, upstream_port_override, metadata_key } =
+        config;
+    reject_if_set!(metadata_key);
+    if !http_header_name.is_empty() && !http_header_name.eq_ignore_ascii_case("x-envoy-original-dst-host") {
+        return Err(Reject::field("http_header_name", "only x-envoy-original-dst-host is supported"));
+    }
+    let port_override = upstream_port_override.map(|value| port("upstream_port_override", value.value)).transpose()?;
+    Ok(OriginalDst { use_http_header, port_override })
+}
+
+/// The first policy of the list that is known, as Envoy picks it.
+fn extension_policy(list: pb::LoadBalancingPolicy, notes: &mut Notes) -> Result<LbPolicy, Reject> {
+    let pb::LoadBalancingPolicy { policies } = list;
+    for load_balancing_policy::Policy { typed_extension_config } in policies {
+        let Some(any) = typed_extension_config.and_then(|config| config.typed_config) else { continue };
+        if let Some(policy) = unpack::<RoundRobin>(&any)? {
+            let RoundRobin { slow_start_config, locality_lb_config } = policy;
+            reject_if_set!(slow_start_config, locality_lb_config);
+            return Ok(LbPolicy::RoundRobin);
+        }
+        if let Some(policy) = unpack::<LeastRequest>(&any)? {
+            let LeastRequest {
+                choice_count,
+                active_request_bias,
+                slow_start_config,
+                locality_lb_config,
+                enable_full_scan,
+                selection_method,
+            } = policy;
+            reject_if_set!(active_request_bias, slow_start_config, locality_lb_config, selection_method);
+            note_if_set!(notes, "LeastRequest": enable_full_scan);
+            return Ok(LbPolicy::LeastRequest { choices: choice_count.map_or(2, |count| count.value.max(2)) });
+        }
+        if let Some(policy) = unpack::<Random>(&any)? {
+            let Random { locality_lb_config } = policy;
+            reject_if_set!(locality_lb_config);
+            return Ok(LbPolicy::Random);
+        }
+        if type_name(&any.type_url) == "envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided" {
+            return Ok(LbPolicy::ClusterProvided);
+        }
+    }
+    Err(Reject::field("policies", "none of them is supported yet"))
+}
+
+fn common_lb(config: pb_cluster::CommonLbConfig, lb: &mut Balancer, notes: &mut Notes) -> Result<(), Reject> {
+    let pb_cluster::CommonLbConfig {
+        healthy_panic_threshold,
+        update_merge_window,
+        ignore_new_hosts_until_first_hc,
+        close_connections_on_host_set_change,
+        consistent_hashing_lb_config,
+        override_host_status,
+        locality_config_specifier,
+    } = config;
+    reject_if_set!(close_connections_on_host_set_change);
+    note_if_set!(notes, "CommonLbConfig":
+        update_merge_window, ignore_new_hosts_until_first_hc, consistent_hashing_lb_config, override_host_status);
+    match locality_config_specifier {
+        // Without a local cluster Envoy does not weigh zones either.
+        Some(pb_cluster::common_lb_config::LocalityConfigSpecifier::ZoneAwareLbConfig(_)) => {
+            notes.add("CommonLbConfig.zone_aware_lb_config");
+        }
+        Some(pb_cluster::common_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => {
+            return Err(Reject::field("locality_weighted_lb_config", "not supported yet"));
+        }
+        None => {}
+    }
+    if let Some(threshold) = healthy_panic_threshold {
+        lb.panic_threshold = percent("healthy_panic_threshold", threshold)?;
+    }
+    Ok(())
+}
+
+fn limits(breakers: pb::CircuitBreakers, notes: &mut Notes) -> Result<CircuitLimits, Reject> {
+    let pb::CircuitBreakers { thresholds, per_host_thresholds } = breakers;
+    reject_if_set!(per_host_thresholds);
+    let mut limits = CircuitLimits::default();
+    each("thresholds", thresholds, |threshold| {
+        let circuit_breakers::Thresholds {
+            priority,
+            max_connections,
+            max_pending_requests,
+            max_requests,
+            max_retries,
+            retry_budget,
+            track_remaining,
+            max_connection_pools,
+        } = threshold;
+        if priority != RoutingPriority::Default as i32 {
+            // Routes of high priority are refused, so nothing counts against these.
+            notes.add("Thresholds.priority");
+            return Ok(());
+        }
+        reject_if_set!(retry_budget, max_connection_pools);
+        note_if_set!(notes, "Thresholds": track_remaining);
+        let value = |limit: Option<envoy_types::pb::google::protobuf::UInt32Value>, default| {
+            limit.map_or(default, |limit| limit.value)
+        };
+        let defaults = CircuitLimits::default();
+        limits = CircuitLimits {
+            max_connections: value(max_connections, defaults.max_connections),
+            max_pending_requests: value(max_pending_requests, defaults.max_pending_requests),
+            max_requests: value(max_requests, defaults.max_requests),
+            max_retries: value(max_retries, defaults.max_retries),
+        };
+        Ok(())
+    })?;
+    Ok(limits)
+}

@@ -1,0 +1,131 @@
+//! HTTP filters of a connection manager.
+//!
+//! - reject: every filter not named here, unless it is optional; fault, CORS, RBAC and JWT filters that say anything;
+//!   a chain that does not end in the router
+//! - note: gRPC statistics; disabled and optional filters left out; the router's own logs and statistics
+
+use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::JwtAuthentication;
+use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{HttpFilter, http_filter};
+use envoy_types::pb::google::protobuf::Any;
+
+use super::address::{type_name, unpack};
+use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
+
+/// What the router filter says.
+#[derive(Default)]
+pub(super) struct RouterSettings {
+    pub suppress_envoy_headers: bool,
+}
+
+/// Goes through the filters of a chain. The router is last, as Envoy demands of a terminal filter.
+pub(super) fn http_filters(filters: Vec<HttpFilter>, notes: &mut Notes) -> Result<RouterSettings, Reject> {
+    let last = filters.len().checked_sub(1).ok_or_else(|| Reject::field("http_filters", "empty"))?;
+    let mut settings = None;
+    let mut at = 0;
+    each("http_filters", filters, |filter| {
+        let router = http_filter(filter, notes)?;
+        if router.is_some() != (at == last) {
+            return Err(Reject::new("the router must be the last filter"));
+        }
+        at += 1;
+        settings = router;
+        Ok(())
+    })?;
+    settings.ok_or_else(|| Reject::field("http_filters", "the router must be the last filter"))
+}
+
+/// `Some`: this is the router.
+fn http_filter(filter: HttpFilter, notes: &mut Notes) -> Result<Option<RouterSettings>, Reject> {
+    let HttpFilter { name, is_optional, disabled, config_type } = filter;
+    let any = match config_type {
+        Some(http_filter::ConfigType::TypedConfig(any)) => any,
+        Some(http_filter::ConfigType::ConfigDiscovery(_)) => {
+            return Err(Reject::field("config_discovery", "not supported yet"));
+        }
+        None => return Err(Reject::field("typed_config", format_args!("missing for {name:?}"))),
+    };
+    if let Some(router) = unpack::<Router>(&any).at("typed_config")? {
+        return self::router(router, notes).at("typed_config").map(Some);
+    }
+    if disabled {
+        notes.add("HttpFilter.disabled");
+        return Ok(None);
+    }
+    if carried_out(&any, notes).at("typed_config")? {
+        return Ok(None);
+    }
+    if is_optional {
+        notes.add("HttpFilter.is_optional");
+        return Ok(None);
+    }
+    let reason = format_args!("filter {name:?} of type {} is not supported yet", type_name(&any.type_url));
+    Err(Reject::field("typed_config", reason))
+}
+
+/// Whether leaving the filter out changes nothing but statistics.
+fn carried_out(any: &Any, notes: &mut Notes) -> Result<bool, Reject> {
+    match type_name(&any.type_url) {
+        "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig" => {
+            notes.add("HttpFilter.grpc_stats");
+            Ok(true)
+        }
+        // Without settings they only take effect through routes, whose settings are refused in turn.
+        "envoy.extensions.filters.http.fault.v3.HTTPFault" | "envoy.extensions.filters.http.cors.v3.Cors" => {
+            Ok(any.value.is_empty())
+        }
+        "envoy.extensions.filters.http.rbac.v3.RBAC" => {
+            let Some(rbac) = unpack::<Rbac>(any)? else { return Ok(false) };
+            let Rbac {
+                rules,
+                rules_stat_prefix,
+                matcher,
+                shadow_rules,
+                shadow_matcher,
+                shadow_rules_stat_prefix,
+                track_per_rule_stats,
+            } = rbac;
+            reject_if_set!(rules, matcher, shadow_rules, shadow_matcher);
+            note_if_set!(notes, "RBAC": rules_stat_prefix, shadow_rules_stat_prefix, track_per_rule_stats);
+            Ok(true)
+        }
+        "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication" => {
+            let Some(jwt) = unpack::<JwtAuthentication>(any)? else { return Ok(false) };
+            let JwtAuthentication {
+                providers,
+                rules,
+                filter_state_rules,
+                // Both say how to treat tokens, of which none is asked for.
+                bypass_cors_preflight: _,
+                strip_failure_response: _,
+                requirement_map,
+                stat_prefix,
+            } = jwt;
+            reject_if_set!(providers, rules, filter_state_rules, requirement_map);
+            note_if_set!(notes, "JwtAuthentication": stat_prefix);
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+fn router(router: Router, notes: &mut Notes) -> Result<RouterSettings, Reject> {
+    let Router {
+        dynamic_stats,
+        start_child_span,
+        upstream_log,
+        upstream_log_options,
+        suppress_envoy_headers,
+        strict_check_headers,
+        respect_expected_rq_timeout,
+        suppress_grpc_request_failure_code_stats,
+        upstream_http_filters,
+        reject_connect_request_early_data,
+    } = router;
+    reject_if_set!(strict_check_headers, respect_expected_rq_timeout, upstream_http_filters);
+    note_if_set!(notes, "Router":
+        dynamic_stats, start_child_span, upstream_log, upstream_log_options,
+        suppress_grpc_request_failure_code_stats, reject_connect_request_early_data);
+    Ok(RouterSettings { suppress_envoy_headers })
+}

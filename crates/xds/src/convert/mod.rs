@@ -1,0 +1,38 @@
+//! Envoy's protobuf messages to the plain data of `lateen-traffic`.
+//!
+//! Every message is destructured whole, so that a field added by a newer Envoy cannot be dropped by accident. What is
+//! not supported meets one of three fates, named at the head of each converter:
+//! - reject: the meaning of security or routing would be lost. The resource is refused with the field's path, and the
+//!   last good one stays;
+//! - degrade: one route answers 500, the rest works;
+//! - note: statistics, tuning or looks. Counted in [`Notes`], shown in the admin page.
+//!
+//! Knows no file, socket or clock.
+#![allow(deprecated)] // Envoy's deprecated fields are fields all the same.
+
+mod access_log;
+mod action;
+mod address;
+mod cluster;
+mod endpoint;
+mod filter;
+mod hcm;
+mod listener;
+mod matcher;
+pub(crate) mod reject;
+mod route;
+mod tcp;
+mod upstream_http;
+
+#[cfg(test)]
+mod tests;
+
+pub use cluster::{ConvertedCluster, cluster};
+pub use endpoint::{Addresses, endpoints};
+pub use listener::listener;
+pub use reject::{Notes, Reject};
+pub use route::route_config;
+
+pub(crate) use address::{socket_address, upstream_bind};
+pub(crate) use listener::route_names;
+pub(crate) use reject::{At, note_if_set, reject_if_set};

@@ -1,0 +1,275 @@
+//! Route configurations, virtual hosts, routes and what they match.
+//!
+//! - reject: matches on cookies, TLS, metadata and filter state, because a route would take what is not its own;
+//!   matcher trees, on-demand hosts, mirroring, hedging; filter settings of a route or host that say anything
+//! - degrade: routes whose action is not known (they answer 500)
+//! - note: statistics, metadata, tracing, rate-limit descriptors (there is no rate-limit filter), buffer limits
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
+use envoy_types::pb::envoy::config::route::v3::{
+    self as pb, route::Action as PbAction, route_match::PathSpecifier, virtual_host::TlsRequirementType,
+};
+use envoy_types::pb::google::protobuf::Any;
+use lateen_traffic::route::{
+    Action, DirectResponse, PathMatch, RequireTls, Route, RouteConfig, RouteMatch, VirtualHost,
+};
+
+use super::action::{direct_response, forward, redirect, retry_policy};
+use super::address::per_million;
+use super::matcher::{edits, field_name, header, query, regex};
+use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
+
+/// Envoy's limit on the body of a direct response, in bytes, unless the route configuration sets another.
+const DEFAULT_DIRECT_RESPONSE_BYTES: usize = 4096;
+
+/// Converts a route configuration, inline or from RDS.
+pub fn route_config(config: pb::RouteConfiguration, notes: &mut Notes) -> Result<RouteConfig, Reject> {
+    let pb::RouteConfiguration {
+        name,
+        virtual_hosts,
+        vhds,
+        internal_only_headers,
+        response_headers_to_add,
+        response_headers_to_remove,
+        request_headers_to_add,
+        request_headers_to_remove,
+        most_specific_header_mutations_wins,
+        validate_clusters,
+        max_direct_response_body_size_bytes,
+        cluster_specifier_plugins,
+        request_mirror_policies,
+        ignore_port_in_host_matching,
+        vhost_header,
+        ignore_path_parameters_in_path_matching,
+        typed_per_filter_config,
+        metadata,
+        route_specifiers,
+    } = config;
+    reject_if_set!(
+        vhds,
+        cluster_specifier_plugins,
+        request_mirror_policies,
+        vhost_header,
+        ignore_path_parameters_in_path_matching,
+        route_specifiers,
+    );
+    // A route to a missing cluster answers 503 when it is used.
+    notes.add_if(validate_clusters.is_some_and(|on| on.value), "RouteConfiguration.validate_clusters");
+    note_if_set!(notes, "RouteConfiguration": metadata);
+    per_filter_config(typed_per_filter_config)?;
+    let direct_bytes =
+        max_direct_response_body_size_bytes.map_or(DEFAULT_DIRECT_RESPONSE_BYTES, |limit| limit.value as usize);
+    let mut names = HashSet::new();
+    let virtual_hosts = each("virtual_hosts", virtual_hosts, |host| {
+        if !names.insert(host.name.clone()) {
+            return Err(Reject::field("name", format_args!("a second virtual host {:?}", host.name)));
+        }
+        virtual_host(host, direct_bytes, notes).map(Arc::new)
+    })?;
+    let config = RouteConfig {
+        name: name.into(),
+        virtual_hosts,
+        ignore_port: ignore_port_in_host_matching,
+        request_edits: edits(
+            ("request_headers_to_add", request_headers_to_add),
+            ("request_headers_to_remove", request_headers_to_remove),
+        )?,
+        response_edits: edits(
+            ("response_headers_to_add", response_headers_to_add),
+            ("response_headers_to_remove", response_headers_to_remove),
+        )?,
+        most_specific_edits_win: most_specific_header_mutations_wins,
+        internal_only_headers: each("internal_only_headers", internal_only_headers, |name| field_name(&name))?,
+        ..RouteConfig::default()
+    };
+    config.index().map_err(Reject::new)
+}
+
+fn virtual_host(host: pb::VirtualHost, direct_bytes: usize, notes: &mut Notes) -> Result<VirtualHost, Reject> {
+    let pb::VirtualHost {
+        name,
+        domains,
+        routes,
+        matcher,
+        require_tls,
+        virtual_clusters,
+        rate_limits,
+        request_headers_to_add,
+        request_headers_to_remove,
+        response_headers_to_add,
+        response_headers_to_remove,
+        cors,
+        typed_per_filter_config,
+        include_request_attempt_count,
+        include_attempt_count_in_response,
+        retry_policy: retry,
+        retry_policy_typed_config,
+        hedge_policy,
+        include_is_timeout_retry_header,
+        per_request_buffer_limit_bytes,
+        request_body_buffer_limit,
+        request_mirror_policies,
+        metadata,
+        route_specifiers,
+    } = host;
+    reject_if_set!(matcher, cors, retry_policy_typed_config, hedge_policy, request_mirror_policies, route_specifiers);
+    note_if_set!(notes, "VirtualHost":
+        virtual_clusters, rate_limits, include_is_timeout_retry_header, per_request_buffer_limit_bytes,
+        request_body_buffer_limit, metadata);
+    per_filter_config(typed_per_filter_config)?;
+    if name.is_empty() {
+        return Err(Reject::field("name", "empty"));
+    }
+    if domains.is_empty() {
+        return Err(Reject::field("domains", "empty"));
+    }
+    let require_tls = match TlsRequirementType::try_from(require_tls) {
+        Ok(TlsRequirementType::None) => RequireTls::None,
+        Ok(TlsRequirementType::ExternalOnly) => RequireTls::ExternalOnly,
+        Ok(TlsRequirementType::All) => RequireTls::All,
+        Err(_) => return Err(Reject::field("require_tls", format_args!("{require_tls} is not known"))),
+    };
+    Ok(VirtualHost {
+        name: name.into(),
+        domains: each("domains", domains, domain)?,
+        routes: each("routes", routes, |one| route(one, direct_bytes, notes).map(Arc::new))?,
+        require_tls,
+        request_edits: edits(
+            ("request_headers_to_add", request_headers_to_add),
+            ("request_headers_to_remove", request_headers_to_remove),
+        )?,
+        response_edits: edits(
+            ("response_headers_to_add", response_headers_to_add),
+            ("response_headers_to_remove", response_headers_to_remove),
+        )?,
+        attempt_count_in_request: include_request_attempt_count,
+        attempt_count_in_response: include_attempt_count_in_response,
+        retry: retry.map(|policy| retry_policy(policy, notes)).transpose().at("retry_policy")?.map(Arc::new),
+    })
+}
+
+fn domain(domain: String) -> Result<String, Reject> {
+    if domain.is_empty() || domain.contains(['\r', '\n', '\0']) {
+        return Err(Reject::new(format_args!("{domain:?} is no domain")));
+    }
+    Ok(domain)
+}
+
+fn route(route: pb::Route, direct_bytes: usize, notes: &mut Notes) -> Result<Route, Reject> {
+    let pb::Route {
+        name,
+        r#match,
+        metadata,
+        decorator,
+        typed_per_filter_config,
+        request_headers_to_add,
+        request_headers_to_remove,
+        response_headers_to_add,
+        response_headers_to_remove,
+        tracing,
+        per_request_buffer_limit_bytes,
+        stat_prefix,
+        request_body_buffer_limit,
+        route_specifiers,
+        action,
+    } = route;
+    reject_if_set!(route_specifiers);
+    note_if_set!(notes, "Route":
+        metadata, tracing, per_request_buffer_limit_bytes, stat_prefix, request_body_buffer_limit);
+    per_filter_config(typed_per_filter_config)?;
+    let matches = route_match(r#match.ok_or_else(|| Reject::field("match", "missing"))?, notes).at("match")?;
+    let action = match action {
+        Some(PbAction::Route(action)) => match forward(action, notes).at("route")? {
+            Some(forward) => Action::Forward(Arc::new(forward)),
+            None => unknown_action(notes),
+        },
+        Some(PbAction::Redirect(action)) => Action::Redirect(Arc::new(redirect(action).at("redirect")?)),
+        Some(PbAction::DirectResponse(action)) => {
+            Action::Direct(Arc::new(direct_response(action, direct_bytes).at("direct_response")?))
+        }
+        Some(PbAction::FilterAction(_) | PbAction::NonForwardingAction(_)) => unknown_action(notes),
+        None => return Err(Reject::new("no action")),
+    };
+    Ok(Route {
+        name: name.into(),
+        matches,
+        action,
+        request_edits: edits(
+            ("request_headers_to_add", request_headers_to_add),
+            ("request_headers_to_remove", request_headers_to_remove),
+        )?,
+        response_edits: edits(
+            ("response_headers_to_add", response_headers_to_add),
+            ("response_headers_to_remove", response_headers_to_remove),
+        )?,
+        decorator: decorator.and_then(|decorator| {
+            let pb::Decorator { operation, propagate } = decorator;
+            propagate.is_none_or(|on| on.value).then(|| operation.into())
+        }),
+    })
+}
+
+fn unknown_action(notes: &mut Notes) -> Action {
+    notes.add("Route.action");
+    Action::Direct(Arc::new(DirectResponse { status: 500, body: Bytes::new() }))
+}
+
+fn route_match(value: pb::RouteMatch, notes: &mut Notes) -> Result<RouteMatch, Reject> {
+    let pb::RouteMatch {
+        case_sensitive,
+        runtime_fraction,
+        headers,
+        query_parameters,
+        cookies,
+        grpc,
+        tls_context,
+        dynamic_metadata,
+        filter_state,
+        path_specifier,
+    } = value;
+    reject_if_set!(cookies, tls_context, dynamic_metadata, filter_state);
+    let path = match path_specifier {
+        Some(PathSpecifier::Prefix(prefix)) => PathMatch::Prefix(prefix),
+        Some(PathSpecifier::Path(path)) => PathMatch::Exact(path),
+        Some(PathSpecifier::SafeRegex(pattern)) => PathMatch::Regex(regex(pattern).at("safe_regex")?),
+        Some(PathSpecifier::PathSeparatedPrefix(prefix)) => {
+            if !prefix.starts_with('/') || prefix.len() < 2 || prefix.ends_with('/') || prefix.contains(['?', '#']) {
+                return Err(Reject::field("path_separated_prefix", format_args!("{prefix:?} is no path of segments")));
+            }
+            PathMatch::SegmentPrefix(prefix)
+        }
+        Some(PathSpecifier::ConnectMatcher(_)) => PathMatch::Connect,
+        Some(PathSpecifier::PathMatchPolicy(_)) => return Err(Reject::field("path_match_policy", "not supported yet")),
+        None => return Err(Reject::new("no path specifier")),
+    };
+    let fraction = match runtime_fraction {
+        Some(RuntimeFractionalPercent { default_value, runtime_key }) => {
+            note_if_set!(notes, "RouteMatch.runtime_fraction": runtime_key);
+            default_value.map(per_million).transpose().at("runtime_fraction.default_value")?
+        }
+        None => None,
+    };
+    Ok(RouteMatch {
+        path,
+        case_sensitive: case_sensitive.is_none_or(|on| on.value),
+        headers: each("headers", headers, header)?,
+        query: each("query_parameters", query_parameters, query)?,
+        grpc: grpc.is_some(),
+        fraction,
+    })
+}
+
+/// Settings of a filter for one route: none of the filters carried out has any, so only empty ones change nothing.
+pub(super) fn per_filter_config(configs: HashMap<String, Any>) -> Result<(), Reject> {
+    for (filter, Any { type_url, value }) in configs {
+        if !value.is_empty() {
+            let field = format!("typed_per_filter_config[{filter:?}]");
+            return Err(Reject::field(&field, format_args!("{type_url} is not supported yet")));
+        }
+    }
+    Ok(())
+}
