@@ -115,6 +115,7 @@ fn items(mut value: Value) -> Vec<Value> {
 
 impl Manifests {
     fn one(&mut self, origin: &Origin, mut value: Value, options: ReadOptions<'_>) {
+        octal_file_modes(&mut value);
         if let Err(field) = settle_namespace(&mut value, options) {
             self.problem(origin, subject_of(&value), field);
             return;
@@ -134,6 +135,24 @@ impl Manifests {
 
     fn problem(&mut self, origin: &Origin, subject: Subject, field: FieldProblem) {
         self.problems.0.push(Problem { origin: Some(origin.clone()), subject: Some(subject), field });
+    }
+}
+
+/// Kubernetes' tools read YAML 1.1, where `defaultMode: 0644` is an octal number; in YAML 1.2 it is text.
+fn octal_file_modes(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(octal_file_modes),
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let digits = value.as_str().filter(|text| text.len() > 1 && text.starts_with('0') && text.len() <= 5);
+                let mode = digits.and_then(|text| u32::from_str_radix(text, 8).ok());
+                match mode.filter(|_| name == "defaultMode" || name == "mode") {
+                    Some(mode) => *value = mode.into(),
+                    None => octal_file_modes(value),
+                }
+            }
+        }
+        _ => {}
     }
 }
 

@@ -52,6 +52,7 @@
 //! ```
 //!
 //! - Names on the command line and in REST paths: [`kind::by_typed_name`], [`kind::by_path`], [`Kind::info`].
+//! - Objects that name what is not there: [`references::References`]; a batch's warnings hold them for the objects it changed.
 //! - A file set that changes: [`source::files::FileSet`].
 //! - A reader in another process: decode each listed object with [`Object::decode`], [`Snapshot::insert`] it, set
 //!   [`Snapshot::set_revision`], then insert and remove as the watch says.
@@ -67,6 +68,7 @@ mod object;
 mod problem;
 #[cfg(test)]
 mod properties;
+pub mod references;
 mod snapshot;
 pub mod source;
 pub mod store;

@@ -136,6 +136,10 @@ impl<'de> Deserializer<'de> for Strict<'_, 'de> {
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match self.value {
             Value::Bool(value) => visitor.visit_bool(*value).map_err(|fault: Fault| fault.at(self.place)),
+            // Kubernetes' tools read YAML 1.1, where these words are truth values too.
+            Value::String(text) if ["yes", "no", "on", "off"].contains(&text.to_ascii_lowercase().as_str()) => {
+                Err(self.wrong("true or false (YAML 1.2 has no other words for them)"))
+            }
             _ => Err(self.wrong("true or false")),
         }
     }

@@ -66,10 +66,12 @@ fn an_object_is_served_in_every_version_of_its_group() {
 }
 
 #[test]
-fn quantities_and_octal_free_kubernetes_manifests_are_read() {
+fn kubernetes_quantities_and_octal_modes_are_read() {
     let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, creationTimestamp: null}\nspec:\n  containers:\n  \
                 - name: c\n    image: i\n    resources: {limits: {cpu: 2, memory: 128Mi}}\n    \
                 livenessProbe: {httpGet: {port: http, path: /}}\n    ports: [{containerPort: 80, name: http}]\n    \
-                volumeMounts: [{name: t, mountPath: /tmp}]\n  volumes: [{name: t, emptyDir: {}}]\n";
-    assert_eq!(keys(text), ["Pod default/p"]);
+                volumeMounts: [{name: t, mountPath: /tmp}]\n  volumes: [{name: t, emptyDir: {}}, \
+                {name: s, secret: {secretName: s, defaultMode: 0400}}]\n";
+    let read = read(text).complete().unwrap();
+    assert_eq!(read[0].object.raw()["spec"]["volumes"][1]["secret"]["defaultMode"], 0o400);
 }

@@ -2,10 +2,12 @@
 //! Schema: istio/api `meta/v1alpha1/status.proto` and `networking/v1alpha3/service_entry.proto`.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-/// The status of any of Istio's kinds. Fields not named here stay in the raw object.
+/// The status of any of Istio's kinds: what something here reads of it. The rest (conditions, validation messages, fields of
+/// later versions) stays in the raw object and is not looked at, as Istio's CRDs leave it open.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(default, from = "Value", rename_all = "camelCase")]
 pub struct IstioStatus {
     /// Addresses given to a ServiceEntry that has none of its own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -13,6 +15,16 @@ pub struct IstioStatus {
     /// The generation this status speaks of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+}
+
+impl From<Value> for IstioStatus {
+    fn from(status: Value) -> Self {
+        let addresses = status.get("addresses").and_then(Value::as_array).into_iter().flatten();
+        Self {
+            addresses: addresses.filter_map(|address| ServiceEntryAddress::deserialize(address).ok()).collect(),
+            observed_generation: status.get("observedGeneration").and_then(Value::as_i64),
+        }
+    }
 }
 
 /// An address given to a ServiceEntry's host.

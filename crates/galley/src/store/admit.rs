@@ -13,6 +13,7 @@ use crate::defaults;
 use crate::kind::Kind;
 use crate::object::{DecodeError, Object};
 use crate::problem::{FieldProblem, Key, Origin, Problem};
+use crate::references::References;
 use crate::snapshot::Snapshot;
 use crate::{support, validate};
 
@@ -27,6 +28,8 @@ pub(super) struct Writer<'a> {
     written: Written,
     /// Objects whose namespace must be there when all is done.
     newcomers: Vec<(usize, Option<Origin>, Key)>,
+    /// Of the outcomes, one each.
+    origins: Vec<Option<Origin>>,
     refused: Vec<Refused>,
 }
 
@@ -50,7 +53,7 @@ impl<'a> Writer<'a> {
             outcomes: Vec::new(),
             warnings: Vec::new(),
         };
-        Self { settings, now: timestamp(now), written, newcomers: Vec::new(), refused: Vec::new() }
+        Self { settings, now: timestamp(now), written, newcomers: Vec::new(), origins: Vec::new(), refused: Vec::new() }
     }
 
     pub(super) fn change(&mut self, index: usize, change: Change, origin: Option<Origin>) {
@@ -61,6 +64,7 @@ impl<'a> Writer<'a> {
                     self.newcomers.push((index, origin.clone(), outcome.object.key()));
                 }
                 self.written.outcomes.push(outcome);
+                self.origins.push(origin.clone());
             }
             Err(refusal) => self.refused.push(Refused { index, origin: origin.clone(), refusal }),
         }
@@ -78,10 +82,33 @@ impl<'a> Writer<'a> {
             }
         }
         if self.refused.is_empty() {
+            self.warn_of_references();
             return Ok(self.written);
         }
         self.refused.sort_by_key(|refused| refused.index);
         Err(BatchRefused(self.refused))
+    }
+
+    /// Only once everything is in: a batch may bring an object before what it names.
+    fn warn_of_references(&mut self) {
+        let changed: Vec<_> = self
+            .origins
+            .iter()
+            .zip(&self.written.outcomes)
+            .filter(|(_, outcome)| matches!(outcome.done, Done::Created | Done::Configured))
+            .filter(|(_, outcome)| References::concern(outcome.object.kind()))
+            .collect();
+        if changed.is_empty() {
+            return;
+        }
+        let references = References::new(&self.written.snapshot);
+        for (origin, outcome) in changed {
+            let key = outcome.object.key();
+            for field in references.check(&outcome.object) {
+                let warning = Problem { origin: origin.clone(), subject: Some((&key).into()), field };
+                self.written.warnings.push(warning);
+            }
+        }
     }
 
     fn apply(&mut self, change: Change) -> Result<Outcome, Refusal> {

@@ -43,3 +43,27 @@ fn golden() {
     }
     assert!(pairs >= 8, "only {pairs} golden pairs in {}", folder.display());
 }
+
+/// What is shown to people as an example is without a fault.
+#[test]
+fn examples_are_valid() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let mut folders = vec![folder];
+    let mut read = 0;
+    while let Some(folder) = folders.pop() {
+        let entries: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        folders.extend(entries.iter().filter(|path| path.is_dir()).cloned());
+        let mut manifests: Vec<_> =
+            entries.into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "yaml")).collect();
+        manifests.sort();
+        // The files of one folder belong together.
+        let mut whole = Vec::new();
+        for manifest in manifests {
+            read += 1;
+            whole.extend(fs::read(&manifest).unwrap());
+            whole.extend(b"\n---\n");
+        }
+        assert_eq!(findings(&folder.display().to_string(), &whole), "");
+    }
+    assert!(read > 0);
+}

@@ -43,7 +43,14 @@ fn delegate(spec: &VirtualService, findings: &mut Findings) {
     }
 }
 
+/// Hosts are compared with each other, so their number has to end somewhere.
+const MOST_HOSTS: usize = 1024;
+
 fn hosts(spec: &VirtualService, findings: &mut Findings) {
+    if spec.hosts.len() > MOST_HOSTS {
+        findings.error("spec.hosts", format!("{} hosts are more than {MOST_HOSTS}", spec.hosts.len()));
+        return;
+    }
     let mut all_valid = true;
     for (index, host) in spec.hosts.iter().enumerate() {
         let at = format!("spec.hosts[{index}]");
