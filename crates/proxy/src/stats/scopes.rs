@@ -266,11 +266,12 @@ scope! {
 }
 
 scope! {
-    /// Access-log files (`filesystem.`).
+    /// Access-log files (`filesystem.`). `write_dropped`, lines that were lost, is not Envoy's.
     FilesystemStats {
         write_buffered: SharedCounter,
         write_completed: SharedCounter,
         write_failed: SharedCounter,
+        write_dropped: SharedCounter,
         flushed_by_timer: SharedCounter,
         reopen_failed: SharedCounter,
         write_total_buffered: SharedGauge,
