@@ -2,5 +2,6 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod dns;
 pub mod inspect;
 pub mod stats;
