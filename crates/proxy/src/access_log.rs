@@ -7,9 +7,8 @@
 
 mod files;
 
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lateen_traffic::access_log::{AccessLog, Sink};
@@ -27,16 +26,18 @@ const DELAY: Duration = Duration::from_millis(50);
 /// A file that a worker wrote nothing to for this long is let go when another one is opened.
 const UNUSED: Duration = Duration::from_secs(60);
 
-/// The access logs of one worker. Clones share their buffers.
+/// The access logs of one worker. Clones share their buffers. Can be made on one thread and used on another, but is
+/// meant for one at a time.
 #[derive(Debug, Clone)]
-pub struct AccessLogs(Rc<Inner>);
+pub struct AccessLogs(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     files: Arc<LogFiles>,
-    buffers: RefCell<Vec<Buffer>>,
+    // Never contended: it makes the handle movable to its worker's thread.
+    buffers: Mutex<Vec<Buffer>>,
     /// Whether a task waits to flush.
-    waiting: Cell<bool>,
+    waiting: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -51,19 +52,21 @@ struct Buffer {
 impl AccessLogs {
     /// For one worker; the files are shared by all.
     pub fn new(files: Arc<LogFiles>) -> Self {
-        Self(Rc::new(Inner { files, buffers: RefCell::default(), waiting: Cell::new(false) }))
+        Self(Arc::new(Inner { files, buffers: Mutex::default(), waiting: AtomicBool::new(false) }))
     }
 
     /// Writes what happened to each log that takes it. To be called inside a `LocalSet`, where the delayed flush runs.
     pub fn write(&self, logs: &[AccessLog], facts: Facts<'_>) {
+        let mut wrote = false;
         for log in logs {
             if log.filter.takes(facts.record) {
                 self.0.append(log, facts);
+                wrote = true;
             }
         }
-        if !logs.is_empty() && !self.0.waiting.get() && self.0.holds_lines() {
-            self.0.waiting.set(true);
-            let inner = Rc::downgrade(&self.0);
+        if wrote && !self.0.waiting.load(Relaxed) && self.0.holds_lines() {
+            self.0.waiting.store(true, Relaxed);
+            let inner = Arc::downgrade(&self.0);
             tokio::task::spawn_local(async move {
                 loop {
                     tokio::time::sleep(DELAY).await;
@@ -71,7 +74,7 @@ impl AccessLogs {
                     inner.flush();
                     // After a refusal lines are left: the file may take them the next time.
                     if !inner.holds_lines() {
-                        inner.waiting.set(false);
+                        inner.waiting.store(false, Relaxed);
                         return;
                     }
                 }
@@ -87,7 +90,7 @@ impl AccessLogs {
 
 impl Inner {
     fn append(&self, log: &AccessLog, facts: Facts<'_>) {
-        let mut buffers = self.buffers.borrow_mut();
+        let mut buffers = self.buffers();
         let at = match buffers.iter().position(|b| same(&b.sink, &log.sink)) {
             Some(at) => at,
             None => {
@@ -110,12 +113,17 @@ impl Inner {
         }
     }
 
+    /// A panic elsewhere while the lock was held leaves whole lines behind.
+    fn buffers(&self) -> MutexGuard<'_, Vec<Buffer>> {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn holds_lines(&self) -> bool {
-        self.buffers.borrow().iter().any(|b| !b.text.is_empty())
+        self.buffers().iter().any(|b| !b.text.is_empty())
     }
 
     fn flush(&self) {
-        for buffer in self.buffers.borrow_mut().iter_mut().filter(|b| !b.text.is_empty()) {
+        for buffer in self.buffers().iter_mut().filter(|b| !b.text.is_empty()) {
             if buffer.pass_on() {
                 self.files.stats().filesystem.flushed_by_timer.inc();
             }
@@ -125,7 +133,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        for buffer in self.buffers.get_mut() {
+        for buffer in self.buffers().iter_mut() {
             buffer.pass_on();
         }
     }
