@@ -340,4 +340,6 @@ impl Store {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

@@ -244,3 +244,59 @@ fn snapshots_share_and_do_not_change() {
     assert!(!before.same(&after, Kind::DestinationRule));
     assert!(Arc::ptr_eq(before.get(&key("a")).unwrap(), after.get(&key("a")).unwrap()));
 }
+
+#[test]
+fn what_is_left_out_is_filled_in() {
+    let store = store(StoreSettings::default());
+    let stored = |value: Value| store.write(Change::Create(object(value)), now()).unwrap().object.raw().clone();
+    let secret = stored(json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "default"},
+        "data": {"a": "QQ=="}, "stringData": {"b": "B"},
+    }));
+    assert_eq!(secret["data"], json!({"a": "QQ==", "b": "Qg=="}));
+    assert_eq!((secret.get("stringData"), &secret["type"]), (None, &json!("Opaque")));
+    let deployment = stored(json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": "default"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "d"}},
+            "template": {
+                "metadata": {"labels": {"app": "d"}},
+                "spec": {"containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80}]}]},
+            },
+        },
+    }));
+    assert_eq!(deployment["spec"]["replicas"], 1);
+    let pod = &deployment["spec"]["template"]["spec"];
+    assert_eq!((&pod["restartPolicy"], &pod["serviceAccountName"]), (&json!("Always"), &json!("default")));
+    assert_eq!(pod["containers"][0]["ports"][0]["protocol"], "TCP");
+    let namespace = store.get(&Key::new(Kind::Namespace, "", "default")).unwrap();
+    assert_eq!(namespace.label("kubernetes.io/metadata.name"), Some("default"));
+}
+
+#[test]
+fn some_fields_are_for_life() {
+    let store = store(StoreSettings::default());
+    let mut deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": "default"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "d"}},
+            "template": {"metadata": {"labels": {"app": "d", "x": "y"}}, "spec": {"containers": [{"name": "c"}]}},
+        },
+    });
+    store.write(Change::Create(object(deployment.clone())), now()).unwrap();
+    deployment["spec"]["selector"]["matchLabels"] = json!({"x": "y"});
+    let refused = store.write(Change::Upsert(object(deployment)), now()).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "Deployment default/d is invalid: spec.selector: cannot be changed; delete the object first"
+    );
+    let service = |address: &str| {
+        object(json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": "default"},
+            "spec": {"clusterIP": address, "ports": [{"port": 80}]},
+        }))
+    };
+    store.write(Change::Create(service("10.96.0.1")), now()).unwrap();
+    assert!(matches!(store.write(Change::Upsert(service("10.96.0.2")), now()), Err(Refusal::Invalid { .. })));
+    assert_eq!(store.write(Change::Upsert(service("")), now()).unwrap().done, Done::Unchanged);
+}
