@@ -1,7 +1,23 @@
+//! The data plane: listeners, HTTP/1.1, HTTP/2 and TCP, routed and balanced by `lateen-traffic`'s decisions, driven by
+//! xDS alone.
+//!
+//! One main thread (xDS, admin, DNS, statistics) and N workers, each a single-threaded runtime with its own sockets and
+//! pools. It knows no control plane and no Kubernetes.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod access_log;
 pub mod admin;
+mod connection;
 pub mod dns;
+mod http1;
+mod http2;
 pub mod inspect;
+mod io;
+mod listener;
+pub mod proxy;
+mod router;
 pub mod stats;
+mod tcp;
+mod timer;
+mod upstream;
+mod worker;

@@ -1,0 +1,63 @@
+//! What is known about a downstream connection while it lives.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use lateen_traffic::hcm::Hcm;
+use tokio::sync::Notify;
+
+use crate::stats::HttpStats;
+use crate::worker::Worker;
+
+/// A downstream connection of HTTP.
+pub struct Connection {
+    /// The worker that serves it.
+    pub worker: Rc<Worker>,
+    /// How HTTP is served on it.
+    pub hcm: Arc<Hcm>,
+    /// Statistics of the connection manager.
+    pub stats: Arc<HttpStats>,
+    /// The address the client meant.
+    pub local: SocketAddr,
+    /// The client's end.
+    pub peer: SocketAddr,
+    /// The original destination, if a redirect rule turned the connection to us.
+    pub original: Option<SocketAddr>,
+    /// TLS server name the client asked for.
+    pub server_name: Option<Arc<str>>,
+    /// Tells when the listener wants its connections to end.
+    pub drain: Rc<Drain>,
+}
+
+/// The wish that connections end soon: of a removed or changed listener, or of the whole proxy.
+#[derive(Default)]
+pub struct Drain {
+    on: Cell<bool>,
+    changed: Notify,
+}
+
+impl Drain {
+    /// Begins.
+    pub fn begin(&self) {
+        self.on.set(true);
+        self.changed.notify_waiters();
+    }
+
+    /// Whether it has begun.
+    pub fn is_on(&self) -> bool {
+        self.on.get()
+    }
+
+    /// Waits until it begins.
+    pub async fn begun(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.on.get() {
+                return;
+            }
+            changed.await;
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Serving an HTTP/2 connection: many requests at once, on the `h2` crate's framing and flow control.
+
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use lateen_traffic::hcm::Underscores;
+use lateen_traffic::record::Record;
+use lateen_traffic::{Protocol, RequestHead, ResponseHead};
+use tokio::time::Instant;
+
+use crate::connection::Connection;
+use crate::http1::head::{Framing, valid_authority};
+use crate::io::{Io, OwnedIo};
+use crate::router::body::Source;
+use crate::router::respond::{Http2Responder, Responder};
+use crate::router::{Exchange, Incoming};
+use crate::timer::Timer;
+
+/// The client's connection preface (RFC 9113 section 3.4).
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Streams a client may open and reset again before the connection is closed (rapid reset).
+const MAX_PENDING_RESETS: usize = 100;
+
+/// Serves a connection to its end.
+pub async fn serve(io: Rc<Io>, connection: Connection) {
+    connection.stats.downstream_cx_http2_total.inc();
+    let hcm = &connection.hcm;
+    let settings = hcm.http2;
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(settings.stream_window)
+        .initial_connection_window_size(settings.connection_window)
+        .max_concurrent_streams(settings.max_concurrent_streams)
+        .max_header_list_size(u32::try_from(hcm.limits.max_head_bytes).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(Some(1024))
+        .max_send_buffer_size(256 * 1024);
+    if settings.allow_connect {
+        builder.enable_connect_protocol();
+    }
+    let Ok(mut http2) = builder.handshake::<_, Bytes>(OwnedIo::new(io)).await else {
+        connection.stats.downstream_cx_protocol_error.inc();
+        return;
+    };
+    let connection = Rc::new(connection);
+    let opened = Instant::now();
+    let mut timer = Timer::default();
+    let open_streams = Rc::new(std::cell::Cell::new(0usize));
+    let mut draining = false;
+    let mut idle_since = Instant::now();
+    loop {
+        let timeouts = &connection.hcm.timeouts;
+        let idle_at = timeouts.idle.filter(|_| open_streams.get() == 0).map(|t| idle_since + t);
+        let age_at = timeouts.max_connection_duration.map(|t| opened + t);
+        let deadline = if draining { None } else { [idle_at, age_at].into_iter().flatten().min() };
+        let accepted = tokio::select! {
+            biased;
+            accepted = http2.accept() => accepted,
+            () = connection.drain.begun(), if !draining => {
+                connection.stats.downstream_cx_drain_close.inc();
+                draining = true;
+                http2.graceful_shutdown();
+                continue;
+            }
+            () = timer.until(deadline), if deadline.is_some() => {
+                if idle_at.is_some_and(|at| at <= Instant::now()) && open_streams.get() > 0 {
+                    idle_since = Instant::now();
+                    continue;
+                }
+                connection.stats.downstream_cx_idle_timeout.inc();
+                draining = true;
+                http2.graceful_shutdown();
+                continue;
+            }
+        };
+        match accepted {
+            Some(Ok((request, respond))) => {
+                idle_since = Instant::now();
+                open_streams.set(open_streams.get() + 1);
+                let (connection, open_streams) = (Rc::clone(&connection), Rc::clone(&open_streams));
+                tokio::task::spawn_local(async move {
+                    stream(&connection, request, respond).await;
+                    open_streams.set(open_streams.get() - 1);
+                });
+            }
+            Some(Err(error)) => {
+                if !error.is_io() {
+                    connection.stats.downstream_cx_protocol_error.inc();
+                }
+                return;
+            }
+            None => return,
+        }
+    }
+}
+
+async fn stream(connection: &Connection, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    let started = Instant::now();
+    let (parts, mut body) = request.into_parts();
+    let mut head = RequestHead { protocol: Protocol::Http2, ..RequestHead::default() };
+    let Some(framing) = read_head(&parts, &body, connection, &mut head) else {
+        connection.stats.downstream_cx_protocol_error.inc();
+        respond.send_reset(h2::Reason::PROTOCOL_ERROR);
+        return;
+    };
+    let mut responder = Responder::Http2(Http2Responder { respond, stream: None });
+    let mut response = ResponseHead::default();
+    let expects_continue = head.headers.get("expect").is_some_and(|v| v.eq_ignore_ascii_case(b"100-continue"));
+    let exchange = Exchange {
+        connection,
+        request: &mut head,
+        body: Incoming::new(Source::Http2(&mut body), framing, expects_continue),
+        responder: &mut responder,
+        timer: &mut Timer::default(),
+        response: &mut response,
+        record: Record::begin(SystemTime::now(), connection.local, connection.peer),
+        started,
+    };
+    exchange.serve().await;
+}
+
+/// The head as the router takes it; `None` if the request is malformed (RFC 9113 section 8.1.1).
+fn read_head(parts: &http::request::Parts, body: &RecvStream, connection: &Connection, head: &mut RequestHead) -> Option<Framing> {
+    let limits = &connection.hcm.limits;
+    if parts.headers.len() > limits.max_headers {
+        return None;
+    }
+    head.method.push_str(parts.method.as_str());
+    head.scheme.push_str(parts.uri.scheme_str().unwrap_or("http"));
+    if let Some(authority) = parts.uri.authority() {
+        head.authority.push_str(authority.as_str());
+    }
+    if let Some(protocol) = parts.extensions.get::<h2::ext::Protocol>() {
+        head.upgrade.push_str(&protocol.as_str().to_ascii_lowercase());
+    }
+    if !(head.is_connect() && head.upgrade.is_empty()) {
+        head.path.push_str(parts.uri.path_and_query().map_or("/", |p| p.as_str()));
+    }
+    let mut cookies: Vec<u8> = Vec::new();
+    for (name, value) in &parts.headers {
+        let (name, value) = (name.as_str(), value.as_bytes());
+        match name {
+            "host" => {
+                let host = std::str::from_utf8(value).ok()?;
+                if head.authority.is_empty() {
+                    head.authority.push_str(host);
+                }
+                continue;
+            }
+            // Split for compression only (RFC 9113 section 8.2.3).
+            "cookie" => {
+                if !cookies.is_empty() {
+                    cookies.extend_from_slice(b"; ");
+                }
+                cookies.extend_from_slice(value);
+                continue;
+            }
+            _ if name.contains('_') => match limits.underscores {
+                Underscores::Allow => {}
+                Underscores::Reject => return None,
+                Underscores::Drop => continue,
+            },
+            _ => {}
+        }
+        head.headers.append(name, value);
+    }
+    if !cookies.is_empty() {
+        head.headers.append("cookie", &cookies);
+    }
+    if head.authority.is_empty() || !valid_authority(&head.authority) {
+        return None;
+    }
+    Some(if body.is_end_stream() { Framing::None } else { Framing::Chunked })
+}

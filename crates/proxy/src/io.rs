@@ -1,0 +1,213 @@
+//! One byte stream, readable and writable at the same time through a shared reference.
+//!
+//! A proxy reads one direction of a connection while it writes the other. On a worker nothing runs in parallel, so a
+//! `RefCell` that is borrowed only inside a poll is all the sharing that takes; no lock, no split halves.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A connection.
+pub struct Io {
+    stream: RefCell<Stream>,
+    // Bytes read while the protocol was found out; they come first.
+    prefix: RefCell<Bytes>,
+    received: Cell<u64>,
+    sent: Cell<u64>,
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Io {
+    /// A TCP connection; `prefix` was read from it before.
+    pub fn tcp(stream: TcpStream, prefix: Bytes) -> Self {
+        Self::new(Stream::Tcp(stream), prefix)
+    }
+
+    /// A Unix domain socket connection.
+    pub fn unix(stream: UnixStream) -> Self {
+        Self::new(Stream::Unix(stream), Bytes::new())
+    }
+
+    fn new(stream: Stream, prefix: Bytes) -> Self {
+        let received = Cell::new(prefix.len() as u64);
+        Self { stream: RefCell::new(stream), prefix: RefCell::new(prefix), received, sent: Cell::new(0) }
+    }
+
+    /// Bytes read so far.
+    pub fn received(&self) -> u64 {
+        self.received.get()
+    }
+
+    /// Bytes written so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.get()
+    }
+
+    /// Our address, if it is an Internet socket.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match &*self.stream.borrow() {
+            Stream::Tcp(s) => s.local_addr().ok(),
+            Stream::Unix(_) => None,
+        }
+    }
+
+    /// Appends what can be read to `buffer`; 0 at the end of the stream.
+    pub async fn read_into(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        let mut this = self;
+        this.read_buf(buffer).await
+    }
+
+    /// Writes all of `bytes`.
+    pub async fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut this = self;
+        this.write_all(bytes).await
+    }
+
+    /// Ends our direction of the stream.
+    pub async fn shutdown(&self) -> io::Result<()> {
+        std::future::poll_fn(|cx| {
+            let mut this = self;
+            Pin::new(&mut this).poll_shutdown(cx)
+        })
+        .await
+    }
+
+    /// Makes the coming close a reset (RST) instead of an orderly end.
+    pub fn reset_on_close(&self) {
+        if let Stream::Tcp(s) = &*self.stream.borrow() {
+            // Best effort: without it the peer sees an orderly end.
+            let _ = socket2::SockRef::from(s).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+
+    /// Whether the peer has closed or sent something, without waiting. Costs no system call while nothing arrived.
+    pub fn is_readable(&self) -> bool {
+        let mut probe = [0u8; 1];
+        let mut buf = ReadBuf::new(&mut probe);
+        let waker = std::task::Waker::noop();
+        let mut stream = self.stream.borrow_mut();
+        let mut cx = Context::from_waker(waker);
+        match &mut *stream {
+            Stream::Tcp(s) => s.poll_peek(&mut cx, &mut buf).is_ready(),
+            Stream::Unix(s) => Pin::new(s).poll_read(&mut cx, &mut buf).is_ready(),
+        }
+    }
+}
+
+impl AsyncRead for &Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut prefix = self.prefix.borrow_mut();
+        if !prefix.is_empty() {
+            let n = prefix.len().min(buf.remaining());
+            buf.put_slice(&prefix[..n]);
+            prefix.advance(n);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let polled = match &mut *self.stream.borrow_mut() {
+            Stream::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+            Stream::Unix(s) => Pin::new(s).poll_read(cx, buf),
+        };
+        self.received.set(self.received.get() + (buf.filled().len() - before) as u64);
+        polled
+    }
+}
+
+impl AsyncWrite for &Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = match &mut *self.stream.borrow_mut() {
+            Stream::Tcp(s) => Pin::new(s).poll_write(cx, bytes),
+            Stream::Unix(s) => Pin::new(s).poll_write(cx, bytes),
+        };
+        if let Poll::Ready(Ok(n)) = &polled {
+            self.sent.set(self.sent.get() + *n as u64);
+        }
+        polled
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self.stream.borrow_mut() {
+            Stream::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+            Stream::Unix(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+}
+
+/// An owned handle for libraries that want to own their stream (h2). Writes are gathered and go out in one system
+/// call when the library flushes: h2 alone writes each frame by itself.
+pub struct OwnedIo {
+    io: Rc<Io>,
+    pending: BytesMut,
+}
+
+/// Gathered bytes beyond which a write goes out at once.
+const GATHER: usize = 64 * 1024;
+
+impl OwnedIo {
+    /// Wraps a shared connection.
+    pub fn new(io: Rc<Io>) -> Self {
+        Self { io, pending: BytesMut::new() }
+    }
+
+    fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.pending.is_empty() {
+            let mut io = &*self.io;
+            match Pin::new(&mut io).poll_write(cx, &self.pending) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(n)) => self.pending.advance(n),
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for OwnedIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut io = &*self.io;
+        Pin::new(&mut io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for OwnedIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.pending.len() >= GATHER {
+            match self.poll_pending(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        self.pending.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_pending(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.poll_pending(cx) {
+            Poll::Ready(Ok(())) => {}
+            other => return other,
+        }
+        let mut io = &*self.io;
+        Pin::new(&mut io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,421 @@
+//! Listeners at work: sockets, original destinations, the choice of a filter chain.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use bytes::BytesMut;
+use lateen_traffic::format::Facts;
+use lateen_traffic::hcm::{Codec, Hcm};
+use lateen_traffic::listener::{ConnectionFacts, FilterChain, Listener, Terminal, TransportProtocol};
+use lateen_traffic::record::{Flags, Record};
+use lateen_traffic::{Config, RequestHead};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::connection::{Connection, Drain};
+use crate::inspect::{self, HttpInspection, Inspection};
+use crate::io::Io;
+use crate::stats::ListenerStats;
+use crate::timer::Timer;
+use crate::upstream::original_destination;
+use crate::worker::{Admitted, Worker};
+
+/// Length of the accept queue where a listener does not say.
+const BACKLOG: u32 = 4096;
+
+/// The listeners of one worker.
+pub struct Listeners {
+    worker: Rc<Worker>,
+    inherited: Arc<Vec<(u16, OwnedFd)>>,
+    table: Rc<Table>,
+    sockets: HashMap<SocketAddr, Vec<JoinHandle<()>>>,
+    closed: bool,
+}
+
+/// Who serves connections to which address.
+#[derive(Default)]
+struct Table {
+    by_address: RefCell<HashMap<SocketAddr, Rc<Serving>>>,
+}
+
+/// One listener as it is served now.
+struct Serving {
+    listener: Arc<Listener>,
+    drain: Rc<Drain>,
+    stats: Arc<ListenerStats>,
+}
+
+impl Table {
+    fn get(&self, address: SocketAddr) -> Option<Rc<Serving>> {
+        self.by_address.borrow().get(&address).cloned()
+    }
+
+    /// The listener for an original destination: its very address, else the wildcard address of its port.
+    fn for_destination(&self, destination: SocketAddr) -> Option<Rc<Serving>> {
+        let any = if destination.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+        let wildcard = SocketAddr::new(any, destination.port());
+        let v4_wildcard = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), destination.port());
+        self.get(destination).or_else(|| self.get(wildcard)).or_else(|| self.get(v4_wildcard))
+    }
+}
+
+impl Listeners {
+    /// No listeners yet. `inherited` are sockets that were opened for us, by the listener port they stand for.
+    pub fn new(worker: Rc<Worker>, inherited: Arc<Vec<(u16, OwnedFd)>>) -> Self {
+        Self { worker, inherited, table: Rc::default(), sockets: HashMap::new(), closed: false }
+    }
+
+    /// Follows a new configuration: sockets open and close, connections of changed listeners are drained.
+    pub fn follow(&mut self, config: &Config) {
+        let mut next: HashMap<SocketAddr, Rc<Serving>> = HashMap::new();
+        let old = self.table.by_address.take();
+        let by_name: HashMap<&str, &Rc<Serving>> = old.values().map(|s| (&*s.listener.name, s)).collect();
+        let mut wanted: HashSet<SocketAddr> = HashSet::new();
+        for listener in config.listeners.values() {
+            let serving = match by_name.get(&*listener.name) {
+                Some(serving) if Arc::ptr_eq(&serving.listener, listener) => Rc::clone(serving),
+                _ => Rc::new(Serving {
+                    listener: Arc::clone(listener),
+                    drain: Rc::default(),
+                    stats: self.worker.stats.listener(&crate::stats::listener_scope(listener)),
+                }),
+            };
+            for address in &listener.addresses {
+                if listener.bind_to_port {
+                    wanted.insert(*address);
+                }
+                next.insert(*address, Rc::clone(&serving));
+            }
+        }
+        for serving in old.values() {
+            let stays = serving.listener.addresses.iter().any(|a| next.get(a).is_some_and(|s| Rc::ptr_eq(s, serving)));
+            if !stays {
+                serving.drain.begin();
+            }
+        }
+        drop(by_name);
+        *self.table.by_address.borrow_mut() = next;
+        if self.closed {
+            return;
+        }
+        self.sockets.retain(|address, tasks| {
+            let stays = wanted.contains(address);
+            if !stays {
+                tasks.iter().for_each(JoinHandle::abort);
+            }
+            stays
+        });
+        for address in wanted {
+            if !self.sockets.contains_key(&address) {
+                self.open(address);
+            }
+        }
+        self.worker.process.listening.fetch_or(1 << (self.worker.id % usize::BITS as usize), Ordering::Release);
+    }
+
+    fn open(&mut self, address: SocketAddr) {
+        let backlog = self.table.get(address).and_then(|s| s.listener.backlog).unwrap_or(BACKLOG);
+        let mut tasks = Vec::new();
+        match bind(address, backlog) {
+            Ok(socket) => tasks.push(self.accept_from(socket, address)),
+            Err(error) => {
+                tracing::error!(%address, %error, "cannot listen");
+                self.worker.process.failed_listeners.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        for (port, fd) in self.inherited.iter() {
+            if *port != address.port() {
+                continue;
+            }
+            match inherit(fd) {
+                Ok(socket) => tasks.push(self.accept_from(socket, address)),
+                Err(error) => tracing::error!(%address, %error, "cannot use an inherited socket"),
+            }
+        }
+        self.sockets.insert(address, tasks);
+    }
+
+    fn accept_from(&self, socket: TcpListener, address: SocketAddr) -> JoinHandle<()> {
+        let (worker, table) = (Rc::clone(&self.worker), Rc::clone(&self.table));
+        tokio::task::spawn_local(async move {
+            loop {
+                match socket.accept().await {
+                    Ok((stream, peer)) => {
+                        let Some(serving) = table.get(address) else { continue };
+                        let Some(admitted) = worker.admit() else {
+                            serving.stats.downstream_cx_overflow.inc();
+                            continue;
+                        };
+                        let (worker, table) = (Rc::clone(&worker), Rc::clone(&table));
+                        tokio::task::spawn_local(take(worker, table, serving, stream, peer, admitted));
+                    }
+                    // Out of descriptors or memory: what is there must first end. Other errors concern one connection.
+                    Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)) => {
+                        tracing::warn!(%error, "cannot accept connections for now");
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                    Err(_) => {}
+                }
+            }
+        })
+    }
+
+    /// Closes all sockets and lets connections end.
+    pub fn drain_all(&mut self) {
+        self.closed = true;
+        for (_, tasks) in self.sockets.drain() {
+            tasks.iter().for_each(JoinHandle::abort);
+        }
+        for serving in self.table.by_address.borrow().values() {
+            serving.drain.begin();
+        }
+    }
+}
+
+fn bind(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM.nonblocking().cloexec(),
+        Some(socket2::Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    TcpListener::from_std(socket.into())
+}
+
+fn inherit(fd: &OwnedFd) -> io::Result<TcpListener> {
+    let socket = std::net::TcpListener::from(fd.try_clone()?);
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket)
+}
+
+/// A connection whose filter chain is known.
+pub struct Accepted {
+    /// The worker that serves it.
+    pub worker: Rc<Worker>,
+    /// The address the client meant.
+    pub local: SocketAddr,
+    /// The client's end.
+    pub peer: SocketAddr,
+    /// The original destination, if a redirect rule turned the connection to us.
+    pub original: Option<SocketAddr>,
+    /// TLS server name the client asked for.
+    pub server_name: Option<Arc<str>>,
+    /// Tells when the listener wants its connections to end.
+    pub drain: Rc<Drain>,
+}
+
+/// Serves one connection from its first byte to its end.
+async fn take(
+    worker: Rc<Worker>,
+    table: Rc<Table>,
+    mut serving: Rc<Serving>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    _admitted: Admitted,
+) {
+    let Ok(local) = stream.local_addr() else { return };
+    // Best effort: without it answers may wait for the client's acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let mut original = None;
+    if serving.listener.use_original_dst || serving.listener.original_dst {
+        original = original_destination(&stream);
+        if serving.listener.use_original_dst
+            && let Some(other) = original.and_then(|o| table.for_destination(o))
+        {
+            serving = other;
+        }
+    }
+    let stats = Arc::clone(&serving.stats);
+    stats.downstream_cx_total.inc();
+    stats.downstream_cx_active.inc();
+    let _open = Open { stats: Arc::clone(&stats), since: Instant::now() };
+    let destination = original.unwrap_or(local);
+    let listener = Arc::clone(&serving.listener);
+    let mut facts = ConnectionFacts { destination: Some(destination), source: Some(peer), ..ConnectionFacts::default() };
+    let mut prefix = BytesMut::new();
+    if listener.inspects(destination.port()) && !inspect(&listener, &stats, &mut stream, &mut prefix, &mut facts).await {
+        return;
+    }
+    let server_name: Option<Arc<str>> = facts.server_name.as_deref().map(Arc::from);
+    let Some(chain) = listener.find_chain(&facts).cloned() else {
+        stats.no_filter_chain_match.inc();
+        let mut record = Record::begin(SystemTime::now(), destination, peer);
+        record.flags = Flags::NO_ROUTE;
+        record.details = "filter_chain_not_found".into();
+        record.server_name = server_name;
+        let facts = Facts { record: &record, request: &RequestHead::default(), response: None };
+        worker.logs.write(&listener.access_log, facts);
+        // The client sees at once that nobody serves this.
+        let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        return;
+    };
+    let accepted =
+        Accepted { worker, local: destination, peer, original, server_name, drain: Rc::clone(&serving.drain) };
+    serve(accepted, &chain, stream, prefix).await;
+}
+
+/// Counts a connection of a listener while it is open.
+struct Open {
+    stats: Arc<ListenerStats>,
+    since: Instant,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.stats.downstream_cx_active.dec();
+        self.stats.downstream_cx_destroy.inc();
+        self.stats.downstream_cx_length_ms.record(self.since.elapsed());
+    }
+}
+
+async fn serve(accepted: Accepted, chain: &FilterChain, stream: TcpStream, prefix: BytesMut) {
+    match &chain.terminal {
+        Terminal::Tcp(proxy) => {
+            let io = Rc::new(Io::tcp(stream, prefix.freeze()));
+            crate::tcp::serve(io, accepted, Arc::clone(proxy)).await;
+        }
+        Terminal::Http(hcm) => serve_http(accepted, Arc::clone(hcm), stream, prefix).await,
+    }
+}
+
+async fn serve_http(accepted: Accepted, hcm: Arc<Hcm>, mut stream: TcpStream, mut prefix: BytesMut) {
+    let stats = accepted.worker.stats.http(&hcm.stat_prefix);
+    stats.downstream_cx_total.inc();
+    stats.downstream_cx_active.inc();
+    let opened = Instant::now();
+    let http2 = match hcm.codec {
+        Codec::Http1 => Some(false),
+        Codec::Http2 => Some(true),
+        Codec::Auto => is_http2(&mut stream, &mut prefix, &hcm).await,
+    };
+    if let Some(http2) = http2 {
+        let io = Rc::new(Io::tcp(stream, prefix.freeze()));
+        let connection = Connection {
+            worker: accepted.worker,
+            stats: Arc::clone(&stats),
+            local: accepted.local,
+            peer: accepted.peer,
+            original: accepted.original,
+            server_name: accepted.server_name,
+            drain: accepted.drain,
+            hcm,
+        };
+        if http2 {
+            stats.downstream_cx_http2_active.inc();
+            crate::http2::serve(Rc::clone(&io), connection).await;
+            stats.downstream_cx_http2_active.dec();
+        } else {
+            stats.downstream_cx_http1_active.inc();
+            crate::http1::server::serve(Rc::clone(&io), connection).await;
+            stats.downstream_cx_http1_active.dec();
+        }
+        stats.downstream_cx_rx_bytes_total.add(io.received());
+        stats.downstream_cx_tx_bytes_total.add(io.sent());
+    } else {
+        stats.downstream_cx_idle_timeout.inc();
+    }
+    stats.downstream_cx_active.dec();
+    stats.downstream_cx_destroy.inc();
+    stats.downstream_cx_length_ms.record(opened.elapsed());
+}
+
+/// Whether the connection begins with HTTP/2's preface; `None` if it ended or idled before that was known.
+async fn is_http2(stream: &mut TcpStream, prefix: &mut BytesMut, hcm: &Hcm) -> Option<bool> {
+    let mut timer = Timer::default();
+    let deadline = hcm.timeouts.idle.map(|t| Instant::now() + t);
+    loop {
+        let n = prefix.len().min(crate::http2::PREFACE.len());
+        if n > 0 && prefix[..n] != crate::http2::PREFACE[..n] {
+            return Some(false);
+        }
+        if n == crate::http2::PREFACE.len() {
+            return Some(true);
+        }
+        prefix.reserve(4096);
+        match crate::timer::before(&mut timer, deadline, stream.read_buf(prefix)).await? {
+            Ok(0) if prefix.is_empty() => return None,
+            // Too short for HTTP/2: HTTP/1 will say what is wrong with it.
+            Ok(0) => return Some(false),
+            Ok(_) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Looks at the first bytes until it is known what they are. False: the connection is to be closed.
+async fn inspect(
+    listener: &Listener,
+    stats: &ListenerStats,
+    stream: &mut TcpStream,
+    prefix: &mut BytesMut,
+    facts: &mut ConnectionFacts,
+) -> bool {
+    let port = facts.destination.map_or(0, |d| d.port());
+    let mut tls = listener.tls_inspector.as_ref().is_some_and(|i| i.runs_for(port));
+    let mut http = listener.http_inspector.as_ref().is_some_and(|i| i.runs_for(port));
+    let mut timer = Timer::default();
+    let deadline = listener.inspect_timeout.map(|t| Instant::now() + t);
+    stats.downstream_pre_cx_active.inc();
+    let go_on = loop {
+        if tls && !prefix.is_empty() {
+            match inspect::tls_client_hello(prefix) {
+                Inspection::NeedMore => {}
+                Inspection::NotTls | Inspection::Bad(_) => tls = false,
+                Inspection::ClientHello(hello) => {
+                    facts.transport = TransportProtocol::Tls;
+                    facts.server_name = hello.server_name;
+                    facts.application_protocols = hello.alpn;
+                    break true;
+                }
+            }
+        }
+        if http && !tls && !prefix.is_empty() {
+            match inspect::http(prefix) {
+                HttpInspection::NeedMore => {}
+                HttpInspection::NotHttp => http = false,
+                HttpInspection::Http(version) => {
+                    facts.application_protocols = vec![version.as_str().to_owned()];
+                    break true;
+                }
+            }
+        }
+        if !tls && !http {
+            break true;
+        }
+        prefix.reserve(4096);
+        match crate::timer::before(&mut timer, deadline, stream.read_buf(prefix)).await {
+            Some(Ok(0)) => {
+                stats.downstream_listener_filter_remote_close.inc();
+                // A client that ended its side may still wait for an answer to what it sent.
+                break !prefix.is_empty();
+            }
+            Some(Ok(_)) => {}
+            Some(Err(_)) => {
+                stats.downstream_listener_filter_error.inc();
+                break false;
+            }
+            None => {
+                stats.downstream_pre_cx_timeout.inc();
+                break listener.continue_on_inspect_timeout;
+            }
+        }
+    };
+    stats.downstream_pre_cx_active.dec();
+    go_on
+}
+

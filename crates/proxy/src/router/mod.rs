@@ -1,0 +1,374 @@
+//! The life of a request: prepared, routed, forwarded or answered, recorded.
+//!
+//! Decisions come from `lateen-traffic`; here they are carried out. Every request ends in [`Exchange::finish`], which
+//! writes statistics and access logs from the one record of what happened.
+
+pub mod body;
+mod forward;
+pub mod respond;
+mod tunnel;
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use lateen_traffic::format::Facts;
+use lateen_traffic::forwarding::{self, Client};
+use lateen_traffic::hcm::{Hcm, RouteSource, ServerHeader};
+use lateen_traffic::path::Normalized;
+use lateen_traffic::record::{Flags, Record};
+use lateen_traffic::reply::{self, LocalReply};
+use lateen_traffic::route::{Action, NotRouted, Redirect, RouteConfig, Routed, redirect_location, without_port};
+use lateen_traffic::{Config, RequestHead, ResponseHead};
+use tokio::time::Instant;
+
+use self::body::{Piece, Source};
+use self::respond::{Responder, local_response};
+use crate::connection::Connection;
+use crate::http1::head::Framing;
+use crate::timer::Timer;
+
+/// A request as it came in, and the way to answer it.
+pub struct Exchange<'a, 'r> {
+    /// The connection it came on.
+    pub connection: &'a Connection,
+    /// Its head.
+    pub request: &'a mut RequestHead,
+    /// Its body.
+    pub body: Incoming<'a>,
+    /// The way back.
+    pub responder: &'a mut Responder<'r>,
+    /// The connection's timer.
+    pub timer: &'a mut Timer,
+    /// Head of the response; kept by the connection for its memory.
+    pub response: &'a mut ResponseHead,
+    /// The record of what happens.
+    pub record: Record,
+    /// When it began.
+    pub started: Instant,
+}
+
+/// A request's body on its way in.
+pub struct Incoming<'a> {
+    source: Source<'a>,
+    framing: Framing,
+    expects_continue: bool,
+    ended: bool,
+    replay: Replay,
+}
+
+/// What was read of a request's body, kept as long as the request may be sent again.
+#[derive(Default)]
+struct Replay {
+    pieces: Vec<Piece>,
+    size: usize,
+    // Nothing was thrown away.
+    whole: bool,
+}
+
+impl<'a> Incoming<'a> {
+    /// A body as the head announced it.
+    pub fn new(source: Source<'a>, framing: Framing, expects_continue: bool) -> Self {
+        let ended = framing == Framing::None;
+        let source = if ended && !matches!(source, Source::Http1(_)) { Source::Empty } else { source };
+        Self { source, framing, expects_continue, ended, replay: Replay { whole: true, ..Replay::default() } }
+    }
+}
+
+impl<'a, 'r> Exchange<'a, 'r> {
+    /// Serves the request to its end.
+    pub async fn serve(mut self) {
+        let connection = self.connection;
+        let hcm = Arc::clone(&connection.hcm);
+        connection.stats.downstream_rq_total.inc();
+        connection.stats.downstream_rq_active.inc();
+        self.record.protocol = Some(self.request.protocol);
+        self.record.server_name = connection.server_name.clone();
+        if self.body.expects_continue && !hcm.proxy_100_continue {
+            self.request.headers.remove("expect");
+            self.body.expects_continue = false;
+            // If the client is gone, reading its body will tell.
+            let _ = self.responder.interim(100).await;
+        }
+        let config = connection.worker.config();
+        match self.prepare(&hcm) {
+            Ok(client) => {
+                let routes = routes(&hcm, &config);
+                self.route(&hcm, &config, &routes, client).await;
+            }
+            Err(reply) => self.reply(&reply, &[]).await,
+        }
+        self.finish();
+    }
+
+    /// Cleans the head; an error is answered at once.
+    fn prepare(&mut self, hcm: &Hcm) -> Result<Client, LocalReply> {
+        let connection = self.connection;
+        let request = &mut *self.request;
+        if request.path == "*" || (request.path.is_empty() && !request.is_connect()) {
+            return Err(reply::ABSOLUTE_PATH_REJECTED);
+        }
+        let host = &hcm.host;
+        if host.strip_trailing_dot && request.authority.ends_with('.') {
+            request.authority.pop();
+        }
+        if let Some(port) = host.strip_port {
+            let bare = without_port(&request.authority).len();
+            if port.is_none_or(|p| request.authority[bare..] == format!(":{p}")) {
+                request.authority.truncate(bare);
+            }
+        }
+        let client = forwarding::prepare_request(
+            request,
+            hcm,
+            connection.peer,
+            connection.local,
+            false,
+            &mut connection.worker.dice(),
+        );
+        self.record.downstream_remote = client.address;
+        match hcm.path.apply(&request.path) {
+            Normalized::Same => {}
+            Normalized::Changed(path) => request.path = path,
+            Normalized::Rejected => return Err(reply::PATH_NORMALIZATION_FAILED),
+            Normalized::Redirect(location) => {
+                let mut redirect = LocalReply::fixed(307, "", Flags::NONE, "path_normalization_failed");
+                redirect.details = Cow::Owned(format!("path_normalization_failed{}", ""));
+                self.response.headers.clear();
+                self.response.headers.append("location", location);
+                return Err(redirect);
+            }
+        }
+        Ok(client)
+    }
+
+    async fn route(&mut self, hcm: &Hcm, config: &Config, routes: &Arc<RouteConfig>, client: Client) {
+        let tls = self.request.scheme == "https";
+        let routed = routes.route(self.request, tls, client.internal, &mut self.connection.worker.dice());
+        match routed {
+            Ok(routed) => {
+                if !routed.route.name.is_empty() {
+                    self.record.route_name = Some(Arc::clone(&routed.route.name));
+                }
+                match &routed.route.action {
+                    Action::Forward(forward) => {
+                        if self.request.upgrade == "h2c" || self.request.upgrade == "http/2.0" {
+                            // Not offered: the request is served as it is (RFC 9110 section 7.8).
+                            self.request.upgrade.clear();
+                            self.request.headers.remove("http2-settings");
+                        }
+                        self.forward(hcm, config, routes, routed, forward).await;
+                    }
+                    Action::Redirect(redirect) => {
+                        let location = redirect_location(self.request, &routed.route.matches, redirect);
+                        self.redirect(redirect.status, location, Some((routes, routed))).await;
+                    }
+                    Action::Direct(direct) => {
+                        self.response.status = direct.status;
+                        self.response.headers.clear();
+                        let bodiless = direct.status < 200 || direct.status == 204 || direct.status == 304;
+                        let body = if bodiless { Bytes::new() } else { direct.body.clone() };
+                        if !body.is_empty() {
+                            self.response.headers.append("content-length", body.len().to_string());
+                            self.response.headers.append("content-type", "text/plain");
+                        }
+                        self.record.details = Cow::Borrowed("direct_response");
+                        self.edit_response(routes, routed, None);
+                        self.send_own(body).await;
+                    }
+                }
+            }
+            Err(NotRouted::NotFound) => {
+                self.connection.stats.no_route.inc();
+                self.reply(&reply::ROUTE_NOT_FOUND, &[]).await;
+            }
+            Err(NotRouted::TlsRequired(_)) => {
+                let redirect = Redirect { status: 301, scheme: Some("https".into()), ..Redirect::default() };
+                let any = lateen_traffic::route::RouteMatch::prefix("/");
+                let location = redirect_location(self.request, &any, &redirect);
+                self.redirect(301, location, None).await;
+            }
+        }
+    }
+
+    async fn redirect(&mut self, status: u16, location: String, by: Option<(&Arc<RouteConfig>, Routed<'_>)>) {
+        self.response.status = status;
+        self.response.headers.clear();
+        self.response.headers.append("location", location);
+        self.record.details = Cow::Borrowed("direct_response");
+        if let Some((routes, routed)) = by {
+            self.edit_response(routes, routed, None);
+        }
+        self.send_own(Bytes::new()).await;
+    }
+
+    /// Answers by ourselves.
+    pub(super) async fn reply(&mut self, reply: &LocalReply, extra: &[(&str, Cow<'_, str>)]) {
+        self.record.flags.add(reply.flags);
+        self.record.details = reply.details.clone();
+        let location = self.response.headers.get("location").map(<[u8]>::to_vec).filter(|_| (300..400).contains(&reply.status));
+        let (mut head, body) = local_response(reply, self.request.is_grpc(), extra);
+        if let Some(location) = location {
+            head.headers.append("location", location);
+        }
+        *self.response = head;
+        self.send_own(body).await;
+    }
+
+    /// Sends the prepared head and a body of our own.
+    async fn send_own(&mut self, body: Bytes) {
+        self.record.code = self.response.status;
+        let unread = match &self.body.source {
+            Source::Http1(reader) => !reader.body_done() && !self.body.ended,
+            Source::Empty | Source::Http2(_) => false,
+        };
+        if unread || self.response.status == 400 {
+            self.responder.close_after();
+        }
+        self.complete_response(true);
+        let head_only = self.request.method == "HEAD";
+        let empty = body.is_empty() || head_only;
+        let bodiless = self.response.status < 200 || self.response.status == 204 || self.response.status == 304;
+        if body.is_empty() && !bodiless && !self.response.headers.contains("content-length") {
+            self.response.headers.append("content-length", "0");
+        }
+        let framing = if empty { Framing::None } else { Framing::Length(body.len() as u64) };
+        let sent = async {
+            self.responder.head(self.response, framing, None)?;
+            if !empty {
+                let mut sink = self.responder.sink()?;
+                sink.data(body.clone()).await?;
+                sink.end(None)?;
+            }
+            self.responder.flush().await
+        }
+        .await;
+        match sent {
+            Ok(()) if !empty => self.record.bytes_sent += body.len() as u64,
+            Ok(()) => {}
+            Err(_) => {
+                self.responder.abort();
+                self.client_gone();
+            }
+        }
+    }
+
+    /// The client ended its side before the answer was out.
+    pub(super) fn client_gone(&mut self) {
+        let http2 = matches!(self.responder, Responder::Http2(_));
+        if http2 {
+            self.record.flags.add(Flags::DOWNSTREAM_RESET);
+            self.record.details = Cow::Borrowed("http2.remote_reset");
+        } else {
+            self.record.flags.add(Flags::DOWNSTREAM_TERMINATION);
+            self.record.details = Cow::Borrowed("downstream_remote_disconnect");
+        }
+    }
+
+    /// Header edits of route, virtual host and route configuration on a response.
+    pub(super) fn edit_response(
+        &mut self,
+        routes: &RouteConfig,
+        routed: Routed<'_>,
+        cluster: Option<&lateen_traffic::edit::HeaderEdits>,
+    ) {
+        let mut layers = [
+            cluster,
+            Some(&routed.route.response_edits),
+            Some(&routed.virtual_host.response_edits),
+            Some(&routes.response_edits),
+        ];
+        if routes.most_specific_edits_win {
+            layers.reverse();
+        }
+        for edits in layers.into_iter().flatten().filter(|e| !e.is_empty()) {
+            let values = edits.values(Facts { record: &self.record, request: self.request, response: Some(self.response) });
+            edits.apply(&mut self.response.headers, &values);
+        }
+    }
+
+    /// What every response gets on its way out: no hop-by-hop fields, `date`, `server`, `via`.
+    pub(super) fn complete_response(&mut self, own: bool) {
+        let hcm = &self.connection.hcm;
+        let headers = &mut self.response.headers;
+        if !own {
+            forwarding::remove_hop_by_hop(headers, false);
+        }
+        if !headers.contains("date") {
+            headers.append("date", self.connection.worker.date(self.record.start).as_bytes());
+        }
+        match hcm.server_header {
+            ServerHeader::Overwrite => headers.set("server", hcm.server_name.as_bytes()),
+            ServerHeader::AppendIfAbsent if !headers.contains("server") => headers.append("server", hcm.server_name.as_bytes()),
+            ServerHeader::AppendIfAbsent | ServerHeader::PassThrough => {}
+        }
+        if let Some(via) = &hcm.via {
+            headers.append("via", format!("1.1 {via}"));
+        }
+        if hcm.edge.request_id_in_response
+            && let Some(id) = self.request.headers.get("x-request-id")
+        {
+            headers.set("x-request-id", id);
+        }
+        if self.connection.drain.is_on() {
+            self.responder.close_after();
+        }
+    }
+
+    /// The end: statistics and access logs.
+    fn finish(mut self) {
+        let connection = self.connection;
+        let stats = &connection.stats;
+        self.record.duration = self.started.elapsed();
+        if self.record.flags.intersects(Flags::DOWNSTREAM_TERMINATION | Flags::DOWNSTREAM_RESET) && !self.response_started() {
+            self.record.code = 0;
+        }
+        stats.downstream_rq_active.dec();
+        stats.response(self.record.code);
+        stats.downstream_rq_time.record(self.record.duration);
+        let response = self.response_started().then_some(&*self.response);
+        let facts = Facts { record: &self.record, request: self.request, response };
+        connection.worker.logs.write(&connection.hcm.access_log, facts);
+    }
+
+    fn response_started(&self) -> bool {
+        self.record.code != 0
+    }
+}
+
+/// The routes of a connection manager as they are now.
+fn routes(hcm: &Hcm, config: &Config) -> Arc<RouteConfig> {
+    match &hcm.routes {
+        RouteSource::Inline(routes) => Arc::clone(routes),
+        RouteSource::Named(name) => config.routes.get(name).cloned().unwrap_or_default(),
+    }
+}
+
+/// Answers and records a request whose head could not be read.
+pub async fn refuse(connection: &Connection, responder: &mut Responder<'_>, reply: &LocalReply) {
+    connection.stats.downstream_rq_total.inc();
+    connection.stats.downstream_cx_protocol_error.inc();
+    responder.close_after();
+    let mut request = RequestHead::default();
+    let mut response = ResponseHead::default();
+    let exchange = Exchange {
+        connection,
+        request: &mut request,
+        body: Incoming::new(Source::Empty, Framing::None, false),
+        responder,
+        timer: &mut Timer::default(),
+        response: &mut response,
+        record: Record::begin(SystemTime::now(), connection.local, connection.peer),
+        started: Instant::now(),
+    };
+    connection.stats.downstream_rq_active.inc();
+    let mut exchange = exchange;
+    exchange.record.protocol = Some(lateen_traffic::Protocol::Http11);
+    exchange.reply(reply, &[]).await;
+    exchange.finish();
+}
+
+/// What is kept of a host between attempts.
+type Tried = Vec<Rc<crate::upstream::Host>>;

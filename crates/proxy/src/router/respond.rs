@@ -1,0 +1,193 @@
+//! The answering side of a request, HTTP/1 or HTTP/2.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use h2::SendStream;
+use h2::server::SendResponse;
+use lateen_traffic::reply::LocalReply;
+use lateen_traffic::{Headers, ResponseHead};
+
+use super::body::{Sink, SinkClosed};
+use crate::http1;
+use crate::http1::head::{Framing, ResponseWire, write_response};
+
+/// Answers one request.
+pub enum Responder<'a> {
+    /// On an HTTP/1 connection.
+    Http1(Http1Responder<'a>),
+    /// On an HTTP/2 stream.
+    Http2(Http2Responder),
+}
+
+/// Answers on an HTTP/1 connection.
+pub struct Http1Responder<'a> {
+    /// The connection.
+    pub writer: &'a mut http1::Writer,
+    /// The connection ends after this answer.
+    pub close: bool,
+    /// The client speaks HTTP/1.0.
+    pub http10: bool,
+    /// Answer names in `Proper-Case`.
+    pub proper_case: bool,
+}
+
+/// Answers on an HTTP/2 stream.
+pub struct Http2Responder {
+    /// Before the head is sent.
+    pub respond: SendResponse<Bytes>,
+    /// After it.
+    pub stream: Option<SendStream<Bytes>>,
+}
+
+impl Responder<'_> {
+    /// Sends the head of an answer. `framing` is how its body ends; for HTTP/2 only whether there is one matters.
+    /// `upgrade`: the protocol of a 101.
+    pub fn head(&mut self, head: &ResponseHead, framing: Framing, upgrade: Option<&str>) -> Result<(), SinkClosed> {
+        match self {
+            Self::Http1(r) => {
+                // HTTP/1.0 knows no chunks: the body ends with the connection.
+                let framing = if r.http10 && framing == Framing::Chunked { Framing::UntilClose } else { framing };
+                if framing == Framing::UntilClose && upgrade.is_none() {
+                    r.close = true;
+                }
+                let wire = ResponseWire { framing, close: r.close, http10: r.http10, proper_case: r.proper_case, upgrade };
+                write_response(head, wire, &mut r.writer.buffer);
+                r.writer.start_body(framing);
+                Ok(())
+            }
+            Self::Http2(r) => {
+                let response = http2_response(head).ok_or(SinkClosed)?;
+                let stream = r.respond.send_response(response, framing == Framing::None).map_err(|_| SinkClosed)?;
+                r.stream = Some(stream);
+                Ok(())
+            }
+        }
+    }
+
+    /// Passes an interim answer on (100, 103).
+    pub async fn interim(&mut self, status: u16) -> Result<(), SinkClosed> {
+        match self {
+            Self::Http1(r) if !r.http10 => {
+                let reason = http1::head::reason(status);
+                r.writer.buffer.extend_from_slice(format!("HTTP/1.1 {status} {reason}\r\n\r\n").as_bytes());
+                r.writer.flush().await.map_err(|_| SinkClosed)
+            }
+            Self::Http1(_) => Ok(()),
+            Self::Http2(r) => {
+                let mut response = http::Response::new(());
+                *response.status_mut() = http::StatusCode::from_u16(status).map_err(|_| SinkClosed)?;
+                r.respond.send_informational(response).map_err(|_| SinkClosed)
+            }
+        }
+    }
+
+    /// Where the body goes, once the head is sent.
+    pub fn sink(&mut self) -> Result<Sink<'_>, SinkClosed> {
+        match self {
+            Self::Http1(r) => Ok(Sink::Http1(r.writer)),
+            Self::Http2(r) => r.stream.as_mut().map(Sink::Http2).ok_or(SinkClosed),
+        }
+    }
+
+    /// Sends what has gathered.
+    pub async fn flush(&mut self) -> Result<(), SinkClosed> {
+        match self {
+            Self::Http1(r) => r.writer.flush().await.map_err(|_| SinkClosed),
+            Self::Http2(_) => Ok(()),
+        }
+    }
+
+    /// Gives the answer up half-way: the client must see that it is not whole.
+    pub fn abort(&mut self) {
+        match self {
+            Self::Http1(r) => r.close = true,
+            Self::Http2(r) => match &mut r.stream {
+                Some(stream) => stream.send_reset(h2::Reason::INTERNAL_ERROR),
+                None => r.respond.send_reset(h2::Reason::INTERNAL_ERROR),
+            },
+        }
+    }
+
+    /// Waits until an HTTP/2 client resets its stream; an HTTP/1 client is watched by its request body.
+    pub async fn gone(&mut self) {
+        match self {
+            Self::Http1(_) => std::future::pending().await,
+            Self::Http2(r) => {
+                let reset = std::future::poll_fn(|cx| match &mut r.stream {
+                    Some(stream) => stream.poll_reset(cx),
+                    None => r.respond.poll_reset(cx),
+                });
+                // An error means that the whole connection is gone.
+                let _ = reset.await;
+            }
+        }
+    }
+
+    /// Says that the connection ends after this answer (HTTP/1).
+    pub fn close_after(&mut self) {
+        if let Self::Http1(r) = self {
+            r.close = true;
+        }
+    }
+}
+
+/// The head for an HTTP/2 client; `None` if a field cannot be expressed.
+fn http2_response(head: &ResponseHead) -> Option<http::Response<()>> {
+    let mut response = http::Response::new(());
+    *response.status_mut() = http::StatusCode::from_u16(head.status).ok()?;
+    *response.headers_mut() = http2_fields(&head.headers)?;
+    Some(response)
+}
+
+/// Header fields for HTTP/2.
+pub fn http2_fields(headers: &Headers) -> Option<http::HeaderMap> {
+    let mut map = http::HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers.iter() {
+        if matches!(name, "connection" | "transfer-encoding" | "keep-alive" | "upgrade" | "proxy-connection") {
+            continue;
+        }
+        let name = http::HeaderName::from_bytes(name.as_bytes()).ok()?;
+        map.append(name, http::HeaderValue::from_bytes(value).ok()?);
+    }
+    Some(map)
+}
+
+/// An answer of our own as it goes to the client: its head and its body.
+pub fn local_response(reply: &LocalReply, grpc: bool, extra: &[(&str, Cow<'_, str>)]) -> (ResponseHead, Bytes) {
+    let mut head = ResponseHead::new(reply.status);
+    if reply.overloaded {
+        head.headers.append("x-envoy-overloaded", "true");
+    }
+    for (name, value) in extra {
+        head.headers.append(name, value.as_bytes());
+    }
+    let body = Bytes::copy_from_slice(reply.body.as_bytes());
+    if grpc {
+        head.status = 200;
+        head.headers.append("content-type", "application/grpc");
+        head.headers.append("grpc-status", reply.grpc_status().to_string());
+        if !reply.body.is_empty() {
+            head.headers.append("grpc-message", percent_encode(&reply.body));
+        }
+        return (head, Bytes::new());
+    }
+    if !body.is_empty() {
+        head.headers.append("content-length", body.len().to_string());
+        head.headers.append("content-type", "text/plain");
+    }
+    (head, body)
+}
+
+/// gRPC's encoding of messages (its HTTP/2 protocol document, "Percent-Encoded").
+fn percent_encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for b in text.bytes() {
+        if (0x20..0x7f).contains(&b) && b != b'%' {
+            out.push(char::from(b));
+        } else {
+            out.push_str(&format!("%{b:02X}"));
+        }
+    }
+    out
+}

@@ -1,0 +1,266 @@
+//! Upgrades (WebSocket and others) and CONNECT: after the handshake, bytes both ways.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::rc::Rc;
+
+use lateen_traffic::cluster::UpstreamProtocol;
+use lateen_traffic::record::Flags;
+use lateen_traffic::reply::{self, UpstreamFailure};
+use lateen_traffic::{Protocol, ResponseHead};
+use tokio::time::Instant;
+
+use super::Exchange;
+use super::body::{CopyError, Piece, Sink, Source, copy};
+use super::forward::{Plan, http2_request};
+use super::respond::Responder;
+use crate::http1::head::{self, Framing, MAX_RESPONSE_HEAD};
+use crate::http1::{Reader, Writer};
+use crate::upstream::{Http1Lease, http2_failure};
+
+impl Exchange<'_, '_> {
+    /// Carries an upgrade or CONNECT through. There are no retries: bytes may flow as soon as the upstream is there.
+    pub(super) async fn tunnel(&mut self, plan: &Plan<'_>) {
+        let worker = Rc::clone(&self.connection.worker);
+        let Some(host) = plan.upstream.pick(self.original(&plan.settings), &[], 0, &mut worker.dice()) else {
+            self.reply(&reply::NO_HEALTHY_UPSTREAM, &[]).await;
+            return;
+        };
+        self.record.upstream_host = Some(host.target.clone());
+        self.record.attempts = 1;
+        let bind = worker.process.upstreams.default_bind.as_ref();
+        if self.request.is_connect() && plan.forward.terminate_connect {
+            match plan.upstream.tcp(&host, bind).await {
+                Ok(lease) => {
+                    self.record.upstream_local = lease.io.local_addr();
+                    let (mut reader, mut writer) = (Reader::new(Rc::clone(&lease.io)), Writer::new(Rc::clone(&lease.io)));
+                    *self.response = ResponseHead::new(200);
+                    self.begin_response(plan, Instant::now());
+                    self.through_http1(&mut reader, &mut writer, None).await;
+                }
+                Err(failure) => self.tunnel_failed(&failure).await,
+            }
+            return;
+        }
+        let http2 = match plan.settings.protocol {
+            UpstreamProtocol::Http1 => false,
+            UpstreamProtocol::Http2 => true,
+            UpstreamProtocol::Downstream => self.request.protocol == Protocol::Http2,
+        };
+        plan.upstream.stats.upstream_rq_total.inc();
+        if http2 {
+            match plan.upstream.http2(&host, bind).await {
+                Ok(lease) => self.tunnel_http2(plan, lease).await,
+                Err(failure) => self.tunnel_failed(&failure).await,
+            }
+        } else {
+            match plan.upstream.http1(&host, bind).await {
+                Ok(lease) => self.tunnel_http1(plan, lease).await,
+                Err(failure) => self.tunnel_failed(&failure).await,
+            }
+        }
+    }
+
+    async fn tunnel_failed(&mut self, failure: &UpstreamFailure) {
+        self.record.upstream_failure = failure.transport_reason();
+        self.reply(&failure.reply(), &[]).await;
+    }
+
+    async fn tunnel_http1(&mut self, plan: &Plan<'_>, mut lease: Http1Lease) {
+        let Some((reader, writer, io)) = lease.parts() else { return };
+        self.record.upstream_local = io.local_addr();
+        let sent_at = Instant::now();
+        // Extended CONNECT over HTTP/2 is an upgrade request in HTTP/1 (RFC 8441 section 5).
+        let extended = self.request.is_connect() && !self.request.upgrade.is_empty();
+        if extended {
+            self.request.method = "GET".into();
+        }
+        head::write_request(self.request, Framing::None, &mut writer.buffer);
+        let deadline = plan.timeout.filter(|t| !t.is_zero()).map(|t| sent_at + t);
+        let connect = self.request.is_connect();
+        if writer.flush().await.is_err() {
+            self.tunnel_failed(&UpstreamFailure::Termination).await;
+            return;
+        }
+        let answer = {
+            let response = &mut *self.response;
+            let method = if connect { "CONNECT" } else { "GET" };
+            let reading = read_answer(reader, method, response);
+            tokio::select! {
+                answer = reading => Some(answer),
+                () = self.responder.gone() => None,
+                () = self.body.source.gone(64 * 1024) => None,
+                () = self.timer.until(deadline) => Some(Err(None)),
+            }
+        };
+        let wire = match answer {
+            None => return self.client_gone(),
+            Some(Err(None)) => return self.reply(&reply::RESPONSE_TIMEOUT, &[]).await,
+            Some(Err(Some(failure))) => return self.tunnel_failed(&failure).await,
+            Some(Ok(wire)) => wire,
+        };
+        let status = self.response.status;
+        let accepted = if connect { (200..300).contains(&status) } else { status == 101 };
+        self.response.headers.remove("upgrade");
+        self.begin_response(plan, sent_at);
+        if accepted {
+            if extended {
+                self.response.status = 200;
+            }
+            let upgrade = (!connect && !extended).then(|| self.request.upgrade.clone());
+            self.through_http1(reader, writer, upgrade.as_deref()).await;
+            return;
+        }
+        // Not accepted: the answer goes on; Envoy drops the body of a 200 that should have been a 101.
+        reader.start_body(wire.framing);
+        self.responder.close_after();
+        let drop_body = !connect && status == 200;
+        if drop_body {
+            self.record.details = Cow::Borrowed("websocket_handshake_unsuccessful");
+            self.response.headers.set("content-length", "0");
+        }
+        let framing = match wire.framing {
+            _ if drop_body => Framing::None,
+            Framing::UntilClose => Framing::Chunked,
+            other => other,
+        };
+        let sent = async {
+            self.responder.head(self.response, framing, None).map_err(|_| CopyError::Sink)?;
+            if framing == Framing::None {
+                return self.responder.flush().await.map_err(|_| CopyError::Sink);
+            }
+            let mut client = self.responder.sink().map_err(|_| CopyError::Sink)?;
+            copy(&mut Source::Http1(reader), &mut client, |_| ()).await
+        }
+        .await;
+        if sent.is_err() {
+            self.responder.abort();
+        }
+    }
+
+    async fn tunnel_http2(&mut self, plan: &Plan<'_>, mut lease: crate::upstream::Http2Lease) {
+        self.record.upstream_local = lease.io().local_addr();
+        let sent_at = Instant::now();
+        let upgrade = self.request.upgrade.clone();
+        if !upgrade.is_empty() {
+            self.request.method = "CONNECT".into();
+        }
+        let Some(mut request) = http2_request(self.request) else {
+            return self.tunnel_failed(&UpstreamFailure::Protocol).await;
+        };
+        if !upgrade.is_empty() {
+            request.extensions_mut().insert(h2::ext::Protocol::from(upgrade.as_str()));
+        }
+        let (response, mut stream) = match lease.sender.send_request(request, false) {
+            Ok(pair) => pair,
+            Err(error) => return self.tunnel_failed(&http2_failure(&error)).await,
+        };
+        let answer = match response.await {
+            Ok(answer) => answer,
+            Err(error) => return self.tunnel_failed(&http2_failure(&error)).await,
+        };
+        let (parts, mut body) = answer.into_parts();
+        *self.response = ResponseHead::new(parts.status.as_u16());
+        for (name, value) in &parts.headers {
+            self.response.headers.append(name.as_str(), value.as_bytes());
+        }
+        let accepted = parts.status.is_success();
+        let http1_upgrade = accepted && !upgrade.is_empty() && matches!(self.responder, Responder::Http1(_));
+        if http1_upgrade {
+            self.response.status = 101;
+        }
+        self.begin_response(plan, sent_at);
+        let named = http1_upgrade.then_some(upgrade.as_str());
+        let (mut up, mut down) = (Sink::Http2(&mut stream), Source::Http2(&mut body));
+        if accepted {
+            self.through(&mut up, &mut down, named).await;
+        } else {
+            let sent = async {
+                self.responder.head(self.response, Framing::Chunked, None).map_err(|_| CopyError::Sink)?;
+                let mut client = self.responder.sink().map_err(|_| CopyError::Sink)?;
+                copy(&mut down, &mut client, |_| ()).await
+            };
+            if sent.await.is_err() {
+                self.responder.abort();
+            }
+        }
+    }
+
+    async fn through_http1(&mut self, reader: &mut Reader, writer: &mut Writer, upgrade: Option<&str>) {
+        reader.start_body(Framing::UntilClose);
+        writer.start_body(Framing::UntilClose);
+        self.through(&mut Sink::Http1(writer), &mut Source::Http1(reader), upgrade).await;
+    }
+
+    /// Sends the final head and copies both ways until both ends, or one fails.
+    async fn through(&mut self, up: &mut Sink<'_>, down: &mut Source<'_>, upgrade: Option<&str>) {
+        self.responder.close_after();
+        if self.responder.head(self.response, Framing::UntilClose, upgrade).is_err() || self.responder.flush().await.is_err() {
+            self.responder.abort();
+            return self.client_gone();
+        }
+        if let Source::Http1(reader) = &mut self.body.source {
+            reader.start_body(Framing::UntilClose);
+        }
+        let (received, sent) = (Cell::new(0u64), Cell::new(0u64));
+        let count = |cell: &Cell<u64>, piece: &Piece| {
+            if let Piece::Data(data) = piece {
+                cell.set(cell.get() + data.len() as u64);
+            }
+        };
+        let failed = {
+            let Ok(mut client) = self.responder.sink() else { return };
+            let source = &mut self.body.source;
+            let upward = async {
+                copy(source, up, |p| count(&received, p)).await?;
+                finish(up).await
+            };
+            let downward = async {
+                copy(down, &mut client, |p| count(&sent, p)).await?;
+                finish(&mut client).await
+            };
+            tokio::try_join!(upward, downward).is_err()
+        };
+        self.record.bytes_received += received.get();
+        self.record.bytes_sent += sent.get();
+        if failed {
+            self.responder.abort();
+            self.record.flags.add(Flags::DOWNSTREAM_TERMINATION);
+        }
+    }
+}
+
+/// Passes the end of one direction on.
+async fn finish(sink: &mut Sink<'_>) -> Result<(), CopyError> {
+    match sink {
+        Sink::Http1(writer) => writer.shutdown().await.map_err(|_| CopyError::Sink),
+        Sink::Http2(_) => Ok(()),
+    }
+}
+
+/// Reads the answer to an upgrade or CONNECT; the error is `None` only when time is over, which is the caller's.
+async fn read_answer(
+    reader: &mut Reader,
+    method: &str,
+    response: &mut ResponseHead,
+) -> Result<head::Wire, Option<UpstreamFailure>> {
+    loop {
+        if !reader.buffer.is_empty() {
+            // A 2xx to CONNECT has no body whatever it says (RFC 9110 section 9.3.6).
+            let parsed = head::parse_response(&reader.buffer, method, response).map_err(|_| Some(UpstreamFailure::Protocol))?;
+            if let Some(wire) = parsed {
+                bytes::Buf::advance(&mut reader.buffer, wire.length);
+                if !(100..200).contains(&response.status) || response.status == 101 {
+                    return Ok(wire);
+                }
+                continue;
+            }
+        }
+        match reader.fill().await {
+            Ok(0) if !reader.buffer.is_empty() => return Err(Some(UpstreamFailure::Protocol)),
+            Ok(0) | Err(_) => return Err(Some(UpstreamFailure::Termination)),
+            Ok(_) if reader.buffer.len() > MAX_RESPONSE_HEAD => return Err(Some(UpstreamFailure::Protocol)),
+            Ok(_) => {}
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! HTTP/2 connections to a host, shared by many requests.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use lateen_traffic::cluster::UpstreamBind;
+use lateen_traffic::reply::UpstreamFailure;
+use tokio::time::Instant;
+
+use super::pool::wait_for_change;
+use super::{Host, Upstream};
+use crate::io::{Io, OwnedIo};
+
+/// An HTTP/2 connection to a host.
+pub(super) struct Http2Connection {
+    sender: SendRequest<Bytes>,
+    io: Rc<Io>,
+    streams: Cell<u32>,
+    uses: Cell<u32>,
+    born: Instant,
+    idle_since: Cell<Instant>,
+    open: Cell<bool>,
+}
+
+/// A place for one stream on an HTTP/2 connection.
+pub struct Http2Lease {
+    connection: Rc<Http2Connection>,
+    host: Rc<Host>,
+    /// Sends the request.
+    pub sender: SendRequest<Bytes>,
+}
+
+impl Http2Connection {
+    pub(super) fn is_open(&self) -> bool {
+        self.open.get()
+    }
+
+    pub(super) fn idle_beyond(&self, now: Instant, limit: Option<Duration>) -> bool {
+        self.streams.get() == 0 && limit.is_some_and(|limit| now.duration_since(self.idle_since.get()) >= limit)
+    }
+}
+
+impl Upstream {
+    /// A place for one request on an HTTP/2 connection to `host`.
+    ///
+    /// # Errors
+    /// When there is none to be had, or a limit is reached.
+    pub async fn http2(&self, host: &Rc<Host>, bind: Option<&UpstreamBind>) -> Result<Http2Lease, UpstreamFailure> {
+        let settings = self.settings();
+        let limit = settings.http2.max_concurrent_streams;
+        let mut pending = None;
+        loop {
+            let found = {
+                let mut all = host.pool.http2.borrow_mut();
+                all.retain(|c| {
+                    c.open.get()
+                        && settings.max_requests_per_connection.is_none_or(|most| c.uses.get() < most)
+                        && settings.max_connection_duration.is_none_or(|most| c.born.elapsed() < most)
+                });
+                all.iter().find(|c| c.streams.get() < limit).cloned()
+            };
+            if let Some(connection) = found {
+                match connection.sender.clone().ready().await {
+                    Ok(sender) => {
+                        connection.streams.set(connection.streams.get() + 1);
+                        connection.uses.set(connection.uses.get() + 1);
+                        return Ok(Http2Lease { connection, host: Rc::clone(host), sender });
+                    }
+                    // Closed, or told to go away.
+                    Err(_) => {
+                        connection.open.set(false);
+                        continue;
+                    }
+                }
+            }
+            if pending.is_none() {
+                pending = Some(self.pend(&settings)?);
+            }
+            if host.pool.http2_opening.get() || !self.may_open(host, &settings) {
+                wait_for_change(host).await;
+                continue;
+            }
+            let opening = Opening::begin(host);
+            let (io, counted) = self.open(host, &settings, bind).await?;
+            let mut builder = h2::client::Builder::new();
+            builder
+                .initial_window_size(settings.http2.stream_window)
+                .initial_connection_window_size(settings.http2.connection_window)
+                .max_concurrent_streams(0)
+                .enable_push(false)
+                .max_header_list_size(80 * 1024)
+                .max_send_buffer_size(256 * 1024);
+            let handshake = builder.handshake::<_, Bytes>(OwnedIo::new(Rc::clone(&io)));
+            let (sender, driver) = match tokio::time::timeout(settings.connect_timeout, handshake).await {
+                Ok(Ok(pair)) => pair,
+                Ok(Err(_)) => return Err(UpstreamFailure::Termination),
+                Err(_) => return Err(UpstreamFailure::ConnectTimeout),
+            };
+            self.stats.upstream_cx_http2_total.inc();
+            let now = Instant::now();
+            let connection = Rc::new(Http2Connection {
+                sender,
+                io,
+                streams: Cell::new(0),
+                uses: Cell::new(0),
+                born: now,
+                idle_since: Cell::new(now),
+                open: Cell::new(true),
+            });
+            host.pool.http2.borrow_mut().push(Rc::clone(&connection));
+            tokio::task::spawn_local({
+                let connection = Rc::downgrade(&connection);
+                async move {
+                    // How it ended is seen by each stream.
+                    let _ = driver.await;
+                    if let Some(connection) = connection.upgrade() {
+                        connection.open.set(false);
+                    }
+                    drop(counted);
+                }
+            });
+            drop(opening);
+        }
+    }
+}
+
+/// One connection is opened at a time; the others who want one wait for it.
+struct Opening<'a>(&'a Host);
+
+impl<'a> Opening<'a> {
+    fn begin(host: &'a Host) -> Self {
+        host.pool.http2_opening.set(true);
+        Self(host)
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.0.pool.http2_opening.set(false);
+        self.0.pool.wake_all();
+    }
+}
+
+impl Http2Lease {
+    /// The stream under the connection.
+    pub fn io(&self) -> &Rc<Io> {
+        &self.connection.io
+    }
+}
+
+impl Drop for Http2Lease {
+    fn drop(&mut self) {
+        let c = &self.connection;
+        c.streams.set(c.streams.get() - 1);
+        c.idle_since.set(Instant::now());
+        self.host.pool.wake_one();
+    }
+}
+
+/// What an HTTP/2 error means for a request that has no response yet, or only part of one.
+pub fn failure(error: &h2::Error) -> UpstreamFailure {
+    match error.reason() {
+        Some(h2::Reason::REFUSED_STREAM) => UpstreamFailure::RefusedStream,
+        // After GOAWAY a stream that the peer did not take up fails with the GOAWAY's reason.
+        Some(h2::Reason::NO_ERROR) if error.is_go_away() => UpstreamFailure::RefusedStream,
+        Some(h2::Reason::PROTOCOL_ERROR) => UpstreamFailure::Protocol,
+        Some(_) if error.is_remote() && error.is_reset() => UpstreamFailure::RemoteReset,
+        Some(_) if error.is_library() => UpstreamFailure::Protocol,
+        _ => UpstreamFailure::Termination,
+    }
+}

@@ -1,0 +1,366 @@
+//! Clusters at work: hosts, their pools and the limits they share.
+
+mod connect;
+mod http2;
+mod pool;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lateen_traffic::balance::{self, HostSet, Hosts, Turn};
+use lateen_traffic::cluster::{Cluster, ClusterSettings, Discovery, EndpointAddress, Health, LbPolicy, UpstreamBind};
+use lateen_traffic::{Config, Dice};
+
+use crate::stats::{ClusterStats, WorkerStats};
+
+pub use connect::{connect, original_destination};
+pub use http2::{Http2Lease, failure as http2_failure};
+pub use pool::{Http1Lease, Pool, TcpLease};
+
+/// Addresses that DNS names of clusters resolve to, by name.
+pub type Resolved = Arc<HashMap<Arc<str>, Arc<[IpAddr]>>>;
+
+/// What all workers share about upstreams.
+pub struct Shared {
+    clusters: Mutex<HashMap<Arc<str>, Arc<ClusterShared>>>,
+    /// Used by clusters that bring no binding of their own.
+    pub default_bind: Option<UpstreamBind>,
+}
+
+/// Counts of one cluster over all workers, against which its limits are held.
+#[derive(Default)]
+pub struct ClusterShared {
+    /// Open or opening connections.
+    pub connections: AtomicU32,
+    /// Requests waiting for a connection.
+    pub pending: AtomicU32,
+    /// Requests in flight.
+    pub requests: AtomicU32,
+    /// Retries in flight.
+    pub retries: AtomicU32,
+    hosts: Mutex<HashMap<EndpointAddress, Arc<HostShared>>>,
+}
+
+/// Counts of one host over all workers.
+#[derive(Debug, Default)]
+pub struct HostShared {
+    /// Requests in flight.
+    pub active: AtomicU32,
+    /// Open connections.
+    pub connections: AtomicU32,
+    /// Requests ever sent.
+    pub requests: AtomicU64,
+    /// Requests that failed (5xx, resets).
+    pub errors: AtomicU64,
+    /// Connection attempts that failed.
+    pub connect_failures: AtomicU64,
+    /// Connections ever opened.
+    pub connections_total: AtomicU64,
+}
+
+impl Shared {
+    /// Nothing counted yet.
+    pub fn new(default_bind: Option<UpstreamBind>) -> Self {
+        Self { clusters: Mutex::default(), default_bind }
+    }
+
+    /// The shared counts of a cluster.
+    pub fn cluster(&self, name: &Arc<str>) -> Arc<ClusterShared> {
+        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(clusters.entry(Arc::clone(name)).or_default())
+    }
+
+    /// Forgets clusters that are no longer configured.
+    pub fn retain(&self, config: &Config) {
+        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        clusters.retain(|name, _| config.clusters.contains_key(name));
+    }
+}
+
+impl ClusterShared {
+    /// The shared counts of a host.
+    pub fn host(&self, address: &EndpointAddress) -> Arc<HostShared> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(hosts.entry(address.clone()).or_default())
+    }
+
+    /// The shared counts of a host, if it was ever used.
+    pub fn known_host(&self, address: &EndpointAddress) -> Option<Arc<HostShared>> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner).get(address).cloned()
+    }
+
+    fn retain(&self, keep: impl Fn(&EndpointAddress) -> bool) {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.retain(|address, shared| keep(address) || shared.connections.load(Ordering::Relaxed) > 0);
+    }
+}
+
+/// Counts up while it lives, unless a limit is reached.
+pub struct Permit {
+    shared: Arc<ClusterShared>,
+    field: fn(&ClusterShared) -> &AtomicU32,
+}
+
+impl Permit {
+    /// Takes a place, if the count is below `limit`.
+    pub fn take(shared: &Arc<ClusterShared>, field: fn(&ClusterShared) -> &AtomicU32, limit: u32) -> Option<Self> {
+        let counter = field(shared);
+        if limit != u32::MAX && counter.load(Ordering::Relaxed) >= limit {
+            return None;
+        }
+        counter.fetch_add(1, Ordering::Relaxed);
+        Some(Self { shared: Arc::clone(shared), field })
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        (self.field)(&self.shared).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A cluster as one worker uses it.
+pub struct Upstream {
+    /// Counts over all workers.
+    pub shared: Arc<ClusterShared>,
+    /// Statistics of this worker.
+    pub stats: Arc<ClusterStats>,
+    state: RefCell<State>,
+}
+
+struct State {
+    cluster: Arc<Cluster>,
+    resolved: Resolved,
+    hosts: Vec<Rc<Host>>,
+    set: HostSet,
+    turn: Turn,
+    // Hosts of original-destination clusters, made as they are asked for.
+    dynamic: HashMap<SocketAddr, Rc<Host>>,
+}
+
+/// A host as one worker uses it.
+pub struct Host {
+    /// Its address as configured.
+    pub address: EndpointAddress,
+    /// The socket to connect to.
+    pub target: EndpointAddress,
+    /// Its name, if known.
+    pub hostname: Arc<str>,
+    /// Counts over all workers.
+    pub shared: Arc<HostShared>,
+    /// This worker's connections to it.
+    pub pool: Pool,
+    weight: Cell<u32>,
+}
+
+struct Flat<'a>(&'a [Rc<Host>]);
+
+impl Hosts for Flat<'_> {
+    fn weight(&self, host: usize) -> u32 {
+        self.0[host].weight.get()
+    }
+    fn active(&self, host: usize) -> u32 {
+        self.0[host].shared.active.load(Ordering::Relaxed)
+    }
+}
+
+/// Hosts an original-destination cluster remembers before it forgets those without connections.
+const DYNAMIC_HOSTS: usize = 256;
+
+impl Upstream {
+    fn new(cluster: Arc<Cluster>, resolved: Resolved, shared: &Shared, stats: &WorkerStats, dice: &mut dyn Dice) -> Self {
+        let name = &cluster.settings.name;
+        let this = Self {
+            shared: shared.cluster(name),
+            stats: stats.cluster(crate::stats::cluster_scope(&cluster.settings)),
+            state: RefCell::new(State {
+                cluster: Arc::clone(&cluster),
+                resolved: Arc::clone(&resolved),
+                hosts: Vec::new(),
+                set: HostSet::default(),
+                turn: Turn::starting_at(dice),
+                dynamic: HashMap::new(),
+            }),
+        };
+        this.rebuild(cluster, resolved);
+        this
+    }
+
+    /// The cluster's settings.
+    pub fn settings(&self) -> Arc<ClusterSettings> {
+        Arc::clone(&self.state.borrow().cluster.settings)
+    }
+
+    fn update(&self, cluster: &Arc<Cluster>, resolved: &Resolved) {
+        let current = {
+            let state = self.state.borrow();
+            Arc::ptr_eq(&state.cluster, cluster)
+                && (Arc::ptr_eq(&state.resolved, resolved) || !uses_dns(&cluster.settings.discovery))
+        };
+        if !current {
+            self.rebuild(Arc::clone(cluster), Arc::clone(resolved));
+        }
+    }
+
+    /// Makes the host list anew; hosts that stay keep their pools.
+    fn rebuild(&self, cluster: Arc<Cluster>, resolved: Resolved) {
+        let mut state = self.state.borrow_mut();
+        let mut old: HashMap<(EndpointAddress, EndpointAddress), Rc<Host>> =
+            state.hosts.drain(..).map(|h| ((h.address.clone(), h.target.clone()), h)).collect();
+        let mut health: Vec<(u32, Health)> = Vec::new();
+        let mut hosts = Vec::new();
+        for (priority, endpoint) in balance::hosts(&cluster.endpoints) {
+            for target in targets(&endpoint.address, &cluster.settings.discovery, &resolved) {
+                let key = (endpoint.address.clone(), target.clone());
+                let host = match old.remove(&key) {
+                    Some(host) => {
+                        host.weight.set(endpoint.weight.max(1));
+                        host
+                    }
+                    None => Rc::new(Host {
+                        shared: self.shared.host(&target),
+                        address: endpoint.address.clone(),
+                        target,
+                        hostname: Arc::clone(&endpoint.hostname),
+                        pool: Pool::default(),
+                        weight: Cell::new(endpoint.weight.max(1)),
+                    }),
+                };
+                hosts.push(host);
+                health.push((priority, endpoint.health));
+            }
+        }
+        state.set = HostSet::new(
+            health.into_iter(),
+            cluster.settings.panic_threshold,
+            cluster.endpoints.overprovisioning_factor,
+        );
+        if !matches!(cluster.settings.discovery, Discovery::OriginalDst { .. }) {
+            let addresses: std::collections::HashSet<&EndpointAddress> = hosts.iter().map(|h| &h.target).collect();
+            self.shared.retain(|address| addresses.contains(address));
+        }
+        state.hosts = hosts;
+        state.cluster = cluster;
+        state.resolved = resolved;
+    }
+
+    /// Chooses a host. `original` is the address the client meant, `avoid` holds hosts tried before, which are
+    /// avoided as long as `tries` allows.
+    pub fn pick(&self, original: Option<SocketAddr>, avoid: &[Rc<Host>], tries: u32, dice: &mut dyn Dice) -> Option<Rc<Host>> {
+        let state = &mut *self.state.borrow_mut();
+        if let Discovery::OriginalDst { port_override, .. } = state.cluster.settings.discovery {
+            let mut address = original?;
+            if let Some(port) = port_override {
+                address.set_port(port);
+            }
+            return Some(self.dynamic_host(state, address));
+        }
+        let policy = match state.cluster.settings.lb {
+            LbPolicy::ClusterProvided => LbPolicy::RoundRobin,
+            other => other,
+        };
+        let mut picked = state.set.pick(policy, &Flat(&state.hosts), &mut state.turn, dice)?;
+        for _ in 0..tries {
+            if !avoid.iter().any(|h| Rc::ptr_eq(h, &state.hosts[picked])) {
+                break;
+            }
+            picked = state.set.pick(policy, &Flat(&state.hosts), &mut state.turn, dice)?;
+        }
+        state.hosts.get(picked).cloned()
+    }
+
+    fn dynamic_host(&self, state: &mut State, address: SocketAddr) -> Rc<Host> {
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        if let Some(host) = state.dynamic.get(&address) {
+            return Rc::clone(host);
+        }
+        if state.dynamic.len() >= DYNAMIC_HOSTS {
+            state.dynamic.retain(|_, host| Rc::strong_count(host) > 1 || !host.pool.is_empty());
+            let known = &state.dynamic;
+            self.shared.retain(|a| matches!(a, EndpointAddress::Socket(a) if known.contains_key(a)));
+        }
+        let target = EndpointAddress::Socket(address);
+        let host = Rc::new(Host {
+            shared: self.shared.host(&target),
+            address: target.clone(),
+            target,
+            hostname: "".into(),
+            pool: Pool::default(),
+            weight: Cell::new(1),
+        });
+        state.dynamic.insert(address, Rc::clone(&host));
+        host
+    }
+
+    /// Closes pooled connections that the peer closed or that were idle for too long; tells how many are left.
+    pub fn sweep(&self, now: tokio::time::Instant) -> usize {
+        let state = self.state.borrow();
+        let idle = state.cluster.settings.idle_timeout;
+        state.hosts.iter().chain(state.dynamic.values()).map(|h| h.pool.sweep(now, idle)).sum()
+    }
+}
+
+fn uses_dns(discovery: &Discovery) -> bool {
+    matches!(discovery, Discovery::StrictDns { .. } | Discovery::LogicalDns { .. })
+}
+
+/// The sockets behind an endpoint: all addresses of a name, or the first for LOGICAL_DNS.
+fn targets(address: &EndpointAddress, discovery: &Discovery, resolved: &Resolved) -> Vec<EndpointAddress> {
+    let EndpointAddress::Dns { host, port } = address else { return vec![address.clone()] };
+    let addresses = match host.parse::<IpAddr>() {
+        Ok(ip) => Arc::from([ip]),
+        Err(_) => resolved.get(host).cloned().unwrap_or_else(|| Arc::from([])),
+    };
+    let take = if matches!(discovery, Discovery::LogicalDns { .. }) { 1 } else { usize::MAX };
+    addresses.iter().take(take).map(|ip| EndpointAddress::ip(*ip, *port)).collect()
+}
+
+/// The clusters one worker has used so far.
+#[derive(Default)]
+pub struct Upstreams {
+    used: RefCell<HashMap<Arc<str>, Rc<Upstream>>>,
+}
+
+impl Upstreams {
+    /// The cluster of this name, as the configuration has it now; `None` if it has none.
+    pub fn get(
+        &self,
+        name: &str,
+        config: &Config,
+        resolved: &Resolved,
+        shared: &Shared,
+        stats: &WorkerStats,
+        dice: &mut dyn Dice,
+    ) -> Option<Rc<Upstream>> {
+        let cluster = config.clusters.get(name)?;
+        if let Some(upstream) = self.used.borrow().get(name) {
+            upstream.update(cluster, resolved);
+            return Some(Rc::clone(upstream));
+        }
+        let upstream = Rc::new(Upstream::new(Arc::clone(cluster), Arc::clone(resolved), shared, stats, dice));
+        self.used.borrow_mut().insert(Arc::clone(&cluster.settings.name), Rc::clone(&upstream));
+        Some(upstream)
+    }
+
+    /// Follows a new configuration: removed clusters are forgotten, removed hosts lose their idle connections.
+    pub fn follow(&self, config: &Config, resolved: &Resolved) {
+        self.used.borrow_mut().retain(|name, upstream| match config.clusters.get(name) {
+            Some(cluster) => {
+                upstream.update(cluster, resolved);
+                true
+            }
+            None => false,
+        });
+    }
+
+    /// Closes what need not stay open; see [`Upstream::sweep`].
+    pub fn sweep(&self, now: tokio::time::Instant) {
+        for upstream in self.used.borrow().values() {
+            upstream.sweep(now);
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! A worker's connections to one host.
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use lateen_traffic::cluster::{ClusterSettings, EndpointAddress, UpstreamBind};
+use lateen_traffic::reply::UpstreamFailure;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::http2::Http2Connection;
+use super::{ClusterShared, Host, HostShared, Permit, Upstream, connect};
+use crate::http1::{Reader, Writer};
+use crate::io::Io;
+use crate::stats::ClusterStats;
+
+/// Idle connections and those who wait for one.
+#[derive(Default)]
+pub struct Pool {
+    idle: RefCell<Vec<Http1Connection>>,
+    pub(super) http2: RefCell<Vec<Rc<Http2Connection>>>,
+    pub(super) http2_opening: Cell<bool>,
+    waiting: RefCell<VecDeque<oneshot::Sender<()>>>,
+    open: Cell<u32>,
+}
+
+/// An HTTP/1.1 connection to a host.
+pub struct Http1Connection {
+    /// Reads responses.
+    pub reader: Reader,
+    /// Writes requests.
+    pub writer: Writer,
+    /// The stream under both.
+    pub io: Rc<Io>,
+    uses: u32,
+    born: Instant,
+    idle_since: Instant,
+    _counted: Counted,
+}
+
+/// An HTTP/1.1 connection while one request uses it.
+pub struct Http1Lease {
+    connection: Option<Http1Connection>,
+    host: Rc<Host>,
+}
+
+/// An open connection, counted wherever connections are counted.
+pub(super) struct Counted {
+    cluster: Arc<ClusterShared>,
+    host: Arc<HostShared>,
+    stats: Arc<ClusterStats>,
+    owner: std::rc::Weak<Host>,
+}
+
+impl Counted {
+    fn new(upstream: &Upstream, host: &Rc<Host>) -> Self {
+        upstream.shared.connections.fetch_add(1, Ordering::Relaxed);
+        host.shared.connections.fetch_add(1, Ordering::Relaxed);
+        host.shared.connections_total.fetch_add(1, Ordering::Relaxed);
+        host.pool.open.set(host.pool.open.get() + 1);
+        upstream.stats.upstream_cx_total.inc();
+        upstream.stats.upstream_cx_active.inc();
+        Self {
+            cluster: Arc::clone(&upstream.shared),
+            host: Arc::clone(&host.shared),
+            stats: Arc::clone(&upstream.stats),
+            owner: Rc::downgrade(host),
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.cluster.connections.fetch_sub(1, Ordering::Relaxed);
+        self.host.connections.fetch_sub(1, Ordering::Relaxed);
+        self.stats.upstream_cx_active.dec();
+        self.stats.upstream_cx_destroy.inc();
+        if let Some(host) = self.owner.upgrade() {
+            host.pool.open.set(host.pool.open.get() - 1);
+            // Its place is free for another connection.
+            host.pool.wake_one();
+        }
+    }
+}
+
+impl Pool {
+    /// Whether there is no connection.
+    pub fn is_empty(&self) -> bool {
+        self.open.get() == 0
+    }
+
+    pub(super) fn wake_one(&self) {
+        let Ok(mut waiting) = self.waiting.try_borrow_mut() else { return };
+        while let Some(waiter) = waiting.pop_front() {
+            if waiter.send(()).is_ok() {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn wake_all(&self) {
+        for waiter in self.waiting.borrow_mut().drain(..) {
+            let _ = waiter.send(());
+        }
+    }
+
+    /// Closes idle connections that ended or are too old; tells how many stay.
+    pub(super) fn sweep(&self, now: Instant, idle: Option<Duration>) -> usize {
+        let (keep, close): (Vec<_>, Vec<_>) = self.idle.borrow_mut().drain(..).partition(|c| {
+            !c.io.is_readable() && idle.is_none_or(|limit| now.duration_since(c.idle_since) < limit)
+        });
+        *self.idle.borrow_mut() = keep;
+        drop(close);
+        self.http2.borrow_mut().retain(|c| c.is_open() && !c.idle_beyond(now, idle));
+        self.open.get() as usize
+    }
+
+    fn take_idle(&self, settings: &ClusterSettings) -> Option<Http1Connection> {
+        loop {
+            let connection = self.idle.borrow_mut().pop()?;
+            // Anything to read before a request was sent is the end of the connection, or nonsense.
+            let stale = connection.io.is_readable()
+                || settings.max_connection_duration.is_some_and(|limit| connection.born.elapsed() >= limit);
+            if !stale {
+                return Some(connection);
+            }
+        }
+    }
+}
+
+/// Waits for something in `host`'s pool to change.
+async fn wait(host: &Host) {
+    let (sender, receiver) = oneshot::channel();
+    host.pool.waiting.borrow_mut().push_back(sender);
+    // An error means that the pool went away with its host; the caller looks again either way.
+    let _ = receiver.await;
+}
+
+impl Upstream {
+    /// A connection to `host` for one HTTP/1.1 request.
+    ///
+    /// # Errors
+    /// When there is none to be had, or a limit is reached.
+    pub async fn http1(&self, host: &Rc<Host>, bind: Option<&UpstreamBind>) -> Result<Http1Lease, UpstreamFailure> {
+        let settings = self.settings();
+        if let Some(connection) = host.pool.take_idle(&settings) {
+            return Ok(Http1Lease { connection: Some(connection), host: Rc::clone(host) });
+        }
+        let _pending = self.pend(&settings)?;
+        loop {
+            if self.may_open(host, &settings) {
+                let (io, counted) = self.open(host, &settings, bind).await?;
+                self.stats.upstream_cx_http1_total.inc();
+                let now = Instant::now();
+                let connection = Http1Connection {
+                    reader: Reader::new(Rc::clone(&io)),
+                    writer: Writer::new(Rc::clone(&io)),
+                    io,
+                    uses: 0,
+                    born: now,
+                    idle_since: now,
+                    _counted: counted,
+                };
+                return Ok(Http1Lease { connection: Some(connection), host: Rc::clone(host) });
+            }
+            wait(host).await;
+            if let Some(connection) = host.pool.take_idle(&settings) {
+                return Ok(Http1Lease { connection: Some(connection), host: Rc::clone(host) });
+            }
+        }
+    }
+
+    /// A plain connection to `host`, for TCP.
+    ///
+    /// # Errors
+    /// When there is none to be had, or a limit is reached.
+    pub async fn tcp(&self, host: &Rc<Host>, bind: Option<&UpstreamBind>) -> Result<TcpLease, UpstreamFailure> {
+        let settings = self.settings();
+        if self.shared.connections.load(Ordering::Relaxed) >= settings.limits.max_connections {
+            self.stats.upstream_cx_overflow.inc();
+            return Err(UpstreamFailure::Overflow);
+        }
+        let (io, counted) = self.open(host, &settings, bind).await?;
+        Ok(TcpLease { io, _counted: counted })
+    }
+
+    pub(super) fn pend(&self, settings: &ClusterSettings) -> Result<Pending, UpstreamFailure> {
+        let Some(permit) = Permit::take(&self.shared, |s| &s.pending, settings.limits.max_pending_requests) else {
+            self.stats.upstream_rq_pending_overflow.inc();
+            return Err(UpstreamFailure::Overflow);
+        };
+        self.stats.upstream_rq_pending_total.inc();
+        self.stats.upstream_rq_pending_active.inc();
+        Ok(Pending { _permit: permit, stats: Arc::clone(&self.stats) })
+    }
+
+    /// One connection a host and worker is always allowed, as in Envoy; beyond that the cluster's limit holds.
+    pub(super) fn may_open(&self, host: &Host, settings: &ClusterSettings) -> bool {
+        let room = host.pool.open.get() == 0
+            || self.shared.connections.load(Ordering::Relaxed) < settings.limits.max_connections;
+        if !room {
+            self.stats.upstream_cx_overflow.inc();
+        }
+        room
+    }
+
+    pub(super) async fn open(
+        &self,
+        host: &Rc<Host>,
+        settings: &ClusterSettings,
+        bind: Option<&UpstreamBind>,
+    ) -> Result<(Rc<Io>, Counted), UpstreamFailure> {
+        let counted = Counted::new(self, host);
+        let bind = settings.bind.as_ref().or(bind);
+        let connecting = async {
+            match &host.target {
+                EndpointAddress::Socket(address) => {
+                    connect(*address, bind, settings.tcp_keepalive).await.map(|s| Io::tcp(s, bytes::Bytes::new()))
+                }
+                EndpointAddress::Pipe(path) => tokio::net::UnixStream::connect(&**path).await.map(Io::unix),
+                // Names are resolved before they become hosts.
+                EndpointAddress::Dns { .. } => Err(std::io::ErrorKind::AddrNotAvailable.into()),
+            }
+        };
+        match tokio::time::timeout(settings.connect_timeout, connecting).await {
+            Ok(Ok(io)) => Ok((Rc::new(io), counted)),
+            Ok(Err(error)) => {
+                self.stats.upstream_cx_connect_fail.inc();
+                host.shared.connect_failures.fetch_add(1, Ordering::Relaxed);
+                Err(UpstreamFailure::Connect(words(&error)))
+            }
+            Err(_) => {
+                self.stats.upstream_cx_connect_fail.inc();
+                self.stats.upstream_cx_connect_timeout.inc();
+                host.shared.connect_failures.fetch_add(1, Ordering::Relaxed);
+                Err(UpstreamFailure::ConnectTimeout)
+            }
+        }
+    }
+}
+
+/// A plain connection to a host.
+pub struct TcpLease {
+    /// The stream.
+    pub io: Rc<Io>,
+    _counted: Counted,
+}
+
+/// A request waiting for a connection.
+pub(super) struct Pending {
+    _permit: Permit,
+    stats: Arc<ClusterStats>,
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.stats.upstream_rq_pending_active.dec();
+    }
+}
+
+/// The system's words for an error, without the number that Rust appends.
+fn words(error: &std::io::Error) -> Cow<'static, str> {
+    let text = error.to_string();
+    match text.split_once(" (os error") {
+        Some((words, _)) => words.to_owned().into(),
+        None => text.into(),
+    }
+}
+
+impl Http1Lease {
+    /// The connection.
+    pub fn parts(&mut self) -> Option<(&mut Reader, &mut Writer, &Rc<Io>)> {
+        self.connection.as_mut().map(|c| (&mut c.reader, &mut c.writer, &c.io))
+    }
+
+    /// Puts the connection back for the next request, if `settings` allow another.
+    pub fn release(mut self, settings: &ClusterSettings) {
+        let Some(mut connection) = self.connection.take() else { return };
+        connection.uses += 1;
+        if settings.max_requests_per_connection.is_some_and(|limit| connection.uses >= limit)
+            || !connection.reader.buffer.is_empty()
+        {
+            return;
+        }
+        connection.idle_since = Instant::now();
+        self.host.pool.idle.borrow_mut().push(connection);
+        self.host.pool.wake_one();
+    }
+}
+
+pub(super) async fn wait_for_change(host: &Host) {
+    wait(host).await;
+}

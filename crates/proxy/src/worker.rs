@@ -1,0 +1,181 @@
+//! A worker: one thread, one single-threaded runtime, its own listeners, pools and statistics. Workers share nothing on
+//! the request path but the counters that limits need.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use lateen_traffic::{Config, Dice};
+use rand::rngs::SmallRng;
+use rand::{RngCore as _, SeedableRng as _};
+use tokio::sync::watch;
+
+use crate::access_log::AccessLogs;
+use crate::listener::Listeners;
+use crate::stats::WorkerStats;
+use crate::upstream::{Resolved, Shared, Upstream, Upstreams};
+
+/// How often pooled connections are looked at.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// A worker's own things.
+pub struct Worker {
+    /// Its number, from 0.
+    pub id: usize,
+    /// What it shares with the others.
+    pub process: Arc<Process>,
+    /// Its statistics.
+    pub stats: WorkerStats,
+    /// Its access logs.
+    pub logs: AccessLogs,
+    config: RefCell<Rc<Config>>,
+    resolved: RefCell<Resolved>,
+    upstreams: Upstreams,
+    dice: RefCell<SmallRng>,
+    date: RefCell<(u64, Rc<str>)>,
+    connections: Cell<usize>,
+}
+
+/// What all workers share.
+pub struct Process {
+    /// Upstream counts and settings.
+    pub upstreams: Shared,
+    /// Downstream connections open on all workers.
+    pub connections: AtomicI64,
+    /// Downstream connections allowed on all workers.
+    pub max_connections: usize,
+    /// Workers whose listeners are open, a bit each.
+    pub listening: AtomicUsize,
+    /// Sockets that could not be opened.
+    pub failed_listeners: AtomicUsize,
+}
+
+/// What the main thread tells workers.
+#[derive(Clone)]
+pub struct Orders {
+    /// The configuration to serve by.
+    pub config: watch::Receiver<Arc<Config>>,
+    /// Addresses of DNS clusters.
+    pub resolved: watch::Receiver<Resolved>,
+    /// What the proxy is doing.
+    pub phase: watch::Receiver<Phase>,
+    /// Sockets inherited from whoever started the proxy, by the listener port they stand for.
+    pub inherited: Arc<Vec<(u16, std::os::fd::OwnedFd)>>,
+}
+
+/// What the proxy is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Serving.
+    Serving,
+    /// Listeners closed, connections end as they become idle.
+    Draining,
+    /// Ending now.
+    Stopped,
+}
+
+impl Worker {
+    /// A worker without configuration.
+    pub fn new(id: usize, process: Arc<Process>, stats: WorkerStats, logs: AccessLogs) -> Rc<Self> {
+        Rc::new(Self {
+            id,
+            process,
+            stats,
+            logs,
+            config: RefCell::default(),
+            resolved: RefCell::default(),
+            upstreams: Upstreams::default(),
+            dice: RefCell::new(SmallRng::from_os_rng()),
+            date: RefCell::new((0, Rc::from(""))),
+            connections: Cell::new(0),
+        })
+    }
+
+    /// The configuration as it is now.
+    pub fn config(&self) -> Rc<Config> {
+        Rc::clone(&self.config.borrow())
+    }
+
+    /// The dice of this worker.
+    pub fn dice(&self) -> impl Dice + '_ {
+        move || self.dice.borrow_mut().next_u64()
+    }
+
+    /// A cluster by name.
+    pub fn upstream(&self, name: &str, config: &Config) -> Option<Rc<Upstream>> {
+        let resolved = Arc::clone(&self.resolved.borrow());
+        self.upstreams.get(name, config, &resolved, &self.process.upstreams, &self.stats, &mut self.dice())
+    }
+
+    /// The value of the `date` header, made anew once a second.
+    pub fn date(&self, now: SystemTime) -> Rc<str> {
+        let seconds = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let mut date = self.date.borrow_mut();
+        if date.0 != seconds {
+            *date = (seconds, lateen_traffic::format::http_date(now).into());
+        }
+        Rc::clone(&date.1)
+    }
+
+    /// Counts a downstream connection as long as the result lives; `None` when there are too many.
+    pub fn admit(self: &Rc<Self>) -> Option<Admitted> {
+        if self.process.connections.load(Ordering::Relaxed) >= self.process.max_connections as i64 {
+            return None;
+        }
+        self.process.connections.fetch_add(1, Ordering::Relaxed);
+        self.connections.set(self.connections.get() + 1);
+        Some(Admitted(Rc::clone(self)))
+    }
+
+    /// Follows orders until told to stop.
+    pub async fn run(self: Rc<Self>, mut orders: Orders) {
+        let mut listeners = Listeners::new(Rc::clone(&self), Arc::clone(&orders.inherited));
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.adopt(&mut orders, &mut listeners);
+        loop {
+            tokio::select! {
+                changed = orders.config.changed() => {
+                    if changed.is_err() { return; }
+                    self.adopt(&mut orders, &mut listeners);
+                }
+                changed = orders.resolved.changed() => {
+                    if changed.is_err() { return; }
+                    let resolved = Arc::clone(&orders.resolved.borrow_and_update());
+                    self.upstreams.follow(&self.config(), &resolved);
+                    *self.resolved.borrow_mut() = resolved;
+                }
+                changed = orders.phase.changed() => {
+                    let phase = *orders.phase.borrow_and_update();
+                    match phase {
+                        _ if changed.is_err() => return,
+                        Phase::Serving => {}
+                        Phase::Draining => listeners.drain_all(),
+                        Phase::Stopped => break,
+                    }
+                }
+                now = sweep.tick() => self.upstreams.sweep(now),
+            }
+        }
+        self.logs.flush();
+    }
+
+    fn adopt(&self, orders: &mut Orders, listeners: &mut Listeners) {
+        let config = Rc::new(Config::clone(&orders.config.borrow_and_update()));
+        *self.config.borrow_mut() = Rc::clone(&config);
+        self.upstreams.follow(&config, &self.resolved.borrow());
+        listeners.follow(&config);
+    }
+}
+
+/// A counted downstream connection.
+pub struct Admitted(Rc<Worker>);
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.process.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.connections.set(self.0.connections.get() - 1);
+    }
+}

@@ -1,0 +1,5 @@
+//! The data plane on real sockets, configured by plain data.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod http1;
+mod world;
