@@ -7,8 +7,9 @@
 
 mod files;
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lateen_traffic::access_log::{AccessLog, Sink};
@@ -26,18 +27,16 @@ const DELAY: Duration = Duration::from_millis(50);
 /// A file that a worker wrote nothing to for this long is let go when another one is opened.
 const UNUSED: Duration = Duration::from_secs(60);
 
-/// The access logs of one worker. Clones share their buffers. Can be made on one thread and used on another, but is
-/// meant for one at a time.
+/// The access logs of one worker. Clones share their buffers.
 #[derive(Debug, Clone)]
-pub struct AccessLogs(Arc<Inner>);
+pub struct AccessLogs(Rc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     files: Arc<LogFiles>,
-    // Never contended: it makes the handle movable to its worker's thread.
-    buffers: Mutex<Vec<Buffer>>,
+    buffers: RefCell<Vec<Buffer>>,
     /// Whether a task waits to flush.
-    waiting: AtomicBool,
+    waiting: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -52,21 +51,19 @@ struct Buffer {
 impl AccessLogs {
     /// For one worker; the files are shared by all.
     pub fn new(files: Arc<LogFiles>) -> Self {
-        Self(Arc::new(Inner { files, buffers: Mutex::default(), waiting: AtomicBool::new(false) }))
+        Self(Rc::new(Inner { files, buffers: RefCell::default(), waiting: Cell::new(false) }))
     }
 
     /// Writes what happened to each log that takes it. To be called inside a `LocalSet`, where the delayed flush runs.
     pub fn write(&self, logs: &[AccessLog], facts: Facts<'_>) {
-        let mut wrote = false;
         for log in logs {
             if log.filter.takes(facts.record) {
                 self.0.append(log, facts);
-                wrote = true;
             }
         }
-        if wrote && !self.0.waiting.load(Relaxed) && self.0.holds_lines() {
-            self.0.waiting.store(true, Relaxed);
-            let inner = Arc::downgrade(&self.0);
+        if !logs.is_empty() && !self.0.waiting.get() && self.0.holds_lines() {
+            self.0.waiting.set(true);
+            let inner = Rc::downgrade(&self.0);
             tokio::task::spawn_local(async move {
                 loop {
                     tokio::time::sleep(DELAY).await;
@@ -74,7 +71,7 @@ impl AccessLogs {
                     inner.flush();
                     // After a refusal lines are left: the file may take them the next time.
                     if !inner.holds_lines() {
-                        inner.waiting.store(false, Relaxed);
+                        inner.waiting.set(false);
                         return;
                     }
                 }
@@ -90,7 +87,7 @@ impl AccessLogs {
 
 impl Inner {
     fn append(&self, log: &AccessLog, facts: Facts<'_>) {
-        let mut buffers = self.buffers();
+        let mut buffers = self.buffers.borrow_mut();
         let at = match buffers.iter().position(|b| same(&b.sink, &log.sink)) {
             Some(at) => at,
             None => {
@@ -113,17 +110,12 @@ impl Inner {
         }
     }
 
-    /// A panic elsewhere while the lock was held leaves whole lines behind.
-    fn buffers(&self) -> MutexGuard<'_, Vec<Buffer>> {
-        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn holds_lines(&self) -> bool {
-        self.buffers().iter().any(|b| !b.text.is_empty())
+        self.buffers.borrow().iter().any(|b| !b.text.is_empty())
     }
 
     fn flush(&self) {
-        for buffer in self.buffers().iter_mut().filter(|b| !b.text.is_empty()) {
+        for buffer in self.buffers.borrow_mut().iter_mut().filter(|b| !b.text.is_empty()) {
             if buffer.pass_on() {
                 self.files.stats().filesystem.flushed_by_timer.inc();
             }
@@ -133,7 +125,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        for buffer in self.buffers().iter_mut() {
+        for buffer in self.buffers.get_mut() {
             buffer.pass_on();
         }
     }
