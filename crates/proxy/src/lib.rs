@@ -16,8 +16,11 @@ mod io;
 mod listener;
 pub mod proxy;
 mod router;
+mod run;
 pub mod stats;
 mod tcp;
 mod timer;
 mod upstream;
 mod worker;
+
+pub use run::{Options, RunError, run};

@@ -61,7 +61,8 @@ impl Table {
 
     /// The listener for an original destination: its very address, else the wildcard address of its port.
     fn for_destination(&self, destination: SocketAddr) -> Option<Rc<Serving>> {
-        let any = if destination.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+        let any =
+            if destination.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
         let wildcard = SocketAddr::new(any, destination.port());
         let v4_wildcard = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), destination.port());
         self.get(destination).or_else(|| self.get(wildcard)).or_else(|| self.get(v4_wildcard))
@@ -159,7 +160,12 @@ impl Listeners {
                         tokio::task::spawn_local(take(worker, table, serving, stream, peer, admitted));
                     }
                     // Out of descriptors or memory: what is there must first end. Other errors concern one connection.
-                    Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)) => {
+                    Err(error)
+                        if matches!(
+                            error.raw_os_error(),
+                            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)
+                        ) =>
+                    {
                         tracing::warn!(%error, "cannot accept connections for now");
                         tokio::time::sleep(Duration::from_millis(10)).await;
                     }
@@ -246,9 +252,11 @@ async fn take(
     let _open = Open { stats: Arc::clone(&stats), since: Instant::now() };
     let destination = original.unwrap_or(local);
     let listener = Arc::clone(&serving.listener);
-    let mut facts = ConnectionFacts { destination: Some(destination), source: Some(peer), ..ConnectionFacts::default() };
+    let mut facts =
+        ConnectionFacts { destination: Some(destination), source: Some(peer), ..ConnectionFacts::default() };
     let mut prefix = BytesMut::new();
-    if listener.inspects(destination.port()) && !inspect(&listener, &stats, &mut stream, &mut prefix, &mut facts).await {
+    if listener.inspects(destination.port()) && !inspect(&listener, &stats, &mut stream, &mut prefix, &mut facts).await
+    {
         return;
     }
     let server_name: Option<Arc<str>> = facts.server_name.as_deref().map(Arc::from);
@@ -418,4 +426,3 @@ async fn inspect(
     stats.downstream_pre_cx_active.dec();
     go_on
 }
-

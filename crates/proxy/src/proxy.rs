@@ -63,7 +63,8 @@ impl Proxy {
         let mut threads = Vec::new();
         for id in 0..settings.workers.max(1) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let (process, orders, stats, logs) = (Arc::clone(&process), orders.clone(), stats.worker(id), Arc::clone(logs));
+            let (process, orders, stats, logs) =
+                (Arc::clone(&process), orders.clone(), stats.worker(id), Arc::clone(logs));
             let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
                 let local = tokio::task::LocalSet::new();
                 local.block_on(&runtime, async {

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::SystemTime;
 
+use lateen_traffic::RequestHead;
 use lateen_traffic::format::Facts;
 use lateen_traffic::record::{Flags, Record};
 use lateen_traffic::reply::UpstreamFailure;
 use lateen_traffic::tcp::TcpProxy;
-use lateen_traffic::RequestHead;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::time::Instant;
 
@@ -174,7 +174,10 @@ async fn pump(from: &Io, to: &Io, active: &Cell<Instant>) -> io::Result<()> {
         active.set(Instant::now());
         if ended {
             // The other direction may go on (half-close).
-            return to.shutdown().await.or_else(|e| if e.kind() == io::ErrorKind::NotConnected { Ok(()) } else { Err(e) });
+            return to
+                .shutdown()
+                .await
+                .or_else(|e| if e.kind() == io::ErrorKind::NotConnected { Ok(()) } else { Err(e) });
         }
         if !rest.is_empty() {
             to.write(&rest).await?;

@@ -69,7 +69,11 @@ impl Decoder {
                 }
                 Self::DataEnd => {
                     if input.len() < 2 {
-                        return if input.first().is_some_and(|b| *b != b'\r') { Err(ChunkError) } else { Ok(Decoded::More) };
+                        return if input.first().is_some_and(|b| *b != b'\r') {
+                            Err(ChunkError)
+                        } else {
+                            Ok(Decoded::More)
+                        };
                     }
                     if &input[..2] != b"\r\n" {
                         return Err(ChunkError);

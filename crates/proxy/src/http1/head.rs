@@ -13,9 +13,40 @@ const ON_STACK: usize = 128;
 
 /// Methods that are served, as Envoy's HTTP/1 codec.
 const METHODS: [&str; 34] = [
-    "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "CONNECT", "TRACE", "ACL", "BIND", "CHECKOUT", "COPY",
-    "LINK", "LOCK", "M-SEARCH", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE", "NOTIFY", "PROPFIND", "PROPPATCH",
-    "PURGE", "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE", "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE",
+    "GET",
+    "POST",
+    "PUT",
+    "DELETE",
+    "HEAD",
+    "OPTIONS",
+    "PATCH",
+    "CONNECT",
+    "TRACE",
+    "ACL",
+    "BIND",
+    "CHECKOUT",
+    "COPY",
+    "LINK",
+    "LOCK",
+    "M-SEARCH",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MOVE",
+    "NOTIFY",
+    "PROPFIND",
+    "PROPPATCH",
+    "PURGE",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "SOURCE",
+    "SUBSCRIBE",
+    "UNBIND",
+    "UNLINK",
+    "UNLOCK",
+    "UNSUBSCRIBE",
 ];
 
 /// How the end of a body is found.
@@ -109,7 +140,11 @@ pub struct RequestRules<'a> {
 ///
 /// # Errors
 /// [`BadRequest`] as soon as it is sure.
-pub fn parse_request(bytes: &[u8], rules: RequestRules<'_>, head: &mut RequestHead) -> Result<Option<Wire>, BadRequest> {
+pub fn parse_request(
+    bytes: &[u8],
+    rules: RequestRules<'_>,
+    head: &mut RequestHead,
+) -> Result<Option<Wire>, BadRequest> {
     let limits = rules.limits;
     let mut stack = [const { MaybeUninit::uninit() }; ON_STACK];
     let mut heap;
@@ -222,9 +257,9 @@ fn partial_method(bytes: &[u8]) -> Result<(), BadRequest> {
     let start = bytes.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(bytes.len());
     let rest = &bytes[start..];
     let token = rest.split(|b| *b == b' ').next().unwrap_or_default();
-    let possible = METHODS.iter().any(|m| {
-        if token.len() == rest.len() { m.as_bytes().starts_with(token) } else { m.as_bytes() == token }
-    });
+    let possible = METHODS
+        .iter()
+        .any(|m| if token.len() == rest.len() { m.as_bytes().starts_with(token) } else { m.as_bytes() == token });
     if possible { Ok(()) } else { Err(BadRequest::Codec) }
 }
 
@@ -239,7 +274,12 @@ fn version_error(bytes: &[u8]) -> BadRequest {
 }
 
 /// Works out authority and path from the request target and `host`.
-fn target(target: &str, host: Option<&[u8]>, rules: RequestRules<'_>, head: &mut RequestHead) -> Result<(), BadRequest> {
+fn target(
+    target: &str,
+    host: Option<&[u8]>,
+    rules: RequestRules<'_>,
+    head: &mut RequestHead,
+) -> Result<(), BadRequest> {
     if !target.bytes().all(|b| (0x21..0x7f).contains(&b)) {
         return Err(BadRequest::Codec);
     }

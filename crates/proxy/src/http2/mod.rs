@@ -124,7 +124,12 @@ async fn stream(connection: &Connection, request: http::Request<RecvStream>, mut
 }
 
 /// The head as the router takes it; `None` if the request is malformed (RFC 9113 section 8.1.1).
-fn read_head(parts: &http::request::Parts, body: &RecvStream, connection: &Connection, head: &mut RequestHead) -> Option<Framing> {
+fn read_head(
+    parts: &http::request::Parts,
+    body: &RecvStream,
+    connection: &Connection,
+    head: &mut RequestHead,
+) -> Option<Framing> {
     let limits = &connection.hcm.limits;
     if parts.headers.len() > limits.max_headers {
         return None;

@@ -16,7 +16,9 @@ use lateen_traffic::hcm::Hcm;
 use lateen_traffic::record::Flags;
 use lateen_traffic::reply::{self, LocalReply, UpstreamFailure};
 use lateen_traffic::retry::{Attempt, RetryPolicy};
-use lateen_traffic::route::{Forward, HostRewrite, RouteConfig, Routed, Target, WeightedCluster, pick_weighted, rewrite_path};
+use lateen_traffic::route::{
+    Forward, HostRewrite, RouteConfig, Routed, Target, WeightedCluster, pick_weighted, rewrite_path,
+};
 use lateen_traffic::{Config, Protocol, RequestHead, ResponseHead};
 use tokio::time::Instant;
 
@@ -151,7 +153,8 @@ impl<'a> Exchange<'a, '_> {
                 None => ("", None),
             },
             Target::Header(header) => {
-                header_name = String::from_utf8_lossy(self.request.headers.get(header).unwrap_or_default()).into_owned();
+                header_name =
+                    String::from_utf8_lossy(self.request.headers.get(header).unwrap_or_default()).into_owned();
                 (&header_name, None)
             }
         };
@@ -177,11 +180,15 @@ impl<'a> Exchange<'a, '_> {
             settings,
         };
         self.prepare_upstream(&plan, weighted);
-        if self.request.is_connect() && forward.terminate_connect || !self.request.upgrade.is_empty() || self.request.is_connect() {
+        if self.request.is_connect() && forward.terminate_connect
+            || !self.request.upgrade.is_empty()
+            || self.request.is_connect()
+        {
             self.tunnel(&plan).await;
             return;
         }
-        let Some(_request) = Permit::take(&plan.upstream.shared, |s| &s.requests, plan.settings.limits.max_requests) else {
+        let Some(_request) = Permit::take(&plan.upstream.shared, |s| &s.requests, plan.settings.limits.max_requests)
+        else {
             // Envoy names the host it would have gone to.
             let host = plan.upstream.pick(self.original(&plan.settings), &[], 0, &mut worker.dice());
             self.record.upstream_host = host.map(|h| h.target.clone());
@@ -217,7 +224,8 @@ impl<'a> Exchange<'a, '_> {
         }
         let envoy_headers = !hcm.suppress_envoy_headers;
         if envoy_headers {
-            let per_try = plan.retry.and_then(|r| r.per_try_timeout).filter(|t| plan.timeout.is_none_or(|whole| *t < whole));
+            let per_try =
+                plan.retry.and_then(|r| r.per_try_timeout).filter(|t| plan.timeout.is_none_or(|whole| *t < whole));
             match per_try.or(plan.timeout) {
                 Some(t) if !t.is_zero() => {
                     self.request.headers.set("x-envoy-expected-rq-timeout-ms", t.as_millis().to_string());
@@ -266,7 +274,8 @@ impl<'a> Exchange<'a, '_> {
     /// The address an original-destination cluster goes to.
     pub(super) fn original(&self, settings: &ClusterSettings) -> Option<SocketAddr> {
         if let Discovery::OriginalDst { use_http_header: true, .. } = settings.discovery
-            && let Some(address) = self.request.headers.get_str("x-envoy-original-dst-host").and_then(|h| h.parse().ok())
+            && let Some(address) =
+                self.request.headers.get_str("x-envoy-original-dst-host").and_then(|h| h.parse().ok())
         {
             return Some(address);
         }
@@ -470,7 +479,13 @@ impl<'a> Exchange<'a, '_> {
         end
     }
 
-    async fn over_http1(&mut self, plan: &Plan<'_>, mut lease: Http1Lease, deadlines: &Deadlines, may_retry: bool) -> End {
+    async fn over_http1(
+        &mut self,
+        plan: &Plan<'_>,
+        mut lease: Http1Lease,
+        deadlines: &Deadlines,
+        may_retry: bool,
+    ) -> End {
         let Some((reader, writer, io)) = lease.parts() else { return failed(UpstreamFailure::Termination, false) };
         self.record.upstream_local = io.local_addr();
         let sent_at = Instant::now();
@@ -481,7 +496,8 @@ impl<'a> Exchange<'a, '_> {
         let end = {
             let mut sink = Sink::Http1(writer);
             let bodiless = self.request.method == "HEAD";
-            let mut source = Upper::Http1 { reader, method: if bodiless { "HEAD" } else { "GET" }, keep: &mut reusable };
+            let mut source =
+                Upper::Http1 { reader, method: if bodiless { "HEAD" } else { "GET" }, keep: &mut reusable };
             if self.body.ended && self.body.replay.pieces.is_empty() && sink.flush().await.is_err() {
                 // The response may still be there to read.
             }
@@ -493,7 +509,13 @@ impl<'a> Exchange<'a, '_> {
         end
     }
 
-    async fn over_http2(&mut self, plan: &Plan<'_>, mut lease: Http2Lease, deadlines: &Deadlines, may_retry: bool) -> End {
+    async fn over_http2(
+        &mut self,
+        plan: &Plan<'_>,
+        mut lease: Http2Lease,
+        deadlines: &Deadlines,
+        may_retry: bool,
+    ) -> End {
         self.record.upstream_local = lease.io().local_addr();
         let sent_at = Instant::now();
         let Some(request) = http2_request(self.request) else { return failed(UpstreamFailure::Protocol, false) };
@@ -575,7 +597,11 @@ impl<'a> Exchange<'a, '_> {
         // Then: the rest of the body goes up while the response comes down.
         self.begin_response(plan, sent_at);
         let head_only = framing == Framing::None;
-        if head_only && self.request.method != "HEAD" && !self.response.headers.contains("content-length") && down.is_http1() {
+        if head_only
+            && self.request.method != "HEAD"
+            && !self.response.headers.contains("content-length")
+            && down.is_http1()
+        {
             let status = self.response.status;
             if status >= 200 && status != 204 && status != 304 {
                 self.response.headers.append("content-length", "0");
@@ -717,7 +743,8 @@ impl<'a> Exchange<'a, '_> {
             return None;
         }
         let limits = &plan.settings.limits;
-        if limits.max_retries != u32::MAX && plan.upstream.shared.retries.load(Ordering::Relaxed) >= limits.max_retries {
+        if limits.max_retries != u32::MAX && plan.upstream.shared.retries.load(Ordering::Relaxed) >= limits.max_retries
+        {
             plan.upstream.stats.upstream_rq_retry_overflow.inc();
             self.record.flags.add(Flags::UPSTREAM_OVERFLOW);
             return None;

@@ -208,7 +208,8 @@ impl<'a, 'r> Exchange<'a, 'r> {
     pub(super) async fn reply(&mut self, reply: &LocalReply, extra: &[(&str, Cow<'_, str>)]) {
         self.record.flags.add(reply.flags);
         self.record.details = reply.details.clone();
-        let location = self.response.headers.get("location").map(<[u8]>::to_vec).filter(|_| (300..400).contains(&reply.status));
+        let location =
+            self.response.headers.get("location").map(<[u8]>::to_vec).filter(|_| (300..400).contains(&reply.status));
         let (mut head, body) = local_response(reply, self.request.is_grpc(), extra);
         if let Some(location) = location {
             head.headers.append("location", location);
@@ -284,7 +285,8 @@ impl<'a, 'r> Exchange<'a, 'r> {
             layers.reverse();
         }
         for edits in layers.into_iter().flatten().filter(|e| !e.is_empty()) {
-            let values = edits.values(Facts { record: &self.record, request: self.request, response: Some(self.response) });
+            let values =
+                edits.values(Facts { record: &self.record, request: self.request, response: Some(self.response) });
             edits.apply(&mut self.response.headers, &values);
         }
     }
@@ -301,7 +303,9 @@ impl<'a, 'r> Exchange<'a, 'r> {
         }
         match hcm.server_header {
             ServerHeader::Overwrite => headers.set("server", hcm.server_name.as_bytes()),
-            ServerHeader::AppendIfAbsent if !headers.contains("server") => headers.append("server", hcm.server_name.as_bytes()),
+            ServerHeader::AppendIfAbsent if !headers.contains("server") => {
+                headers.append("server", hcm.server_name.as_bytes())
+            }
             ServerHeader::AppendIfAbsent | ServerHeader::PassThrough => {}
         }
         if let Some(via) = &hcm.via {
@@ -322,7 +326,9 @@ impl<'a, 'r> Exchange<'a, 'r> {
         let connection = self.connection;
         let stats = &connection.stats;
         self.record.duration = self.started.elapsed();
-        if self.record.flags.intersects(Flags::DOWNSTREAM_TERMINATION | Flags::DOWNSTREAM_RESET) && !self.response_started() {
+        if self.record.flags.intersects(Flags::DOWNSTREAM_TERMINATION | Flags::DOWNSTREAM_RESET)
+            && !self.response_started()
+        {
             self.record.code = 0;
         }
         stats.downstream_rq_active.dec();

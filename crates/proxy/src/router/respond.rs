@@ -51,7 +51,8 @@ impl Responder<'_> {
                 if framing == Framing::UntilClose && upgrade.is_none() {
                     r.close = true;
                 }
-                let wire = ResponseWire { framing, close: r.close, http10: r.http10, proper_case: r.proper_case, upgrade };
+                let wire =
+                    ResponseWire { framing, close: r.close, http10: r.http10, proper_case: r.proper_case, upgrade };
                 write_response(head, wire, &mut r.writer.buffer);
                 r.writer.start_body(framing);
                 Ok(())

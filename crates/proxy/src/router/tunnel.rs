@@ -33,7 +33,8 @@ impl Exchange<'_, '_> {
             match plan.upstream.tcp(&host, bind).await {
                 Ok(lease) => {
                     self.record.upstream_local = lease.io.local_addr();
-                    let (mut reader, mut writer) = (Reader::new(Rc::clone(&lease.io)), Writer::new(Rc::clone(&lease.io)));
+                    let (mut reader, mut writer) =
+                        (Reader::new(Rc::clone(&lease.io)), Writer::new(Rc::clone(&lease.io)));
                     *self.response = ResponseHead::new(200);
                     self.begin_response(plan, Instant::now());
                     self.through_http1(&mut reader, &mut writer, None).await;
@@ -195,7 +196,9 @@ impl Exchange<'_, '_> {
     /// Sends the final head and copies both ways until both ends, or one fails.
     async fn through(&mut self, up: &mut Sink<'_>, down: &mut Source<'_>, upgrade: Option<&str>) {
         self.responder.close_after();
-        if self.responder.head(self.response, Framing::UntilClose, upgrade).is_err() || self.responder.flush().await.is_err() {
+        if self.responder.head(self.response, Framing::UntilClose, upgrade).is_err()
+            || self.responder.flush().await.is_err()
+        {
             self.responder.abort();
             return self.client_gone();
         }
@@ -247,7 +250,8 @@ async fn read_answer(
     loop {
         if !reader.buffer.is_empty() {
             // A 2xx to CONNECT has no body whatever it says (RFC 9110 section 9.3.6).
-            let parsed = head::parse_response(&reader.buffer, method, response).map_err(|_| Some(UpstreamFailure::Protocol))?;
+            let parsed =
+                head::parse_response(&reader.buffer, method, response).map_err(|_| Some(UpstreamFailure::Protocol))?;
             if let Some(wire) = parsed {
                 bytes::Buf::advance(&mut reader.buffer, wire.length);
                 if !(100..200).contains(&response.status) || response.status == 101 {

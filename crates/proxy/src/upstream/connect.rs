@@ -11,14 +11,19 @@ use tokio::net::{TcpSocket, TcpStream};
 ///
 /// # Errors
 /// Those of the system calls.
-pub async fn connect(target: SocketAddr, bind: Option<&UpstreamBind>, keepalive: Option<TcpKeepalive>) -> io::Result<TcpStream> {
+pub async fn connect(
+    target: SocketAddr,
+    bind: Option<&UpstreamBind>,
+    keepalive: Option<TcpKeepalive>,
+) -> io::Result<TcpStream> {
     let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_nodelay(true)?;
     if let Some(bind) = bind {
         for option in &bind.options {
             set_option(socket.as_raw_fd(), option)?;
         }
-        let source = [bind.source, bind.source_other_family].into_iter().flatten().find(|s| s.is_ipv4() == target.is_ipv4());
+        let source =
+            [bind.source, bind.source_other_family].into_iter().flatten().find(|s| s.is_ipv4() == target.is_ipv4());
         if let Some(source) = source {
             socket.bind(source)?;
         }

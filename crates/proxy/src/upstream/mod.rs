@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lateen_traffic::balance::{self, HostSet, Hosts, Turn};
-use lateen_traffic::cluster::{Cluster, ClusterSettings, Discovery, EndpointAddress, Health, LbPolicy, UpstreamBind};
+use lateen_traffic::cluster::{
+    Cluster, ClusterSettings, Discovery, DnsFamily, EndpointAddress, Health, LbPolicy, UpstreamBind,
+};
 use lateen_traffic::{Config, Dice};
 
 use crate::stats::{ClusterStats, WorkerStats};
@@ -172,7 +174,13 @@ impl Hosts for Flat<'_> {
 const DYNAMIC_HOSTS: usize = 256;
 
 impl Upstream {
-    fn new(cluster: Arc<Cluster>, resolved: Resolved, shared: &Shared, stats: &WorkerStats, dice: &mut dyn Dice) -> Self {
+    fn new(
+        cluster: Arc<Cluster>,
+        resolved: Resolved,
+        shared: &Shared,
+        stats: &WorkerStats,
+        dice: &mut dyn Dice,
+    ) -> Self {
         let name = &cluster.settings.name;
         let this = Self {
             shared: shared.cluster(name),
@@ -250,7 +258,13 @@ impl Upstream {
 
     /// Chooses a host. `original` is the address the client meant, `avoid` holds hosts tried before, which are
     /// avoided as long as `tries` allows.
-    pub fn pick(&self, original: Option<SocketAddr>, avoid: &[Rc<Host>], tries: u32, dice: &mut dyn Dice) -> Option<Rc<Host>> {
+    pub fn pick(
+        &self,
+        original: Option<SocketAddr>,
+        avoid: &[Rc<Host>],
+        tries: u32,
+        dice: &mut dyn Dice,
+    ) -> Option<Rc<Host>> {
         let state = &mut *self.state.borrow_mut();
         if let Discovery::OriginalDst { port_override, .. } = state.cluster.settings.discovery {
             let mut address = original?;
@@ -311,12 +325,16 @@ fn uses_dns(discovery: &Discovery) -> bool {
 /// The sockets behind an endpoint: all addresses of a name, or the first for LOGICAL_DNS.
 fn targets(address: &EndpointAddress, discovery: &Discovery, resolved: &Resolved) -> Vec<EndpointAddress> {
     let EndpointAddress::Dns { host, port } = address else { return vec![address.clone()] };
-    let addresses = match host.parse::<IpAddr>() {
-        Ok(ip) => Arc::from([ip]),
-        Err(_) => resolved.get(host).cloned().unwrap_or_else(|| Arc::from([])),
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return vec![EndpointAddress::ip(ip, *port)];
+    }
+    let (family, take) = match discovery {
+        Discovery::LogicalDns { family, .. } => (*family, 1),
+        Discovery::StrictDns { family, .. } => (*family, usize::MAX),
+        Discovery::Eds { .. } | Discovery::Static | Discovery::OriginalDst { .. } => (DnsFamily::All, usize::MAX),
     };
-    let take = if matches!(discovery, Discovery::LogicalDns { .. }) { 1 } else { usize::MAX };
-    addresses.iter().take(take).map(|ip| EndpointAddress::ip(*ip, *port)).collect()
+    let addresses = resolved.get(host).map_or(&[][..], |a| a);
+    crate::dns::of_family(addresses, family).take(take).map(|ip| EndpointAddress::ip(ip, *port)).collect()
 }
 
 /// The clusters one worker has used so far.

@@ -111,9 +111,10 @@ impl Pool {
 
     /// Closes idle connections that ended or are too old; tells how many stay.
     pub(super) fn sweep(&self, now: Instant, idle: Option<Duration>) -> usize {
-        let (keep, close): (Vec<_>, Vec<_>) = self.idle.borrow_mut().drain(..).partition(|c| {
-            !c.io.is_readable() && idle.is_none_or(|limit| now.duration_since(c.idle_since) < limit)
-        });
+        let (keep, close): (Vec<_>, Vec<_>) =
+            self.idle.borrow_mut().drain(..).partition(|c| {
+                !c.io.is_readable() && idle.is_none_or(|limit| now.duration_since(c.idle_since) < limit)
+            });
         *self.idle.borrow_mut() = keep;
         drop(close);
         self.http2.borrow_mut().retain(|c| c.is_open() && !c.idle_beyond(now, idle));

@@ -12,7 +12,10 @@ fn a_request_goes_through_and_back() {
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\ncontent-length: 5\r\nx-envoy-upstream-service-time: "), "{answer}");
     assert!(answer.contains("\r\nserver: envoy\r\n"), "{answer}");
     let seen = world.upstream.seen.lock().unwrap()[0].clone();
-    assert!(seen.starts_with("GET /x HTTP/1.1\r\nhost: a.test\r\nx-a: 1\r\nx-forwarded-proto: http\r\nx-request-id: "), "{seen}");
+    assert!(
+        seen.starts_with("GET /x HTTP/1.1\r\nhost: a.test\r\nx-a: 1\r\nx-forwarded-proto: http\r\nx-request-id: "),
+        "{seen}"
+    );
 }
 
 #[test]
@@ -24,7 +27,9 @@ fn connections_are_kept_on_both_sides() {
         assert!(read_until(&mut stream, "hello").ends_with("hello"));
     }
     // Pipelined.
-    stream.write_all(b"GET /1 HTTP/1.1\r\nhost: a\r\n\r\nGET /2 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
+    stream
+        .write_all(b"GET /1 HTTP/1.1\r\nhost: a\r\n\r\nGET /2 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        .unwrap();
     assert_eq!(read_until(&mut stream, "").matches("hello").count(), 2);
     assert_eq!(*world.upstream.connections.lock().unwrap(), 1);
 }
@@ -41,7 +46,10 @@ fn an_upstream_that_is_not_there_is_told() {
             break answer;
         }
     };
-    assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 98\r\ncontent-type: text/plain\r\n"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 98\r\ncontent-type: text/plain\r\n"),
+        "{answer}"
+    );
     assert!(answer.ends_with("reset reason: remote connection failure"), "{answer}");
     world.upstream.seen.lock().unwrap().clear();
     let _ = &mut world;
@@ -71,7 +79,10 @@ fn smuggling_is_refused() {
         ("\x16\x03\x01", "400"),
     ] {
         let answer = world.send(request, "");
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains("connection: close"), "{request:?}: {answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains("connection: close"),
+            "{request:?}: {answer}"
+        );
     }
     assert!(world.upstream.seen.lock().unwrap().is_empty());
 }
@@ -79,7 +90,11 @@ fn smuggling_is_refused() {
 #[test]
 fn a_slow_upstream_runs_into_the_timeout() {
     // Answers nothing at all.
-    let world = World::new(Upstream::answering(""), forward_all(|f| f.timeout = Some(std::time::Duration::from_millis(50))));
+    let world =
+        World::new(Upstream::answering(""), forward_all(|f| f.timeout = Some(std::time::Duration::from_millis(50))));
     let answer = world.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n", "timeout");
-    assert!(answer.starts_with("HTTP/1.1 504 Gateway Timeout") && answer.ends_with("upstream request timeout"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 504 Gateway Timeout") && answer.ends_with("upstream request timeout"),
+        "{answer}"
+    );
 }

@@ -74,7 +74,12 @@ pub fn cluster(name: &str, hosts: &[SocketAddr]) -> Cluster {
     let endpoints = hosts
         .iter()
         .map(|a| {
-            Arc::new(Endpoint { address: EndpointAddress::Socket(*a), hostname: "".into(), weight: 1, health: Health::Healthy })
+            Arc::new(Endpoint {
+                address: EndpointAddress::Socket(*a),
+                hostname: "".into(),
+                weight: 1,
+                health: Health::Healthy,
+            })
         })
         .collect();
     Cluster {

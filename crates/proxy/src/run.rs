@@ -1,0 +1,141 @@
+//! The proxy as a program: from a bootstrap file to served traffic, until a signal ends it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lateen_traffic::cluster::UpstreamBind;
+use lateen_xds::ads::client::{Client, Handle, connector};
+use lateen_xds::bootstrap::{Bootstrap, BootstrapError};
+use lateen_xds::convert::Reject;
+use lateen_xds::json::{JsonError, Schema};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::access_log::LogFiles;
+use crate::dns::Resolver;
+use crate::proxy::{Proxy, Settings};
+use crate::stats::Stats;
+
+/// Downstream connections allowed at once, as Istio's bootstrap sets it: in effect the limit of file descriptors.
+const MAX_CONNECTIONS: usize = i32::MAX as usize;
+
+/// How the program is run.
+pub struct Options {
+    /// The bootstrap, YAML or JSON.
+    pub bootstrap: String,
+    /// Worker threads, at least 1.
+    pub concurrency: usize,
+    /// Time that connections have to end after SIGTERM.
+    pub drain_time: Duration,
+    /// Sockets opened for us, by the port of the listener they stand for.
+    pub inherited: Vec<(u16, OwnedFd)>,
+}
+
+/// Why the proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The bootstrap is not usable.
+    #[error("bootstrap: {0}")]
+    Bootstrap(#[from] BootstrapError),
+    /// Something in its static resources is not usable.
+    #[error("bootstrap: {0}")]
+    Rejected(#[from] Reject),
+    /// The protobuf schema built into the program is not usable.
+    #[error("schema: {0}")]
+    Schema(#[from] JsonError),
+    /// The system refuses something.
+    #[error("{what}: {error}")]
+    System { what: &'static str, error: io::Error },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |error| RunError::System { what, error }
+}
+
+/// Runs the proxy until SIGTERM or SIGINT (drains first), or until the admin page ends it.
+///
+/// # Errors
+/// When it cannot start.
+pub fn run(options: Options) -> Result<(), RunError> {
+    let schema = Schema::load()?;
+    let bootstrap = Bootstrap::parse(&options.bootstrap, &schema)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("cannot make a runtime"))?;
+    runtime.block_on(serve(options, bootstrap, schema))
+}
+
+async fn serve(options: Options, bootstrap: Bootstrap, schema: Schema) -> Result<(), RunError> {
+    let stats = Stats::new(options.concurrency.max(1));
+    let logs = LogFiles::new(Arc::clone(&stats));
+    let bind = bootstrap.upstream_bind.clone();
+    let settings = Settings {
+        workers: options.concurrency,
+        max_connections: MAX_CONNECTIONS,
+        default_bind: bind.clone(),
+        inherited: options.inherited,
+    };
+    let proxy = Proxy::start(settings, Arc::clone(&stats), &logs).map_err(system("cannot start a worker"))?;
+    let client = Client::new(bootstrap.clone())?;
+    let handle = client.handle();
+
+    let resolver = Arc::new(Resolver::new(Arc::clone(&stats)));
+    tokio::spawn(discover(client, bind, Arc::clone(&proxy), Arc::clone(&resolver)));
+    tokio::spawn(pass_on_addresses(resolver, Arc::clone(&proxy)));
+    admin(&bootstrap, &proxy, &stats, &handle, schema).await?;
+
+    let mut reopen = signal(SignalKind::user_defined1()).map_err(system("cannot listen to signals"))?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(system("cannot listen to signals"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("cannot listen to signals"))?;
+    loop {
+        tokio::select! {
+            _ = reopen.recv() => logs.reopen(),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    tracing::info!(seconds = options.drain_time.as_secs(), "draining");
+    tokio::select! {
+        () = proxy.drained(options.drain_time) => {}
+        // A second signal means now.
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    proxy.stop();
+    logs.settle(Duration::from_secs(1));
+    Ok(())
+}
+
+/// Follows the control plane; every new configuration goes to the workers.
+async fn discover(client: Client, bind: Option<UpstreamBind>, proxy: Arc<Proxy>, resolver: Arc<Resolver>) {
+    let connect = connector(move |address| {
+        let bind = bind.clone();
+        async move { crate::upstream::connect(address, bind.as_ref(), None).await }
+    });
+    client
+        .run(connect, |config| {
+            resolver.watch(&config);
+            proxy.configure(config);
+        })
+        .await;
+}
+
+async fn pass_on_addresses(resolver: Arc<Resolver>, proxy: Arc<Proxy>) {
+    let mut answers = resolver.answers();
+    while answers.changed().await.is_ok() {
+        proxy.resolve(Arc::clone(&answers.borrow_and_update()));
+    }
+}
+
+async fn admin(
+    bootstrap: &Bootstrap,
+    _proxy: &Arc<Proxy>,
+    _stats: &Arc<Stats>,
+    _handle: &Handle,
+    _schema: Schema,
+) -> Result<(), RunError> {
+    if let Some(address) = bootstrap.admin {
+        tokio::net::TcpListener::bind(address).await.map_err(system("cannot listen on the admin address"))?;
+    }
+    Ok(())
+}
