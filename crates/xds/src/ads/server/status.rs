@@ -8,6 +8,8 @@ use crate::{ResourceType, Version};
 /// One client's view, by resource type.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StreamStatus {
+    /// Version of the set of resources that the client is being told; empty before the first.
+    pub version: Arc<str>,
     pub types: BTreeMap<ResourceType, TypeStatus>,
 }
 

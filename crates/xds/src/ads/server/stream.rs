@@ -104,7 +104,7 @@ impl ServerStream {
     /// What the client has been told and has said to it.
     pub fn status(&self) -> StreamStatus {
         let types = self.subscriptions.iter().map(|(r#type, sub)| (r#type.clone(), sub.status())).collect();
-        StreamStatus { types }
+        StreamStatus { version: Arc::clone(self.set.version()), types }
     }
 
     /// When [`ServerStream::on_deadline`] wants to be called, if nothing happens before.
