@@ -74,6 +74,10 @@ pub struct State {
     proxies: BTreeMap<u64, Proxy>,
     next_id: u64,
     version: u64,
+    /// Revision of the newest snapshot whose consequences are all in the proxies' sets.
+    revision: u64,
+    /// Changes wait for [`State::push`].
+    waiting: bool,
     pub counts: Counts,
 }
 
@@ -100,6 +104,8 @@ impl State {
             proxies: BTreeMap::new(),
             next_id: 0,
             version: 0,
+            revision: 0,
+            waiting: false,
             counts: Counts::default(),
         }
     }
@@ -112,6 +118,11 @@ impl State {
     /// What proxies were told of.
     pub fn world(&self) -> &World {
         &self.world
+    }
+
+    /// The cluster's revision that every proxy's resources are made from: nothing of it is still to be told.
+    pub fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// Connected proxies.
@@ -132,7 +143,7 @@ impl State {
         if !self.synced {
             return Pending::Now;
         }
-        match change {
+        let pending = match change {
             Change::Nothing => Pending::Nothing,
             Change::Anything => Pending::WhenQuiet,
             Change::Endpoints(hosts) => {
@@ -140,7 +151,12 @@ impl State {
                 self.push_endpoints(&hosts);
                 Pending::Nothing
             }
+        };
+        self.waiting |= pending == Pending::WhenQuiet;
+        if !self.waiting {
+            self.revision = self.latest.snapshot().revision();
         }
+        pending
     }
 
     /// Tells every proxy what the last snapshot says.
@@ -155,6 +171,8 @@ impl State {
         for id in self.proxies.keys().copied().collect::<Vec<_>>() {
             self.assemble(id);
         }
+        self.waiting = false;
+        self.revision = self.latest.snapshot().revision();
     }
 
     fn push_endpoints(&mut self, hosts: &[Arc<str>]) {
