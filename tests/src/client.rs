@@ -222,15 +222,8 @@ async fn h2_exchange(
     let bodiless = request.body.is_empty() && request.trailers.is_empty();
     let (response, mut body) = sender.send_request(head.body(())?, bodiless)?;
     if !bodiless {
-        let last = request.trailers.is_empty();
-        body.send_data(Bytes::from(request.body.clone()), last)?;
-        if !last {
-            let mut trailers = http::HeaderMap::new();
-            for (name, value) in &request.trailers {
-                trailers.append(http::HeaderName::try_from(name)?, value.parse()?);
-            }
-            body.send_trailers(trailers)?;
-        }
+        // A peer that has answered may not want the rest any more: the answer is what counts.
+        let _ = send_body(&mut body, request);
     }
     let (head, mut incoming) = response.await?.into_parts();
     facts.push(format!("< {}", head.status.as_u16()));
@@ -259,6 +252,19 @@ async fn h2_exchange(
     }
     drop(sender);
     driver.abort();
+    Ok(())
+}
+
+fn send_body(body: &mut h2::SendStream<Bytes>, request: &H2Request) -> Result<(), AnyError> {
+    let last = request.trailers.is_empty();
+    body.send_data(Bytes::from(request.body.clone()), last)?;
+    if !last {
+        let mut trailers = http::HeaderMap::new();
+        for (name, value) in &request.trailers {
+            trailers.append(http::HeaderName::try_from(name)?, value.parse()?);
+        }
+        body.send_trailers(trailers)?;
+    }
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use serde_json::Value;
 
-use crate::ads;
+use crate::ads::ControlPlane;
 use crate::bootstrap::{self, Flavour, Layout};
 use crate::case::{Case, Seen};
 use crate::client;
@@ -84,10 +84,13 @@ pub async fn play(world: &World, kind: Kind, source: Source) -> BTreeMap<String,
     }
     let mut layout = Layout::new(dir.path(), world.listeners, &upstreams);
     let (listeners, clusters) = (world.resources)(&layout);
+    let mut control = None;
     let file = match source {
         Source::File => bootstrap::fixed(&layout, &listeners, &clusters),
         Source::Ads(flavour) => {
-            layout.ads = Some(ads::serve(&listeners, &clusters).await);
+            let started = ControlPlane::start(&listeners, &clusters).await;
+            layout.ads = Some(started.port);
+            control = Some(started);
             bootstrap::from_ads(&layout, flavour)
         }
     };
@@ -125,6 +128,8 @@ pub async fn play(world: &World, kind: Kind, source: Source) -> BTreeMap<String,
         };
         outcomes.insert(case.name.clone(), outcome);
     }
+    let refusals = control.map(|control| control.refusals()).unwrap_or_default();
+    assert!(refusals.is_empty(), "{}: {} refuses what it is told: {refusals:#?}", world.name, kind.name());
     drop(proxy);
     record(world, kind, source, &outcomes);
     outcomes

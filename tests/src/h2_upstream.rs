@@ -105,6 +105,7 @@ async fn exchange(
     request: http::Request<h2::RecvStream>,
     mut respond: h2::server::SendResponse<Bytes>,
 ) {
+    let to_head = request.method() == http::Method::HEAD;
     let mut body = request.into_body();
     while let Some(Ok(chunk)) = body.data().await {
         let _ = body.flow_control().release_capacity(chunk.len());
@@ -116,7 +117,10 @@ async fn exchange(
     }
     let attempt = stage.arrive(&case, Received { upstream: name, message, raw: Vec::new() });
     match scripts.act(&case, attempt) {
-        H2Act::Answer(status, headers, body, trailers) => {
+        H2Act::Answer(status, headers, mut body, trailers) => {
+            if to_head {
+                body.clear();
+            }
             let _ = answer(&mut respond, status, &headers, body, &trailers);
         }
         H2Act::Reset(code) => respond.send_reset(code.into()),

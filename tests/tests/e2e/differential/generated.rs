@@ -1,6 +1,6 @@
 //! Requests nobody thought of: drawn from a fixed seed, so that a failure can be looked at again.
 
-use lateen_tests::bootstrap::{Layout, cluster, http, listener};
+use lateen_tests::bootstrap::{Layout, cluster, http, http2_upstream, listener};
 use lateen_tests::case::{Case, Do};
 use lateen_tests::differential::{Resources, Source, World, compare};
 use lateen_tests::upstream::{Act, Script};
@@ -120,7 +120,7 @@ impl Dice {
     fn route(&mut self, index: usize) -> Value {
         let name = format!("r{index}");
         let matching = self.matching();
-        let mut route = match self.0.random_range(0..8) {
+        let mut route = match self.0.random_range(0..9) {
             0 => {
                 json!({"redirect": {"path_redirect": self.path(), "response_code": self.pick(&["MOVED_PERMANENTLY", "FOUND", "TEMPORARY_REDIRECT"])}})
             }
@@ -133,6 +133,7 @@ impl Dice {
             6 => {
                 json!({"route": {"cluster": "up", "regex_rewrite": {"pattern": {"regex": "/([a-z]+)"}, "substitution": "/<\\1>"}}})
             }
+            7 => json!({"route": {"cluster": "up over h2"}}),
             _ => json!({"route": {"cluster": "up"}}),
         };
         route["name"] = json!(name);
@@ -174,6 +175,23 @@ impl Dice {
         let mut acts = self.pieces(bytes);
         acts.push(read);
         Case::of(&name).client(acts).tries(self.answer(method))
+    }
+
+    /// The same over HTTP/2.
+    fn h2_request(&mut self, index: usize) -> Case {
+        let name = format!("drawn {index}");
+        let method = self.pick(METHODS);
+        let uri = format!("http://{}{}{}", self.pick(HOSTS), self.path(), self.query());
+        let headers: Vec<(&str, &str)> =
+            (0..self.0.random_range(0..4)).map(|_| (self.pick(HEADERS), self.pick(VALUES))).collect();
+        let case = Case::h2(&name, method, &uri, &headers).tries(self.answer(method));
+        if method == "GET" || method == "HEAD" || self.chance(30) {
+            return case;
+        }
+        let length = [1, 100, 5000][self.0.random_range(0..3)];
+        let body: Vec<u8> = (0..length).map(|_| self.0.random()).collect();
+        let trailers: &[(&str, &str)] = if self.chance(30) { &[("x-trailer", "1")] } else { &[] };
+        case.h2_body(&body, trailers)
     }
 
     /// The end of the head, and a body.
@@ -268,7 +286,7 @@ fn resources(layout: &Layout) -> Resources {
                 ),
             ),
         ],
-        vec![cluster(layout, "up", &["up"], json!({}))],
+        vec![cluster(layout, "up", &["up"], json!({})), cluster(layout, "up over h2", &["h2"], http2_upstream())],
     )
 }
 
@@ -276,7 +294,7 @@ pub fn world() -> World {
     let mut dice = Dice(SmallRng::seed_from_u64(SEED + 1));
     let cases = (0..REQUESTS)
         .map(|index| {
-            let case = dice.request(index);
+            let case = if index % 3 == 0 { dice.h2_request(index) } else { dice.request(index) };
             if index % 2 == 0 { case } else { case.on("edge") }
         })
         .collect();
@@ -284,7 +302,7 @@ pub fn world() -> World {
         name: "generated",
         listeners: &["main", "edge"],
         upstreams: &["up"],
-        h2_upstreams: &[],
+        h2_upstreams: &["h2"],
         resources,
         cases,
         h2_scripts: vec![],

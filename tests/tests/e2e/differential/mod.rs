@@ -1,6 +1,7 @@
 //! The same configuration and the same requests for Envoy and for `lateen proxy`; whatever differs
 //! fails, unless the row says why it must.
 
+mod admin;
 mod bad_requests;
 mod generated;
 mod headers;
@@ -10,3 +11,4 @@ mod paths;
 mod retries;
 mod routing;
 mod streams;
+mod xds;
