@@ -8,6 +8,7 @@
 
 pub mod assemble;
 mod config;
+mod debug;
 pub mod generate;
 mod host;
 pub mod names;
@@ -17,7 +18,10 @@ pub mod push;
 pub mod registry;
 pub mod rules;
 pub mod scope;
+#[cfg(test)]
+mod testing;
 pub mod world;
 
 pub use config::{Config, OutboundTrafficPolicy};
+pub use debug::Answer;
 pub use push::Pilot;

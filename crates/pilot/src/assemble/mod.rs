@@ -110,3 +110,6 @@ pub fn endpoints_of(world: &World, key: &ScopeKey, hosts: &[Arc<str>], memo: &mu
     }
     outbound.endpoints
 }
+
+#[cfg(test)]
+mod tests;

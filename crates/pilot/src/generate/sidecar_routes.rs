@@ -52,7 +52,9 @@ impl SidecarRoutes {
             None => self.all_hosts(),
         };
         hosts.sort_by(|a, b| a.name.cmp(&b.name));
-        if self.only.is_none() {
+        // Whoever declares all hosts has taken the place, and Envoy takes no name twice.
+        let all_taken = hosts.iter().any(|host| host.domains.iter().any(|domain| domain == "*"));
+        if !all_taken {
             hosts.push(catch_all(self.policy));
         }
         configuration(self.name.clone(), hosts)

@@ -269,3 +269,7 @@ impl State {
         format!("{}/{}", self.latest.snapshot().revision(), self.version)
     }
 }
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

@@ -1,0 +1,157 @@
+use super::*;
+use crate::testing::{self, CANARY, Cluster, GATEWAY, SIDECAR};
+use lateen_xds::Version;
+
+type Versions = BTreeMap<String, Version>;
+
+fn versions(resources: &ResourceSet, kind: &ResourceType) -> Versions {
+    resources.of_type(kind).map(|resource| (resource.name().to_string(), resource.version())).collect()
+}
+
+fn all(resources: &ResourceSet) -> [Versions; 4] {
+    ResourceType::CORE.map(|kind| versions(resources, &kind))
+}
+
+fn changed(before: &Versions, after: &Versions) -> Vec<String> {
+    let names: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    names.into_iter().filter(|name| before.get(*name) != after.get(*name)).cloned().collect()
+}
+
+const NOT_READY: &str = r#"
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: helloworld-1, namespace: shop, labels: {kubernetes.io/service-name: helloworld}}
+addressType: IPv4
+endpoints:
+- {addresses: [10.244.0.5], conditions: {ready: true}, targetRef: {kind: Pod, name: hello-v1, namespace: shop}}
+- {addresses: [10.244.0.6], conditions: {ready: false}, targetRef: {kind: Pod, name: hello-v2, namespace: shop}}
+ports: [{name: http, port: 8080}]
+"#;
+
+const NEW_SERVICE: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: late, namespace: shop}
+spec: {clusterIP: 10.96.0.99, clusterIPs: [10.96.0.99], ports: [{name: http, port: 8080}]}
+"#;
+
+#[test]
+fn nobody_is_told_anything_before_the_first_snapshot() {
+    let mut state = State::new(Config::default());
+    let (_status, receiver) = watch::channel(StreamStatus::default());
+    assert!(state.connect(Node::parse(&testing::node(SIDECAR, &[])).unwrap(), receiver).is_none());
+}
+
+#[test]
+fn endpoints_change_at_once_and_alone() {
+    let mut cluster = Cluster::read(CANARY);
+    let mut state = cluster.state(Config::default());
+    let proxies = [SIDECAR, GATEWAY].map(|id| testing::add(&mut state, &testing::node(id, &[])));
+    let before = proxies.each_ref().map(|proxy| all(&proxy.resources.borrow()));
+    cluster.apply(NOT_READY);
+    assert_eq!(state.take(cluster.snapshot()), Pending::Nothing);
+    for (proxy, before) in proxies.iter().zip(before) {
+        let after = all(&proxy.resources.borrow());
+        let [clusters, endpoints, listeners, routes] = [0, 1, 2, 3].map(|i| changed(&before[i], &after[i]));
+        assert_eq!(
+            endpoints,
+            ["outbound|8080|v2|helloworld.shop.svc.cluster.local", "outbound|8080||helloworld.shop.svc.cluster.local"]
+        );
+        assert_eq!([clusters, listeners, routes], [Vec::<String>::new(), Vec::new(), Vec::new()]);
+    }
+    assert_eq!((state.counts.full_pushes, state.counts.endpoint_pushes), (1, 1));
+}
+
+#[test]
+fn endpoints_do_not_wait_for_other_changes() {
+    let mut cluster = Cluster::read(CANARY);
+    let mut state = cluster.state(Config::default());
+    let proxy = testing::add(&mut state, &testing::node(SIDECAR, &[]));
+    let before = all(&proxy.resources.borrow());
+    cluster.apply(NEW_SERVICE);
+    assert_eq!(state.take(cluster.snapshot()), Pending::WhenQuiet);
+    assert_eq!(all(&proxy.resources.borrow()), before);
+    cluster.apply(NOT_READY);
+    assert_eq!(state.take(cluster.snapshot()), Pending::Nothing);
+    let between = all(&proxy.resources.borrow());
+    assert_eq!(changed(&before[1], &between[1]).len(), 2);
+    assert_eq!(before[0], between[0]);
+    state.push();
+    let after = all(&proxy.resources.borrow());
+    assert_eq!(changed(&between[0], &after[0]), ["outbound|8080||late.shop.svc.cluster.local"]);
+    assert_eq!(changed(&between[3], &after[3]), ["8080"]);
+    assert_eq!(changed(&between[2], &after[2]), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_put_together_in_steps_is_what_is_made_at_once() {
+    let mut cluster = Cluster::read(CANARY);
+    let mut state = cluster.state(Config::default());
+    let ids = [SIDECAR, GATEWAY, "sidecar~10.244.0.6~hello-v2.shop~shop.svc.cluster.local"];
+    let proxies = ids.map(|id| testing::add(&mut state, &testing::node(id, &[])));
+    for change in [NOT_READY, NEW_SERVICE, &CANARY.replace("weight: 90", "weight: 70"), CANARY, NOT_READY] {
+        cluster.apply(change);
+        if state.take(cluster.snapshot()) == Pending::WhenQuiet {
+            state.push();
+        }
+    }
+    for (id, proxy) in ids.iter().zip(&proxies) {
+        let fresh = cluster.resources(&testing::node(id, &[]));
+        assert_eq!(all(&proxy.resources.borrow()), all(&fresh), "{id}");
+    }
+}
+
+#[test]
+fn a_changed_weight_changes_one_route_configuration_of_the_gateway() {
+    let mut cluster = Cluster::read(CANARY);
+    let mut state = cluster.state(Config::default());
+    let [gateway, sidecar] = [GATEWAY, SIDECAR].map(|id| testing::add(&mut state, &testing::node(id, &[])));
+    let before = [&gateway, &sidecar].map(|proxy| all(&proxy.resources.borrow()));
+    cluster.apply(&CANARY.replace("weight: 90", "weight: 70"));
+    assert_eq!(state.take(cluster.snapshot()), Pending::WhenQuiet);
+    state.push();
+    let after = [&gateway, &sidecar].map(|proxy| all(&proxy.resources.borrow()));
+    assert_eq!(changed(&before[0][3], &after[0][3]), ["http.8080"]);
+    assert_eq!(before[0][..3], after[0][..3]);
+    assert_eq!(before[1], after[1]);
+}
+
+#[test]
+fn a_pod_that_becomes_known_after_its_proxy_connected_gets_its_ports() {
+    let full = Cluster::read(CANARY);
+    let mut cluster = full.clone();
+    cluster.0.remove(&lateen_galley::Key::new(lateen_galley::Kind::Pod, "shop", "hello-v1"));
+    cluster.0.remove(&lateen_galley::Key::new(lateen_galley::Kind::EndpointSlice, "shop", "helloworld-1"));
+    let mut state = cluster.state(Config::default());
+    let proxy = testing::add(&mut state, &testing::node(SIDECAR, &[]));
+    let inbound =
+        |proxy: &testing::Connected| proxy.resources.borrow().get(&ResourceType::Cluster, "inbound|8080||").is_some();
+    assert!(!inbound(&proxy));
+    assert_eq!(state.take(full.snapshot()), Pending::Nothing);
+    assert!(inbound(&proxy));
+}
+
+#[test]
+fn proxies_share_what_they_have_in_common() {
+    let cluster = Cluster::read(CANARY);
+    let mut state = cluster.state(Config::default());
+    let _first = testing::add(&mut state, &testing::node(SIDECAR, &[("app", "x")]));
+    let (made, _) = state.memo_counts();
+    let _second = testing::add(
+        &mut state,
+        &testing::node("sidecar~10.244.0.6~hello-v2.shop~shop.svc.cluster.local", &[("app", "y")]),
+    );
+    assert_eq!(state.memo_counts().0, made);
+}
+
+#[test]
+fn who_is_gone_is_forgotten() {
+    let cluster = Cluster::read(CANARY);
+    let mut state = cluster.state(Config::default());
+    for namespace in 0..100 {
+        let id = format!("sidecar~10.244.1.1~x.n{namespace}~n{namespace}.svc.cluster.local");
+        drop(testing::add(&mut state, &testing::node(&id, &[])));
+    }
+    assert_eq!(state.proxies().count(), 0);
+    assert!(state.scopes.len() <= SPARE_SCOPES + 2, "{}", state.scopes.len());
+}
