@@ -3,6 +3,7 @@
 //! YAML's documents are told apart before anything is parsed, as kubectl does, so that one broken document does not hide
 //! the others. A `---` at the head of a line always ends a document, even inside a block of text (YAML 1.2, 9.1.2).
 
+mod brackets;
 mod value;
 
 use std::cell::Cell;
@@ -16,6 +17,9 @@ pub const DOCUMENT_BYTES: usize = 3 << 20;
 
 /// Bytes of one source with all its documents.
 pub const SOURCE_BYTES: usize = 64 << 20;
+
+/// Documents of one source.
+const MOST_DOCUMENTS: usize = 20_000;
 
 /// One document of a source.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,11 +48,20 @@ pub(crate) fn documents(bytes: &[u8]) -> Result<Vec<Document>, String> {
     }
     let mut found = Vec::new();
     let mut number = 0;
-    for (line, chunk) in chunks(text) {
+    let chunks = chunks(text);
+    if chunks.len() > MOST_DOCUMENTS {
+        return Err(format!("{} documents are more than the {MOST_DOCUMENTS} that are read", chunks.len()));
+    }
+    for (line, chunk) in chunks {
         if chunk.len() > DOCUMENT_BYTES {
             number += 1;
             let message = format!("{} bytes are more than the {DOCUMENT_BYTES} of one document", chunk.len());
             found.push(Document { number, value: Err(message) });
+            continue;
+        }
+        if brackets::too_deep(chunk) {
+            number += 1;
+            found.push(Document { number, value: Err("brackets nest too deep".to_owned()) });
             continue;
         }
         for document in serde_norway::Deserializer::from_str(chunk) {

@@ -60,6 +60,9 @@ fn growth_is_limited() {
 
     assert!(read(&"[".repeat(100_000))[0].1.is_err());
     assert!(json("[".repeat(100_000).as_bytes()).is_err());
+    assert_eq!(read(&"- [\n".repeat(1000)), [(1, Err("brackets nest too deep".to_owned()))]);
+    assert!(read(&"- ".repeat(1000))[0].1.clone().unwrap_err().contains("recursion limit"));
+    assert!(documents("---\na\n".repeat(20_001).as_bytes()).unwrap_err().contains("documents"));
     let large = format!("a: {}", "x".repeat(DOCUMENT_BYTES));
     assert!(read(&large)[0].1.clone().unwrap_err().contains("more than"));
 }
