@@ -14,6 +14,7 @@ mod http2;
 pub mod inspect;
 mod io;
 mod listener;
+pub mod logging;
 pub mod proxy;
 mod router;
 mod run;

@@ -22,18 +22,21 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct LogFiles {
     open: Mutex<HashMap<Sink, Weak<LogFile>>>,
+    /// Under way to any file, also to one that its workers have let go of.
+    queue: Arc<Queue>,
     stats: Arc<Stats>,
 }
 
 impl LogFiles {
     /// None open yet.
     pub fn new(stats: Arc<Stats>) -> Arc<Self> {
-        Arc::new(Self { open: Mutex::default(), stats })
+        Arc::new(Self { open: Mutex::default(), queue: Arc::default(), stats })
     }
 
     /// Closes and opens all files by name, as after a log rotation. Lines passed on before go to the old file.
     pub fn reopen(&self) {
-        for file in self.all() {
+        let open: Vec<_> = lock(&self.open).values().filter_map(Weak::upgrade).collect();
+        for file in open {
             if !file.send(Message::Reopen) {
                 self.stats.filesystem.reopen_failed.inc();
             }
@@ -43,8 +46,7 @@ impl LogFiles {
     /// Waits until all that was passed on is written; false if that took longer. Blocks the thread: meant for the end
     /// of the process.
     pub fn settle(&self, timeout: Duration) -> bool {
-        let until = Instant::now() + timeout;
-        self.all().iter().all(|file| file.queue.wait_empty(until))
+        self.queue.wait_empty(timeout)
     }
 
     pub(super) fn stats(&self) -> &Stats {
@@ -63,13 +65,9 @@ impl LogFiles {
             return file;
         }
         open.retain(|_, file| file.strong_count() > 0);
-        let file = LogFile::open(sink.clone(), self.stats.clone());
+        let file = LogFile::open(sink.clone(), self.queue.clone(), self.stats.clone());
         open.insert(sink.clone(), Arc::downgrade(&file));
         file
-    }
-
-    fn all(&self) -> Vec<Arc<LogFile>> {
-        lock(&self.open).values().filter_map(Weak::upgrade).collect()
     }
 }
 
@@ -90,9 +88,8 @@ pub(super) struct LogFile {
 }
 
 impl LogFile {
-    fn open(sink: Sink, stats: Arc<Stats>) -> Arc<Self> {
+    fn open(sink: Sink, queue: Arc<Queue>, stats: Arc<Stats>) -> Arc<Self> {
         let (sender, receiver) = sync_channel(QUEUE);
-        let queue = Arc::new(Queue::default());
         let writer =
             Writer { sink, file: None, tried: None, failing: false, stats: stats.clone(), queue: queue.clone() };
         let thread = std::thread::Builder::new().name("access-log".into()).spawn(move || writer.run(receiver));
@@ -159,10 +156,8 @@ impl Queue {
         }
     }
 
-    fn wait_empty(&self, until: Instant) -> bool {
-        let length = lock(&self.length);
-        let left = until.saturating_duration_since(Instant::now());
-        let waited = self.empty.wait_timeout_while(length, left, |length| *length > 0);
+    fn wait_empty(&self, patience: Duration) -> bool {
+        let waited = self.empty.wait_timeout_while(lock(&self.length), patience, |length| *length > 0);
         let (length, _) = waited.unwrap_or_else(PoisonError::into_inner);
         *length == 0
     }

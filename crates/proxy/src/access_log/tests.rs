@@ -244,7 +244,10 @@ fn a_file_is_closed_when_no_worker_uses_it() {
         let logs = AccessLogs::new(files.clone());
         write(&logs, &[log(&path, "last words\n")], &request("/"));
     });
-    // Without a flush: the worker's end passes the lines on, and the thread's end is the file's.
+    // Without a flush: the worker's end passes the lines on, and they can still be waited for.
+    assert!(files.settle(SETTLE));
+    assert_eq!(read(&path), "last words\n");
+    // The thread's end is the file's.
     let open = || {
         let links = std::fs::read_dir("/proc/self/fd").unwrap();
         links.filter_map(|l| std::fs::read_link(l.unwrap().path()).ok()).any(|to| to == path)
