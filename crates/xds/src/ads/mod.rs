@@ -4,6 +4,9 @@
 pub mod client;
 pub mod server;
 
+#[cfg(test)]
+mod tests;
+
 /// The two variants of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {

@@ -92,6 +92,8 @@ pub struct State {
     assignments: HashMap<Arc<str>, Arc<Endpoints>>,
     assignment_users: Users,
     route_users: Users,
+    /// Names that lost their last user in the update being applied.
+    orphans: Vec<(ResourceType, Arc<str>)>,
     histories: Histories,
     notes: Notes,
     received: BTreeSet<ResourceType>,
@@ -156,13 +158,9 @@ impl State {
     /// good one stays.
     pub fn apply(&mut self, update: &Update, now: SystemTime) -> Vec<Refused> {
         let Update { r#type, version, nonce: _, resources, removed } = update;
-        // A new listener may take the address of one that goes, so listeners go first; but what new resources refer
-        // to is let go of only when they have come, for it may be what those that go referred to.
-        let mut gone = Vec::new();
-        if *r#type == ResourceType::Listener {
-            for name in removed {
-                gone.extend(self.take_listener(name));
-            }
+        // First, so that a new listener can take the address of one that goes.
+        for name in removed {
+            self.remove(r#type, name);
         }
         let mut refused = Vec::new();
         for received in resources {
@@ -185,12 +183,7 @@ impl State {
                 }
             }
         }
-        for listener in gone {
-            self.release_routes(&listener);
-        }
-        for name in removed {
-            self.remove(r#type, name);
-        }
+        self.drop_orphans();
         self.received.insert(r#type.clone());
         self.histories.version(r#type.clone(), Arc::clone(version));
         refused
@@ -228,8 +221,11 @@ impl State {
                 self.histories.forget(r#type, name);
             }
             ResourceType::Endpoint => self.assignment_is_absent(name),
-            // Listeners are gone by now. Routes stay as long as a listener names them: the last ones known are better
-            // than none.
+            ResourceType::Listener if !self.histories.is_fixed(r#type, name) => {
+                self.remove_listener(name);
+                self.histories.forget(r#type, name);
+            }
+            // Routes stay as long as a listener names them: the last ones known are better than none.
             _ => {}
         }
     }
@@ -302,9 +298,27 @@ impl State {
         let Some(users) = self.assignment_users.get_mut(service) else { return };
         users.remove(cluster);
         if users.is_empty() {
-            self.assignment_users.remove(service);
-            self.assignments.remove(service);
-            self.histories.forget(&ResourceType::Endpoint, service);
+            self.orphans.push((ResourceType::Endpoint, Arc::clone(service)));
+        }
+    }
+
+    /// Drops what nothing has referred to since the end of an update. Not earlier: a later resource of the same
+    /// update may refer to it again, and the server would not hear that it is wanted once more.
+    fn drop_orphans(&mut self) {
+        for (r#type, name) in std::mem::take(&mut self.orphans) {
+            let of_routes = r#type == ResourceType::Route;
+            let users = if of_routes { &mut self.route_users } else { &mut self.assignment_users };
+            if users.get(&name).is_some_and(|users| !users.is_empty()) {
+                continue;
+            }
+            users.remove(&name);
+            self.histories.forget(&r#type, &name);
+            if !of_routes {
+                self.assignments.remove(&name);
+            } else if self.config.routes.contains_key(&name) {
+                self.published = None;
+                Arc::make_mut(&mut self.config.routes).remove(&name);
+            }
         }
     }
 
@@ -391,15 +405,12 @@ impl State {
         }
     }
 
-    /// Ends a listener; the forms of it that there were still hold their routes.
-    fn take_listener(&mut self, name: &Arc<str>) -> Vec<Arc<Listener>> {
-        if self.histories.is_fixed(&ResourceType::Listener, name) {
-            return Vec::new();
-        }
-        self.histories.forget(&ResourceType::Listener, name);
+    fn remove_listener(&mut self, name: &Arc<str>) {
         let warming = self.warming_listeners.remove(name);
         let served = if self.config.listeners.contains_key(name) { self.change_listeners().remove(name) } else { None };
-        warming.into_iter().chain(served).collect()
+        for listener in warming.into_iter().chain(served) {
+            self.release_routes(&listener);
+        }
     }
 
     /// A form of a listener no longer uses its routes; others of the same name still may.
@@ -414,10 +425,7 @@ impl State {
             let Some(users) = self.route_users.get_mut(route) else { continue };
             users.remove(&older.name);
             if users.is_empty() {
-                self.route_users.remove(route);
-                self.published = None;
-                Arc::make_mut(&mut self.config.routes).remove(route);
-                self.histories.forget(&ResourceType::Route, route);
+                self.orphans.push((ResourceType::Route, Arc::clone(route)));
             }
         }
     }

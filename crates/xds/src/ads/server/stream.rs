@@ -90,11 +90,13 @@ pub struct ServerStream {
     nonces: u64,
     /// Since when listeners or routes have been waiting for clusters.
     waiting_since: Option<Instant>,
+    /// When the first request came.
+    opened: Option<Instant>,
 }
 
 impl ServerStream {
     pub fn new(protocol: Protocol, set: Arc<ResourceSet>) -> ServerStream {
-        ServerStream { protocol, set, subscriptions: BTreeMap::new(), nonces: 0, waiting_since: None }
+        ServerStream { protocol, set, subscriptions: BTreeMap::new(), nonces: 0, waiting_since: None, opened: None }
     }
 
     pub fn protocol(&self) -> Protocol {
@@ -218,11 +220,8 @@ impl ServerStream {
         }
         let set = Arc::clone(&self.set);
         let subscription = self.subscription(&r#type)?;
-        if !first && !response_nonce.is_empty() {
-            if *response_nonce != *subscription.last_nonce {
-                // Overtaken by a newer response, which the client will answer with its newest names.
-                return Ok(Vec::new());
-            }
+        // What was overtaken by a newer response answers nothing, but its names are the newest there are.
+        if !first && *response_nonce == *subscription.last_nonce {
             answer(subscription, &response_nonce, error_detail.as_ref().map(|error| error.message.as_str()));
         }
         let afresh = first || response_nonce.is_empty();
@@ -252,6 +251,7 @@ impl ServerStream {
 
     /// Everything that may be sent now.
     fn flush(&mut self, now: Instant) -> Vec<Push> {
+        self.opened.get_or_insert(now);
         let types: Vec<ResourceType> = self.subscriptions.keys().cloned().collect();
         let mut waits = false;
         let mut pushes = Vec::new();
@@ -267,7 +267,7 @@ impl ServerStream {
     }
 
     fn next_push(&mut self, r#type: &ResourceType, now: Instant) -> Turn {
-        let removable = self.may_remove(r#type);
+        let removable = self.may_remove(r#type, now);
         let patient = self.waiting_since.is_none_or(|since| now < since + PATIENCE);
         let turn_of_clusters =
             matches!(r#type, ResourceType::Listener | ResourceType::Route) && !self.clusters_settled();
@@ -289,8 +289,7 @@ impl ServerStream {
         if subscription.has_removals() && !removals_along {
             match removable {
                 Removal::Now => {}
-                Removal::AfterPatience if !patient => {}
-                Removal::AfterPatience => return Turn::Wait,
+                Removal::Wait => return Turn::Wait,
                 Removal::Later => return Turn::Nothing,
             }
             if let Some(news) = subscription.next_removals() {
@@ -342,16 +341,18 @@ impl ServerStream {
     }
 
     /// Whether what vanished of a type can still be in use by what the client has of other types.
-    fn may_remove(&self, r#type: &ResourceType) -> Removal {
+    fn may_remove(&self, r#type: &ResourceType, now: Instant) -> Removal {
         let of = |r#type| self.subscriptions.get(r#type);
         let idle = |sub: &Subscription| sub.settled() && !sub.has_removals();
         let free = match r#type {
             ResourceType::Cluster => match (of(&ResourceType::Listener), of(&ResourceType::Route)) {
+                (Some(listeners), Some(routes)) => {
+                    idle(listeners) && !listeners.holds_back() && routes.settled() && !routes.holds_back()
+                }
                 // Right after a reconnect the requests for listeners and routes are still on their way.
-                (None, _) => return Removal::AfterPatience,
-                (Some(listeners), routes) => {
-                    let routes_free = routes.is_none_or(|routes| routes.settled() && !routes.holds_back());
-                    idle(listeners) && !listeners.holds_back() && routes_free
+                _ if self.opened.is_none_or(|opened| now < opened + PATIENCE) => return Removal::Wait,
+                (listeners, routes) => {
+                    [listeners, routes].into_iter().flatten().all(|users| users.settled() && !users.holds_back())
                 }
             },
             ResourceType::Endpoint => of(&ResourceType::Cluster).is_none_or(idle),
@@ -371,7 +372,9 @@ enum Turn {
 
 enum Removal {
     Now,
-    AfterPatience,
+    /// Until the stream has settled.
+    Wait,
+    /// Until something else is acknowledged.
     Later,
 }
 

@@ -46,6 +46,8 @@ impl Told {
 #[derive(Clone, Debug, Default)]
 struct Known {
     accepted: Told,
+    /// It was part of a refused response, of which the client may have taken this part nevertheless.
+    uncertain: bool,
     /// The content the client refused, held back until there is other content, and what it said.
     refused: Option<(Told, String)>,
 }
@@ -221,6 +223,8 @@ impl Subscription {
         if self.wildcard {
             names.extend(set.of_type(r#type).map(|resource| Arc::clone(resource.name())));
             names.extend(self.known.keys().cloned());
+            names.extend(self.pending.keys().cloned());
+            names.extend(self.in_flight.iter().flat_map(|sent| sent.told.keys().cloned()));
         }
         for name in &names {
             self.compare(r#type, name, set);
@@ -231,7 +235,7 @@ impl Subscription {
     fn compare(&mut self, r#type: &ResourceType, name: &Arc<str>, set: &ResourceSet) {
         let desired = self.desired(r#type, name, set);
         let awaited = self.pending.get(name) == Some(&Need::Awaited);
-        if self.told(name).is(desired.as_ref()) {
+        if self.is_known(name, desired.as_ref()) {
             if !awaited {
                 self.pending.remove(name);
             }
@@ -251,11 +255,13 @@ impl Subscription {
     /// What the client was last told about a name, whatever it will make of it.
     fn told(&self, name: &str) -> &Told {
         static NOTHING: Told = Told::Nothing;
+        static FOREIGN: Told = Told::Foreign;
         if let Some(told) = self.in_flight.as_ref().and_then(|sent| sent.told.get(name)) {
             return told;
         }
         match self.known.get(name) {
             Some(Known { refused: Some((refused, _)), .. }) => refused,
+            Some(Known { uncertain: true, .. }) => &FOREIGN,
             Some(known) => &known.accepted,
             None => &NOTHING,
         }
@@ -309,7 +315,16 @@ impl Subscription {
     }
 
     fn is_current(&self, r#type: &ResourceType, name: &Arc<str>, set: &ResourceSet) -> bool {
-        self.told(name).is(self.desired(r#type, name, set).as_ref())
+        self.is_known(name, self.desired(r#type, name, set).as_ref())
+    }
+
+    /// Whether telling `wanted` would be no news. That a name is absent is news only to those who asked for it, or
+    /// were told otherwise.
+    fn is_known(&self, name: &Arc<str>, wanted: Option<&Resource>) -> bool {
+        match (self.told(name), wanted) {
+            (Told::Nothing, None) => !self.names.contains(name),
+            (told, wanted) => told.is(wanted),
+        }
     }
 
     /// Composes the response that tells `news`, and takes it as sent.
@@ -366,7 +381,7 @@ impl Subscription {
             if told == Told::Absent && !self.names.contains(&name) {
                 self.known.remove(&name);
             } else if self.wants(&name) {
-                self.known.insert(name, Known { accepted: told, refused: None });
+                self.known.insert(name, Known { accepted: told, ..Known::default() });
             }
         }
         true
@@ -383,6 +398,9 @@ impl Subscription {
                 self.known.entry(name).or_default().refused = Some((told, message.to_owned()));
             }
             return true;
+        }
+        for name in sent.told.keys() {
+            self.known.entry(Arc::clone(name)).or_default().uncertain = true;
         }
         let (mut blamed, mut rest): (Vec<_>, Vec<_>) = sent.told.into_keys().partition(|name| mentions(message, name));
         if blamed.is_empty() {

@@ -1,0 +1,1 @@
+//! The gRPC adapters over a loopback connection.
