@@ -107,9 +107,11 @@ impl Got {
 impl Admin {
     async fn raw(&self, request: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
-        stream.write_all(request).await.unwrap();
+        // It may also close before all is written.
+        let _ = stream.write_all(request).await;
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.unwrap();
+        // A server that refuses a request may reset the connection after its answer.
+        let _ = stream.read_to_end(&mut answer).await;
         String::from_utf8(answer).unwrap()
     }
 
@@ -338,12 +340,7 @@ async fn the_way_is_shown() {
 async fn requests_are_bounded() {
     let admin = admin().await;
     let long = format!("GET /ready HTTP/1.0\r\nx: {}\r\n\r\n", "a".repeat(2 * HEAD));
-    let mut stream = TcpStream::connect(admin.address).await.unwrap();
-    // The server may close before all is written.
-    let _ = stream.write_all(long.as_bytes()).await;
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer).await;
-    assert!(!answer.starts_with(b"HTTP/1.0 200") && !answer.starts_with(b"HTTP/1.1 200"));
+    assert!(!admin.raw(long.as_bytes()).await.contains(" 200 "));
     let fields = "x: a\r\n".repeat(FIELDS + 1);
     assert!(!admin.raw(format!("GET /ready HTTP/1.0\r\n{fields}\r\n").as_bytes()).await.contains(" 200 "));
     assert!(!admin.raw(b"\x16\x03\x01 what\r\n\r\n").await.contains(" 200 "));

@@ -217,6 +217,8 @@ fn clusters(stats: &Stats, config: &Config) -> Vec<Scope> {
         } else {
             sum(workers.iter().map(|(_, cluster)| read(cluster)))
         };
+        // As in Envoy, it comes into being with the first response; idle clusters are many and buckets are long.
+        entries.retain(|entry| entry.name != "upstream_rq_time" || entry.value.used());
         if let Some(members) = members.get(&name) {
             entries.push(Entry::gauge("membership_total", members.total));
             entries.push(Entry::gauge("membership_healthy", members.healthy));

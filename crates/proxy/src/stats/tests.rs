@@ -198,6 +198,7 @@ fn members_come_from_the_configuration() {
     assert_eq!((got("cluster.a.membership_healthy"), got("cluster.a.membership_degraded")), (Some(1), Some(1)));
     // A cluster without traffic is there with zeros.
     assert_eq!((got("cluster.idle.membership_total"), got("cluster.idle.upstream_rq_total")), (Some(0), Some(0)));
+    assert_eq!((got("cluster.idle.upstream_cx_connect_ms"), got("cluster.idle.upstream_rq_time")), (Some(0), None));
 }
 
 #[test]
