@@ -1,0 +1,135 @@
+//! Ways into services that do not go through a sidecar: the host's loopback (LoadBalancer addresses
+//! and node ports), and virtual addresses used by pods without sidecar.
+
+mod backends;
+mod listeners;
+mod relay;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+pub use backends::{Backends, Endpoint, ServicePort};
+pub use listeners::{GatewayListeners, HostListeners};
+pub use relay::Dialer;
+
+/// Connections relayed at one time; more wait in the listeners' queues.
+const CONCURRENCY: usize = 4096;
+
+/// What all relays share: the services of the moment and the way to their endpoints.
+#[derive(Debug, Clone)]
+pub struct Relay {
+    backends: watch::Receiver<Arc<Backends>>,
+    dialer: Dialer,
+    permits: Arc<Semaphore>,
+}
+
+impl Relay {
+    /// Relays to the endpoints of the latest `backends`.
+    pub fn new(backends: watch::Receiver<Arc<Backends>>, dialer: Dialer) -> Self {
+        Self { backends, dialer, permits: Arc::new(Semaphore::new(CONCURRENCY)) }
+    }
+
+    /// Serves a listener that stands for one service port, until it breaks or the future is dropped.
+    /// Connections taken before go on.
+    async fn serve_port(self, listener: TcpListener, port: ServicePort) -> io::Result<()> {
+        self.serve(listener, move |backends, _| Ok(backends.of(&port).to_vec())).await
+    }
+
+    /// Serves the listener at which pods' connections to virtual addresses and to the outside arrive,
+    /// until it breaks or the future is dropped.
+    ///
+    /// # Errors
+    /// When the listener cannot accept any more.
+    pub async fn serve_redirected(self, listener: TcpListener) -> io::Result<()> {
+        let own = listener.local_addr()?;
+        self.serve(listener, move |backends, stream| {
+            let original = relay::original_destination(stream)?;
+            if original == own {
+                return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "connected to the relay itself"));
+            }
+            match backends.behind(original) {
+                Some(endpoints) => Ok(endpoints.to_vec()),
+                None if crate::network::is_virtual(original.ip()) => Ok(Vec::new()),
+                None => Ok(vec![Endpoint::Address(original)]),
+            }
+        })
+        .await
+    }
+
+    async fn serve(
+        self,
+        listener: TcpListener,
+        endpoints: impl Fn(&Backends, &TcpStream) -> io::Result<Vec<Endpoint>>,
+    ) -> io::Result<()> {
+        loop {
+            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return Ok(()) };
+            let stream = accept(&listener).await?;
+            let Ok(endpoints) = endpoints(&self.backends.borrow(), &stream) else {
+                relay::reset(stream);
+                continue;
+            };
+            let dialer = self.dialer.clone();
+            tokio::spawn(async move {
+                match dialer.connect_any(&endpoints).await {
+                    Ok(server) => relay::copy(stream, server).await,
+                    Err(error) => {
+                        tracing::debug!(%error, "a connection found no endpoint");
+                        relay::reset(stream);
+                    }
+                }
+                drop(permit);
+            });
+        }
+    }
+}
+
+/// Accepts one connection, waiting out errors that pass.
+pub(crate) async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return Ok(stream),
+            Err(error) if is_passing(&error) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether an error of accept(2) says nothing about the listener: the peer went away, or descriptors
+/// or memory ran out for the moment.
+pub(crate) fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::EINTR
+                | libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOBUFS
+                | libc::ENOMEM
+                | libc::EPERM
+                | libc::EPROTO
+                | libc::ENETDOWN
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+        )
+    )
+}
+
+/// Binds a listener on the host's loopback.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(1024)
+}
