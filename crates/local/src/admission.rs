@@ -1,0 +1,175 @@
+//! What the cluster adds to objects before they are stored, as Kubernetes' API server and Istio's
+//! injection webhook do: cluster IPs and node ports of Services, sidecars of pods. Every way into the
+//! store leads through here.
+
+mod services;
+mod sidecar;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use lateen_galley::store::{Batch, BatchRefused, Change, Committed, Done, Outcome, Refusal, Refused, Store};
+use lateen_galley::{Kind, Object, Problem, Snapshot};
+use serde_json::Value;
+
+pub use sidecar::{INJECTED_IMAGE, PROXY_CONTAINER};
+
+/// Keeps a pod's object until its processes have ended.
+pub const POD_FINALIZER: &str = "lateen.local/processes";
+
+/// The store, for everyone who writes objects of their own wish. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    store: Store,
+    /// Held from looking for a free address until it is stored.
+    allocating: Arc<Mutex<()>>,
+}
+
+impl Admission {
+    /// Admits objects to this store.
+    pub fn new(store: Store) -> Self {
+        Self { store, allocating: Arc::default() }
+    }
+
+    /// The store, for reading, and for writing status.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Makes all changes, or none.
+    ///
+    /// # Errors
+    /// Every change that is refused.
+    pub fn commit(&self, batch: Batch) -> Result<Committed, BatchRefused> {
+        // Nothing is left half done by a panic here: what was allocated is only known once it is stored.
+        let _allocating = self.allocating.lock().unwrap_or_else(PoisonError::into_inner);
+        let prepared = prepare(&self.store.snapshot(), batch)?;
+        self.store.commit(prepared, SystemTime::now())
+    }
+
+    /// What [`Self::write`] would do, without doing it. Warnings and uids are those of a real write only.
+    ///
+    /// # Errors
+    /// Why it would be refused.
+    pub fn rehearse(&self, change: Change) -> Result<(Outcome, Vec<Problem>), Refusal> {
+        let key = change.key();
+        let snapshot = self.store.snapshot();
+        let there = snapshot.get(&key);
+        match (&change, there) {
+            (Change::Create(_), Some(_)) => return Err(Refusal::AlreadyExists(key)),
+            (Change::Update(_) | Change::UpdateStatus(_) | Change::Delete { .. }, None) => {
+                return Err(Refusal::NotFound(key));
+            }
+            _ => {}
+        }
+        let missing = snapshot.find(Kind::Namespace, "", &key.namespace).is_none();
+        if key.kind.info().namespaced && missing {
+            return Err(Refusal::NoNamespace(key));
+        }
+        let batch = prepare(&snapshot, vec![(change, None)]).map_err(|refused| {
+            refused.0.into_iter().next().map_or(Refusal::NotFound(key.clone()), |first| first.refusal)
+        })?;
+        let (object, done) = match (batch.into_iter().next(), there) {
+            (Some((Change::Delete { .. }, _)), Some(old)) => (old.clone(), Done::Deleted),
+            (
+                Some((
+                    Change::Create(object)
+                    | Change::Update(object)
+                    | Change::Upsert(object)
+                    | Change::UpdateStatus(object),
+                    _,
+                )),
+                _,
+            ) => {
+                let done = if there.is_some() { Done::Configured } else { Done::Created };
+                (Arc::new(object), done)
+            }
+            _ => return Err(Refusal::NotFound(key)),
+        };
+        let findings = lateen_galley::validate::object(&object);
+        if findings.errors.is_empty() {
+            Ok((Outcome { done, object }, Vec::new()))
+        } else {
+            Err(Refusal::Invalid { key, problems: findings.errors })
+        }
+    }
+
+    /// Makes one change.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn write(&self, change: Change) -> Result<(Outcome, Vec<Problem>), Refusal> {
+        let key = change.key();
+        match self.commit(vec![(change, None)]) {
+            Ok(committed) => {
+                let outcome = committed.outcomes.into_iter().next().ok_or(Refusal::NotFound(key))?;
+                Ok((outcome, committed.warnings))
+            }
+            Err(refused) => Err(refused.0.into_iter().next().map_or(Refusal::NotFound(key), |first| first.refusal)),
+        }
+    }
+}
+
+/// Completes the objects of a batch. Pure.
+fn prepare(snapshot: &Snapshot, batch: Batch) -> Result<Batch, BatchRefused> {
+    let mut allocator = services::Allocator::new(snapshot, &batch);
+    let mut refused = Vec::new();
+    let mut prepared = Vec::with_capacity(batch.len());
+    let namespaces = namespaces_of(&batch);
+    for (index, (change, origin)) in batch.into_iter().enumerate() {
+        let completed = match change {
+            Change::Create(object) => complete(snapshot, &namespaces, &mut allocator, object).map(Change::Create),
+            Change::Update(object) => complete(snapshot, &namespaces, &mut allocator, object).map(Change::Update),
+            Change::Upsert(object) => complete(snapshot, &namespaces, &mut allocator, object).map(Change::Upsert),
+            other => Ok(other),
+        };
+        match completed {
+            Ok(change) => prepared.push((change, origin)),
+            Err(refusal) => refused.push(Refused { index, origin, refusal }),
+        }
+    }
+    if refused.is_empty() { Ok(prepared) } else { Err(BatchRefused(refused)) }
+}
+
+/// Namespaces that the same batch writes: their labels count for the pods written with them.
+fn namespaces_of(batch: &Batch) -> Vec<Value> {
+    let written = batch.iter().filter_map(|(change, _)| match change {
+        Change::Create(object) | Change::Update(object) | Change::Upsert(object) => Some(object),
+        _ => None,
+    });
+    written.filter(|object| object.kind() == Kind::Namespace).map(|object| object.raw().clone()).collect()
+}
+
+fn complete(
+    snapshot: &Snapshot,
+    namespaces: &[Value],
+    allocator: &mut services::Allocator,
+    object: Object,
+) -> Result<Object, Refusal> {
+    let key = object.key();
+    let old = snapshot.get(&key).map(|old| old.raw());
+    let namespace = object.namespace().to_owned();
+    let kind = object.kind();
+    if !matches!(kind, Kind::Service | Kind::Pod) {
+        return Ok(object);
+    }
+    let mut raw = object.into_raw();
+    match kind {
+        Kind::Service => allocator.complete(&key, &mut raw, old)?,
+        Kind::Pod => {
+            let stored = snapshot.find(Kind::Namespace, "", &namespace).map(|namespace| namespace.raw());
+            let written = namespaces
+                .iter()
+                .find(|written| written.pointer("/metadata/name").and_then(Value::as_str) == Some(namespace.as_str()));
+            sidecar::complete_pod(&mut raw, written.or(stored));
+        }
+        _ => {}
+    }
+    Object::decode(raw).map_err(|error| Refusal::Invalid {
+        key,
+        problems: vec![lateen_galley::FieldProblem::new("", error.to_string())],
+    })
+}

@@ -1,0 +1,67 @@
+//! What a new pod gets: a sidecar, unless somebody said no (Istio's injection), its service account,
+//! and a finalizer that keeps its object while its processes run.
+
+use serde_json::{Map, Value, json};
+
+use super::POD_FINALIZER;
+
+/// Name of the proxy's container, in sidecars and gateways alike.
+pub const PROXY_CONTAINER: &str = "istio-proxy";
+/// Image that stands for this program's own proxy; Istio's placeholder in gateway manifests.
+pub const INJECTED_IMAGE: &str = "auto";
+
+const INJECT: &str = "sidecar.istio.io/inject";
+const PROXY_IMAGE: &str = "sidecar.istio.io/proxyImage";
+const STATUS: &str = "sidecar.istio.io/status";
+
+/// Completes a new pod. `namespace` is the namespace's object, if there is one.
+pub fn complete_pod(pod: &mut Value, namespace: Option<&Value>) {
+    let inject = wants_sidecar(pod, namespace);
+    let image = annotation(pod, PROXY_IMAGE).unwrap_or(INJECTED_IMAGE).to_owned();
+    if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.entry("serviceAccountName").or_insert_with(|| json!("default"));
+        if inject {
+            let sidecar = json!({"name": PROXY_CONTAINER, "image": image, "args": ["proxy", "sidecar"]});
+            if let Value::Array(containers) = spec.entry("containers").or_insert_with(|| json!([])) {
+                containers.push(sidecar);
+            }
+        }
+    }
+    let Some(metadata) = pod.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    if let Value::Array(finalizers) = metadata.entry("finalizers").or_insert_with(|| json!([]))
+        && !finalizers.contains(&json!(POD_FINALIZER))
+    {
+        finalizers.push(json!(POD_FINALIZER));
+    }
+    if inject {
+        let annotations = metadata.entry("annotations").or_insert_with(|| Value::Object(Map::new()));
+        if let Value::Object(annotations) = annotations {
+            let status = json!({"containers": [PROXY_CONTAINER], "revision": "default"});
+            annotations.insert(STATUS.to_owned(), json!(status.to_string()));
+        }
+    }
+}
+
+fn annotation<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
+    object.get("metadata")?.get("annotations")?.get(name)?.as_str()
+}
+
+fn label<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
+    object.get("metadata")?.get("labels")?.get(name)?.as_str()
+}
+
+/// The pod's word beats its namespace's; a pod on the node's network, and one that brings a proxy of its
+/// own, never gets one. Nobody having said anything means yes: the mesh is what this cluster is for.
+fn wants_sidecar(pod: &Value, namespace: Option<&Value>) -> bool {
+    let containers = pod.pointer("/spec/containers").and_then(Value::as_array).into_iter().flatten();
+    let mut names = containers.filter_map(|container| container.get("name")?.as_str());
+    let host_network = pod.pointer("/spec/hostNetwork") == Some(&Value::Bool(true));
+    if host_network || names.any(|name| name == PROXY_CONTAINER) {
+        return false;
+    }
+    let said = label(pod, INJECT).or_else(|| annotation(pod, INJECT));
+    match said {
+        Some(said) => said != "false",
+        None => namespace.and_then(|namespace| label(namespace, "istio-injection")) != Some("disabled"),
+    }
+}

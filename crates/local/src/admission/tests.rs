@@ -1,0 +1,99 @@
+use lateen_galley::store::Change;
+use lateen_galley::{Kind, Object, Snapshot};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+use super::prepare;
+
+fn object(raw: Value) -> Object {
+    Object::decode(raw).unwrap()
+}
+
+fn service(name: &str, spec: Value) -> Object {
+    object(
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"}, "spec": spec}),
+    )
+}
+
+fn prepared(snapshot: &Snapshot, object: Object) -> Value {
+    let batch = prepare(snapshot, vec![(Change::Upsert(object), None)]).unwrap();
+    match &batch[0].0 {
+        Change::Upsert(object) => object.raw().clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn services_of_one_batch_get_different_addresses_beside_given_ones() {
+    let given = service("a", json!({"clusterIP": "10.96.0.2", "ports": [{"port": 80}]}));
+    let others = ["b", "c"].map(|name| service(name, json!({"ports": [{"port": 80}]})));
+    let batch = std::iter::once(given).chain(others).map(|object| (Change::Upsert(object), None)).collect();
+    let prepared = prepare(&Snapshot::default(), batch).unwrap();
+    let mut addresses: Vec<String> = prepared
+        .iter()
+        .map(|(change, _)| match change {
+            Change::Upsert(object) => object.raw()["spec"]["clusterIP"].as_str().unwrap().to_owned(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(addresses[0], "10.96.0.2");
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), 3);
+    assert!(!addresses.contains(&"10.96.0.10".to_owned()), "that is the DNS server's");
+}
+
+#[test]
+fn what_a_service_was_given_stays_with_it() {
+    let mut snapshot = Snapshot::default();
+    let spec = json!({"type": "NodePort", "ports": [{"port": 80}, {"port": 81, "nodePort": 30000}]});
+    let first = prepared(&snapshot, service("a", spec.clone()));
+    assert_eq!(first["spec"]["ports"][0]["nodePort"], 30001);
+    snapshot.insert(Arc::new(object(first.clone())));
+    let again = prepared(&snapshot, service("a", spec));
+    assert_eq!(again["spec"], first["spec"]);
+}
+
+#[test]
+fn kinds_of_services_get_what_they_need() {
+    let none = Snapshot::default();
+    let headless = prepared(&none, service("a", json!({"clusterIP": "None", "ports": [{"port": 80}]})));
+    assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+    let external = prepared(&none, service("a", json!({"type": "ExternalName", "externalName": "example.com"})));
+    assert_eq!(external["spec"].get("clusterIP"), None);
+    let outside = service("a", json!({"clusterIP": "192.0.2.1", "ports": [{"port": 80}]}));
+    let refused = prepare(&none, vec![(Change::Create(outside), None)]).unwrap_err();
+    assert!(refused.to_string().contains("spec.clusterIP"), "{refused}");
+}
+
+fn pod(metadata: Value, spec: Value) -> Object {
+    object(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}))
+}
+
+fn containers(pod: &Value) -> Vec<&str> {
+    pod["spec"]["containers"].as_array().unwrap().iter().map(|container| container["name"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn pods_get_a_sidecar_unless_somebody_says_no() {
+    let none = Snapshot::default();
+    let spec = json!({"containers": [{"name": "app", "image": "a"}]});
+    let plain = prepared(&none, pod(json!({"name": "a", "namespace": "shop"}), spec.clone()));
+    assert_eq!(containers(&plain), ["app", "istio-proxy"]);
+    assert_eq!(plain["spec"]["serviceAccountName"], "default");
+    let refused = json!({"name": "a", "namespace": "shop", "labels": {"sidecar.istio.io/inject": "false"}});
+    assert_eq!(containers(&prepared(&none, pod(refused, spec.clone()))), ["app"]);
+    let mut host = spec.clone();
+    host["hostNetwork"] = json!(true);
+    assert_eq!(containers(&prepared(&none, pod(json!({"name": "a", "namespace": "shop"}), host))), ["app"]);
+
+    let mut disabled = Snapshot::default();
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": {"istio-injection": "disabled"}}});
+    disabled.insert(Arc::new(object(namespace)));
+    assert_eq!(disabled.count(Kind::Namespace), 1);
+    assert_eq!(containers(&prepared(&disabled, pod(json!({"name": "a", "namespace": "shop"}), spec.clone()))), ["app"]);
+    let wanted = json!({"name": "a", "namespace": "shop", "annotations": {"sidecar.istio.io/inject": "true", "sidecar.istio.io/proxyImage": "envoy"}});
+    let wanted = prepared(&disabled, pod(wanted, spec));
+    assert_eq!(containers(&wanted), ["app", "istio-proxy"]);
+    assert_eq!(wanted["spec"]["containers"][1]["image"], "envoy");
+}

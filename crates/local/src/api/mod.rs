@@ -1,0 +1,42 @@
+//! The Kubernetes REST API of the cluster, over a unix socket: the paths, verbs, objects, tables and
+//! refusals that Kubernetes documents, so that its clients can be used.
+//!
+//! It reads from the store's snapshots and writes through [`Admission`]; what an object must look like is
+//! galley's affair alone.
+
+pub mod channel;
+mod discovery;
+mod exec;
+mod logs;
+mod objects;
+mod patch;
+pub mod path;
+mod request;
+mod selector;
+mod serve;
+mod status;
+mod table;
+mod watching;
+
+#[cfg(test)]
+mod tests;
+
+use crate::admission::Admission;
+use crate::kubelet::Kubelet;
+
+pub use serve::serve;
+
+/// The API's server; clones share everything.
+#[derive(Debug, Clone)]
+pub struct Server {
+    admission: Admission,
+    /// Runs the pods whose logs are asked for and in which commands are run.
+    kubelet: Option<Kubelet>,
+}
+
+impl Server {
+    /// Serves the objects of this store, and logs and exec of the pods that `kubelet` runs.
+    pub fn new(admission: Admission, kubelet: Option<Kubelet>) -> Self {
+        Self { admission, kubelet }
+    }
+}

@@ -1,0 +1,245 @@
+//! The API over a real unix socket, spoken to by the client.
+
+use std::time::Duration;
+
+use lateen_galley::{Kind, Snapshot, Store, StoreSettings};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+
+use super::{Server, serve};
+use crate::admission::Admission;
+use crate::client::{Client, ClientError, EventKind, Selection, replicate};
+
+struct World {
+    client: Client,
+    admission: Admission,
+    _directory: tempfile::TempDir,
+}
+
+async fn world(settings: StoreSettings) -> World {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("api.sock");
+    let admission = Admission::new(Store::new(settings));
+    let listener = UnixListener::bind(&socket).unwrap();
+    tokio::spawn(serve(listener, Server::new(admission.clone(), None)));
+    let client = Client::new(socket);
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+    client.apply(&namespace, "", false).await.unwrap();
+    World { client, admission, _directory: directory }
+}
+
+fn service(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {"selector": {"app": name}, "ports": [{"name": "http", "port": 80}]},
+    })
+}
+
+fn virtual_service(subset: &str) -> Value {
+    json!({
+        "apiVersion": "networking.istio.io/v1beta1", "kind": "VirtualService", "metadata": {"name": "web"},
+        "spec": {"hosts": ["web"], "http": [{"route": [{"destination": {"host": "web", "subset": subset}}]}]},
+    })
+}
+
+fn refused(result: Result<impl std::fmt::Debug, ClientError>) -> crate::client::Refused {
+    match result.unwrap_err() {
+        ClientError::Refused(refused) => refused,
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn objects_are_applied_read_and_deleted_in_any_version() {
+    let World { client, .. } = &world(StoreSettings::default()).await;
+    let applied = client.apply(&virtual_service("v1"), "shop", false).await.unwrap();
+    assert!(applied.created && applied.changed);
+    let again = client.apply(&virtual_service("v1"), "shop", false).await.unwrap();
+    assert!(!again.created && !again.changed);
+    let stored = client.get(Kind::VirtualService, "shop", "web").await.unwrap();
+    assert_eq!(stored["apiVersion"], "networking.istio.io/v1", "asked for in v1");
+    assert_eq!(stored["metadata"]["generation"], 1);
+    let deleted = client.delete(Kind::VirtualService, "shop", "web", None).await.unwrap();
+    assert_eq!(deleted["status"], "Success");
+    let gone = refused(client.get(Kind::VirtualService, "shop", "web").await);
+    assert_eq!((gone.code, gone.reason.as_str()), (404, "NotFound"));
+    assert_eq!(gone.message, "virtualservices.networking.istio.io \"web\" not found");
+}
+
+#[tokio::test]
+async fn services_get_an_address_and_a_row_in_the_table() {
+    let World { client, .. } = &world(StoreSettings::default()).await;
+    for name in ["a", "b"] {
+        client.apply(&service(name), "shop", false).await.unwrap();
+    }
+    let selection = Selection { labels: "app=b".to_owned(), ..Selection::default() };
+    let list = client.list(Kind::Service, &selection).await.unwrap();
+    let items = list["items"].as_array().unwrap();
+    assert_eq!((items.len(), &list["kind"]), (1, &json!("ServiceList")));
+    let address = items[0]["spec"]["clusterIP"].as_str().unwrap();
+    let table = client.table(Kind::Service, &selection, None).await.unwrap();
+    assert_eq!(table["kind"], "Table");
+    assert_eq!(table["rows"][0]["cells"][2], address);
+    let selection = Selection { namespace: Some("shop".to_owned()), ..Selection::default() };
+    let one = client.table(Kind::Service, &selection, Some("a")).await.unwrap();
+    assert_eq!(one["rows"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_told_with_its_field() {
+    let World { client, admission, .. } = &world(StoreSettings::default()).await;
+    let mut wrong = virtual_service("v1");
+    wrong["spec"]["http"][0]["rout"] = json!([]);
+    let invalid = refused(client.apply(&wrong, "shop", false).await);
+    assert_eq!((invalid.code, invalid.reason.as_str()), (422, "Invalid"));
+    assert_eq!(invalid.causes[0].0, "spec.http[0].rout");
+    assert!(invalid.message.contains("route"), "the nearest name is suggested: {}", invalid.message);
+    assert_eq!(refused(client.apply(&service("a"), "nowhere", false).await).code, 404);
+    let existing = client.apply(&service("a"), "shop", false).await.unwrap().object;
+    let twice = refused(client.create(Kind::Service, "shop", &service("a")).await);
+    assert_eq!((twice.code, twice.reason.as_str()), (409, "AlreadyExists"));
+    client.merge_patch(Kind::Service, "shop", "a", &json!({"metadata": {"labels": {"new": "yes"}}})).await.unwrap();
+    let stale = refused(client.replace(Kind::Service, "shop", "a", &existing).await);
+    assert_eq!((stale.code, stale.reason.as_str()), (409, "Conflict"));
+    let revision = admission.store().revision();
+    client.apply(&service("dry"), "shop", true).await.unwrap();
+    assert_eq!(admission.store().revision(), revision, "a dry run stores nothing");
+    assert_eq!(refused(client.apply(&wrong, "shop", true).await).code, 422);
+}
+
+#[tokio::test]
+async fn watches_begin_where_lists_end() {
+    let World { client, .. } = &world(StoreSettings::default()).await;
+    client.apply(&service("a"), "shop", false).await.unwrap();
+    let selection = Selection { labels: "app in (a,b)".to_owned(), ..Selection::default() };
+    let list = client.list(Kind::Service, &selection).await.unwrap();
+    let revision = list["metadata"]["resourceVersion"].as_str().unwrap();
+    let mut watch = client.watch(Kind::Service, &selection, revision).await.unwrap();
+    client.apply(&service("c"), "shop", false).await.unwrap();
+    client.apply(&service("b"), "shop", false).await.unwrap();
+    client.merge_patch(Kind::Service, "shop", "a", &json!({"metadata": {"labels": {"app": "z"}}})).await.unwrap();
+    client.delete(Kind::Service, "shop", "b", None).await.unwrap();
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let event = watch.next().await.unwrap().unwrap();
+        seen.push((event.kind, event.object["metadata"]["name"].as_str().unwrap().to_owned()));
+    }
+    let expected = [(EventKind::Added, "b"), (EventKind::Deleted, "a"), (EventKind::Deleted, "b")]
+        .map(|(kind, name)| (kind, name.to_owned()));
+    assert_eq!(seen, expected, "what is no longer selected is gone for the watcher");
+}
+
+#[tokio::test]
+async fn a_revision_that_is_no_longer_kept_is_expired() {
+    let settings = StoreSettings { history_events: 2, ..StoreSettings::default() };
+    let World { client, .. } = &world(settings).await;
+    for name in ["a", "b", "c", "d"] {
+        client.apply(&service(name), "shop", false).await.unwrap();
+    }
+    let watch = client.watch(Kind::Service, &Selection::default(), "1").await;
+    assert!(watch.unwrap_err().is_expired());
+}
+
+async fn until(snapshots: &mut watch::Receiver<Option<Snapshot>>, holds: impl Fn(&Snapshot) -> bool) {
+    let reached = snapshots.wait_for(|snapshot| snapshot.as_ref().is_some_and(&holds));
+    tokio::time::timeout(Duration::from_secs(60), reached).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_replica_follows_and_survives_the_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("api.sock");
+    let start = |admission: &Admission| {
+        let listener = UnixListener::bind(&socket).unwrap();
+        let running = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        running.spawn({
+            let server = Server::new(admission.clone(), None);
+            let listener = listener.into_std().unwrap();
+            async move { serve(UnixListener::from_std(listener).unwrap(), server).await }
+        });
+        running
+    };
+    let cluster = |seed| Admission::new(Store::new(StoreSettings { seed: [seed, 0], ..StoreSettings::default() }));
+    let first = cluster(1);
+    let running = start(&first);
+    let client = Client::new(&socket);
+    let (sender, mut snapshots) = watch::channel(None);
+    let replica = tokio::spawn({
+        let client = client.clone();
+        async move { replicate(client, &[Kind::Namespace, Kind::Service], sender).await }
+    });
+    until(&mut snapshots, |snapshot| snapshot.count(Kind::Namespace) == 0).await;
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+    client.apply(&namespace, "", false).await.unwrap();
+    client.apply(&service("a"), "shop", false).await.unwrap();
+    until(&mut snapshots, |snapshot| snapshot.find(Kind::Service, "shop", "a").is_some()).await;
+    // Another server with other objects and lower revisions takes the first one's place.
+    running.shutdown_background();
+    std::fs::remove_file(&socket).unwrap();
+    let second = cluster(2);
+    let _running = start(&second);
+    client.apply(&namespace, "", false).await.unwrap();
+    client.apply(&service("b"), "shop", false).await.unwrap();
+    until(&mut snapshots, |snapshot| {
+        snapshot.find(Kind::Service, "shop", "b").is_some() && snapshot.find(Kind::Service, "shop", "a").is_none()
+    })
+    .await;
+    drop(snapshots);
+    replica.await.unwrap();
+    _running.shutdown_background();
+}
+
+/// What a client that is not ours sends and gets, byte for byte.
+async fn raw(world: &World, request: &str) -> String {
+    let mut stream = UnixStream::connect(world.client.socket()).await.unwrap();
+    // A server that refuses a body need not have read all of it.
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+}
+
+#[tokio::test]
+async fn discovery_and_refusals_are_what_any_client_expects() {
+    let world = world(StoreSettings::default()).await;
+    for (path, expected) in [
+        ("/version", "\"gitVersion\""),
+        ("/api", "APIVersions"),
+        ("/apis", "networking.istio.io"),
+        ("/apis/apps/v1", "deployments"),
+        ("/healthz", "ok"),
+    ] {
+        let answer = raw(&world, &get(path)).await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(expected), "{path}: {answer}");
+    }
+    for (path, status) in [
+        ("/api/v1/namespaces/shop/gadgets", "404"),
+        ("/apis/apps/v9/deployments", "404"),
+        ("/api/v1/services?labelSelector=%3D", "400"),
+        ("/api/v1/services?fieldSelector=spec.color%3Dred", "400"),
+        ("/api/v1/services?watch=1&resourceVersion=x", "400"),
+        ("/api/v1/namespaces/shop/pods/none/log", "404"),
+        ("/api/v1/services/a", "404"),
+    ] {
+        let answer = raw(&world, &get(path)).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains("\"Status\""), "{path}: {answer}");
+    }
+    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata: {a: b}\n";
+    let post = |kind: &str, body: &str| {
+        format!(
+            "POST /api/v1/namespaces/shop/configmaps HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    assert!(raw(&world, &post("application/yaml", yaml)).await.starts_with("HTTP/1.1 201"));
+    assert!(raw(&world, &post("application/vnd.kubernetes.protobuf", yaml)).await.starts_with("HTTP/1.1 415"));
+    let large =
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: l}}\ndata: {{a: {}}}\n", "x".repeat(4 << 20));
+    assert!(raw(&world, &post("application/yaml", &large)).await.starts_with("HTTP/1.1 413"));
+}
