@@ -1,0 +1,219 @@
+//! The bootstrap file of a pod's proxy, after the one Istio's agent writes
+//! (`tools/packaging/common/envoy_bootstrap.json`). It is a valid Envoy bootstrap, so that either proxy
+//! can be started with it. Pure: everything is an argument.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde_json::{Map, Value, json};
+
+use crate::dns::CLUSTER_DOMAIN;
+use crate::node::SIDECAR_MARK;
+
+/// The admin interface, on the pod's own loopback.
+pub const ADMIN_PORT: u16 = 15000;
+/// Where readiness is asked: `/healthz/ready`.
+pub const STATUS_PORT: u16 = 15021;
+/// Where statistics are scraped: `/stats/prometheus`.
+pub const STATS_PORT: u16 = 15090;
+/// The path that readiness is asked at.
+pub const READY_PATH: &str = "/healthz/ready";
+
+/// Which part the proxy plays; Istio's node types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyType {
+    /// Beside an application.
+    Sidecar,
+    /// A gateway.
+    Router,
+}
+
+/// What a bootstrap says of its pod.
+#[derive(Debug, Clone)]
+pub struct Proxy<'a> {
+    /// Sidecar or gateway.
+    pub kind: ProxyType,
+    /// The pod's name.
+    pub pod: &'a str,
+    /// The pod's namespace.
+    pub namespace: &'a str,
+    /// The pod's addresses, the IPv4 one first.
+    pub addresses: &'a [IpAddr],
+    /// The pod's labels.
+    pub labels: &'a BTreeMap<String, String>,
+    /// The pod's annotations.
+    pub annotations: &'a BTreeMap<String, String>,
+    /// The pod's service account.
+    pub service_account: &'a str,
+    /// The Deployment, or the pod itself if it belongs to none.
+    pub workload: &'a str,
+    /// `kubernetes://apis/apps/v1/namespaces/NS/deployments/NAME`.
+    pub owner: &'a str,
+    /// Names of the application's containers.
+    pub containers: &'a [&'a str],
+    /// Name of the node.
+    pub node: &'a str,
+    /// Where the control plane serves ADS.
+    pub discovery: SocketAddr,
+}
+
+impl Proxy<'_> {
+    /// `TYPE~IP~POD.NAMESPACE~NAMESPACE.svc.cluster.local`.
+    pub fn id(&self) -> String {
+        let kind = match self.kind {
+            ProxyType::Sidecar => "sidecar",
+            ProxyType::Router => "router",
+        };
+        let address = self.addresses.first().map(IpAddr::to_string).unwrap_or_default();
+        format!("{kind}~{address}~{}.{ns}~{ns}.svc.{CLUSTER_DOMAIN}", self.pod, ns = self.namespace)
+    }
+
+    /// The bootstrap as JSON.
+    pub fn bootstrap(&self) -> Value {
+        let app = self.labels.get("app").map_or(self.workload, String::as_str);
+        json!({
+            "node": {"id": self.id(), "cluster": format!("{app}.{}", self.namespace), "metadata": self.metadata()},
+            "admin": {"address": address("127.0.0.1", ADMIN_PORT)},
+            "cluster_manager": {"upstream_bind_config": mark()},
+            "dynamic_resources": {
+                "lds_config": over_ads(),
+                "cds_config": over_ads(),
+                "ads_config": {
+                    "api_type": "DELTA_GRPC", "transport_api_version": "V3", "set_node_on_first_message_only": true,
+                    "grpc_services": [{"envoy_grpc": {"cluster_name": "xds-grpc"}}],
+                },
+            },
+            "static_resources": {
+                "clusters": [
+                    cluster("prometheus_stats", "127.0.0.1", ADMIN_PORT),
+                    cluster("agent", "127.0.0.1", ADMIN_PORT),
+                    self.discovery_cluster(),
+                ],
+                "listeners": [
+                    static_listener(STATS_PORT, "stats", "/stats/prometheus", "/stats/prometheus", "prometheus_stats"),
+                    static_listener(STATUS_PORT, "agent", READY_PATH, "/ready", "agent"),
+                ],
+            },
+        })
+    }
+
+    fn metadata(&self) -> Value {
+        let addresses: Vec<String> = self.addresses.iter().map(IpAddr::to_string).collect();
+        json!({
+            "NAME": self.pod,
+            "NAMESPACE": self.namespace,
+            "INSTANCE_IPS": addresses.join(","),
+            "LABELS": strings(self.labels),
+            "ANNOTATIONS": strings(self.annotations),
+            "CLUSTER_ID": "Kubernetes",
+            "MESH_ID": CLUSTER_DOMAIN,
+            "SERVICE_ACCOUNT": self.service_account,
+            "WORKLOAD_NAME": self.workload,
+            "OWNER": self.owner,
+            "APP_CONTAINERS": self.containers.join(","),
+            "INTERCEPTION_MODE": "REDIRECT",
+            "NODE_NAME": self.node,
+            "ENVOY_STATUS_PORT": STATUS_PORT,
+            "ENVOY_PROMETHEUS_PORT": STATS_PORT,
+        })
+    }
+
+    fn discovery_cluster(&self) -> Value {
+        let mut cluster = cluster("xds-grpc", &self.discovery.ip().to_string(), self.discovery.port());
+        if let Value::Object(fields) = &mut cluster {
+            fields.insert(
+                "typed_extension_protocol_options".to_owned(),
+                json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                    "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                    "explicit_http_config": {"http2_protocol_options": {}},
+                }}),
+            );
+            fields.insert("upstream_connection_options".to_owned(), json!({"tcp_keepalive": {"keepalive_time": 300}}));
+        }
+        cluster
+    }
+}
+
+fn strings(map: &BTreeMap<String, String>) -> Map<String, Value> {
+    map.iter().map(|(key, value)| (key.clone(), json!(value))).collect()
+}
+
+fn address(address: &str, port: u16) -> Value {
+    json!({"socket_address": {"address": address, "port_value": port}})
+}
+
+fn over_ads() -> Value {
+    json!({"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"})
+}
+
+/// Every connection the proxy makes carries the mark that its pod's redirect rules let pass.
+fn mark() -> Value {
+    // SOL_SOCKET and SO_MARK by number, as Envoy takes them.
+    let mark = json!({"level": 1, "name": 36, "int_value": SIDECAR_MARK, "state": "STATE_PREBIND"});
+    json!({"socket_options": [mark]})
+}
+
+fn cluster(name: &str, host: &str, port: u16) -> Value {
+    json!({
+        "name": name, "type": "STATIC", "connect_timeout": "1s", "lb_policy": "ROUND_ROBIN",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(host, port)}}]}],
+        },
+    })
+}
+
+fn static_listener(port: u16, stat_prefix: &str, path: &str, upstream_path: &str, cluster: &str) -> Value {
+    let route = json!({
+        "match": {"prefix": path},
+        "route": {"cluster": cluster, "prefix_rewrite": upstream_path},
+    });
+    json!({
+        "name": format!("0.0.0.0_{port}"),
+        "address": address("0.0.0.0", port),
+        "filter_chains": [{"filters": [{
+            "name": "envoy.filters.network.http_connection_manager",
+            "typed_config": {
+                "@type":
+                    "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+                "codec_type": "AUTO",
+                "stat_prefix": stat_prefix,
+                "route_config": {"virtual_hosts": [{"name": "backend", "domains": ["*"], "routes": [route]}]},
+                "http_filters": [{
+                    "name": "envoy.filters.http.router",
+                    "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+                }],
+            },
+        }]}],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_node_is_named_as_istio_names_it() {
+        let (labels, annotations) = (BTreeMap::from([("app".to_owned(), "web".to_owned())]), BTreeMap::new());
+        let proxy = Proxy {
+            kind: ProxyType::Sidecar,
+            pod: "web-1",
+            namespace: "shop",
+            addresses: &["10.244.0.5".parse().unwrap(), "fd00:10:244::5".parse().unwrap()],
+            labels: &labels,
+            annotations: &annotations,
+            service_account: "default",
+            workload: "web",
+            owner: "kubernetes://apis/apps/v1/namespaces/shop/deployments/web",
+            containers: &["app"],
+            node: "lateen",
+            discovery: "10.244.0.1:15010".parse().unwrap(),
+        };
+        let bootstrap = proxy.bootstrap();
+        assert_eq!(bootstrap["node"]["id"], "sidecar~10.244.0.5~web-1.shop~shop.svc.cluster.local");
+        assert_eq!(bootstrap["node"]["cluster"], "web.shop");
+        assert_eq!(bootstrap["node"]["metadata"]["INSTANCE_IPS"], "10.244.0.5,fd00:10:244::5");
+        let mark = &bootstrap["cluster_manager"]["upstream_bind_config"]["socket_options"][0];
+        assert_eq!((&mark["level"], &mark["name"], &mark["int_value"]), (&json!(1), &json!(36), &json!(1337)));
+    }
+}
