@@ -67,6 +67,8 @@ pub struct Case {
     pub ignore_body: bool,
     /// Byte counts of the log depend on timing.
     pub ignore_bytes: bool,
+    /// Chance decides which host is tried first: only what the client gets in the end counts.
+    pub by_chance: bool,
     /// Whether the connection ends with FIN or with RST is part of the answer.
     pub exact_end: bool,
 }
@@ -104,6 +106,7 @@ impl Case {
             ignore_upstream_body: false,
             ignore_body: false,
             ignore_bytes: false,
+            by_chance: false,
             exact_end: false,
         }
     }
@@ -226,6 +229,11 @@ impl Case {
 
     pub fn ignore_bytes(mut self) -> Case {
         self.ignore_bytes = true;
+        self
+    }
+
+    pub fn by_chance(mut self) -> Case {
+        self.by_chance = true;
         self
     }
 

@@ -43,6 +43,8 @@ async fn connect(source: Ipv4Addr, port: u16) -> std::io::Result<TcpStream> {
 async fn raw(case: &Case, source: Ipv4Addr, port: u16, stage: &Stage, facts: &mut Vec<String>) {
     let stream = match connect(source, port).await {
         Ok(stream) => stream,
+        // Taken and thrown out before anything could be sent.
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return facts.push("end: RST".to_owned()),
         Err(error) => return facts.push(format!("connect: {error}")),
     };
     let (read, mut write) = stream.into_split();

@@ -59,6 +59,14 @@ pub struct Outcome {
     pub log: Vec<String>,
 }
 
+impl Outcome {
+    /// Status, body and end alone.
+    fn for_the_client(self) -> Outcome {
+        let told = |line: &String| !line.starts_with("< ") || line.starts_with("< HTTP") || line.starts_with("< body");
+        Outcome { client: self.client.into_iter().filter(told).collect(), upstream: Vec::new(), log: Vec::new() }
+    }
+}
+
 /// Plays all cases of `world` through one proxy.
 pub async fn play(world: &World, kind: Kind, source: Source) -> BTreeMap<String, Outcome> {
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -115,18 +123,16 @@ pub async fn play(world: &World, kind: Kind, source: Source) -> BTreeMap<String,
                 upstream.push(format!("> raw {}", client::show(&received.raw)));
             }
         }
-        let own = |lines: Vec<String>| lines.iter().map(|line| settle(&layout.nameless(line))).collect();
+        let peer = own_address(index).to_string();
+        let own = |lines: Vec<String>| {
+            lines.iter().map(|line| settle(&layout.nameless(line)).replace(&peer, "<peer>")).collect()
+        };
         let outcome = Outcome {
             client: own(facts),
             upstream: own(upstream),
-            log: log
-                .get(&own_address(index).to_string())
-                .into_iter()
-                .flatten()
-                .map(|fields| log_line(fields, case, layout))
-                .collect(),
+            log: log.get(&peer).into_iter().flatten().map(|fields| log_line(fields, case, layout)).collect(),
         };
-        outcomes.insert(case.name.clone(), outcome);
+        outcomes.insert(case.name.clone(), if case.by_chance { outcome.for_the_client() } else { outcome });
     }
     let refusals = control.map(|control| control.refusals()).unwrap_or_default();
     assert!(refusals.is_empty(), "{}: {} refuses what it is told: {refusals:#?}", world.name, kind.name());

@@ -140,7 +140,7 @@ fn cases() -> Vec<Case> {
         Case::get("103 from upstream", "/up")
             .upstream(vec![send("HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")])
             .seen(200, "- via_upstream"),
-        Case::get("101 without being asked", "/up").upstream(vec![send("HTTP/1.1 101 Switching Protocols\r\nupgrade: foo\r\nconnection: upgrade\r\n\r\n")]),
+        Case::get("101 without being asked", "/up").upstream(vec![send("HTTP/1.1 101 Switching Protocols\r\nupgrade: foo\r\nconnection: upgrade\r\n\r\n")]).better("nobody asked to switch protocols", 502),
         Case::get("HTTP/1.0 answer", "/up").upstream(vec![send("HTTP/1.0 200 OK\r\n\r\nabc"), Act::Fin]),
         Case::get("answer with status 600", "/up").upstream(vec![send("HTTP/1.1 600 Odd\r\ncontent-length: 0\r\n\r\n")]),
         Case::get("answer without reason", "/up").upstream(vec![send("HTTP/1.1 200\r\ncontent-length: 0\r\n\r\n")]),

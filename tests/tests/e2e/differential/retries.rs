@@ -122,7 +122,7 @@ fn cases() -> Vec<Case> {
         cases.push(Case::get(&format!("{condition}: h2 grpc 14 in trailers"), &format!("/h2/{condition}/")));
     }
     for i in 0..8 {
-        cases.push(Case::get(&format!("other host {i}"), "/mixed/connect-failure/x"));
+        cases.push(Case::get(&format!("other host {i}"), "/mixed/connect-failure/x").by_chance());
     }
     cases.push(Case::get("three tries", "/up/5xx/x").tries(vec![own(500), own(502), ok()]));
     cases.push(Case::get("all tries fail", "/up/5xx/x").tries(vec![own(500), own(502), own(503)]));

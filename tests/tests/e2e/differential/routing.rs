@@ -58,12 +58,6 @@ fn rewrites() -> Value {
             json!({})
         ),
         routed("host from header", "/from-header", json!({"host_rewrite_header": "x-host"}), json!({})),
-        routed(
-            "host from path",
-            "/from-path",
-            json!({"host_rewrite_path_regex": {"pattern": {"regex": "^/from-path/(.+)$"}, "substitution": "\\1"}}),
-            json!({})
-        ),
         routed("host auto", "/auto", json!({"auto_host_rewrite": true}), json!({})),
         routed(
             "headers",
@@ -396,8 +390,6 @@ fn cases() -> Vec<Case> {
         "/host",
         "/xfh",
         "/from-header",
-        "/from-path/x.test",
-        "/from-path/",
         "/auto",
         "/headers",
         "/timeout",
