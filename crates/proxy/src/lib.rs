@@ -22,6 +22,7 @@ pub mod stats;
 mod tcp;
 mod timer;
 mod upstream;
+mod view;
 mod worker;
 
 pub use run::{Options, RunError, run};

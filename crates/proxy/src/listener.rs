@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use bytes::BytesMut;
 use lateen_traffic::format::Facts;
 use lateen_traffic::hcm::{Codec, Hcm};
-use lateen_traffic::listener::{ConnectionFacts, FilterChain, Listener, Terminal, TransportProtocol};
+use lateen_traffic::listener::{ConnectionFacts, Direction, FilterChain, Listener, Terminal, TransportProtocol};
 use lateen_traffic::record::{Flags, Record};
 use lateen_traffic::{Config, RequestHead};
 use tokio::io::AsyncReadExt as _;
@@ -120,7 +120,6 @@ impl Listeners {
                 self.open(address);
             }
         }
-        self.worker.process.listening.fetch_or(1 << (self.worker.id % usize::BITS as usize), Ordering::Release);
     }
 
     fn open(&mut self, address: SocketAddr) {
@@ -175,14 +174,22 @@ impl Listeners {
         })
     }
 
-    /// Closes all sockets and lets connections end.
-    pub fn drain_all(&mut self) {
-        self.closed = true;
-        for (_, tasks) in self.sockets.drain() {
-            tasks.iter().for_each(JoinHandle::abort);
-        }
-        for serving in self.table.by_address.borrow().values() {
+    /// Lets connections end, all or the inbound ones; `close` closes the sockets too.
+    pub fn drain(&mut self, inbound_only: bool, close: bool) {
+        let table = self.table.by_address.borrow();
+        let concerned = |s: &Serving| !inbound_only || s.listener.direction == Direction::Inbound;
+        for serving in table.values().filter(|s| concerned(s)) {
             serving.drain.begin();
+        }
+        if close {
+            self.closed |= !inbound_only;
+            self.sockets.retain(|address, tasks| {
+                let stays = table.get(address).is_some_and(|s| !concerned(s));
+                if !stays {
+                    tasks.iter().for_each(JoinHandle::abort);
+                }
+                stays
+            });
         }
     }
 }

@@ -1,8 +1,9 @@
 //! A running proxy: its workers, and what they are told.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tokio::sync::watch;
 use crate::access_log::{AccessLogs, LogFiles};
 use crate::stats::Stats;
 use crate::upstream::{Resolved, Shared};
-use crate::worker::{Orders, Phase, Process, Worker};
+use crate::worker::{Numbered, Orders, Phase, Process, Worker};
 
 /// How a proxy is run.
 pub struct Settings {
@@ -26,15 +27,18 @@ pub struct Settings {
     pub default_bind: Option<UpstreamBind>,
     /// Sockets opened for us, by the port of the listener they stand for.
     pub inherited: Vec<(u16, OwnedFd)>,
+    /// Names of the clusters that come with the bootstrap.
+    pub static_clusters: HashSet<String>,
 }
 
 /// A running proxy.
 pub struct Proxy {
-    config: watch::Sender<Arc<Config>>,
+    config: watch::Sender<Numbered>,
     resolved: watch::Sender<Resolved>,
     phase: watch::Sender<Phase>,
     stats: Arc<Stats>,
     process: Arc<Process>,
+    static_clusters: HashSet<String>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -48,10 +52,10 @@ impl Proxy {
             upstreams: Shared::new(settings.default_bind),
             connections: AtomicI64::new(0),
             max_connections: settings.max_connections,
-            listening: AtomicUsize::new(0),
+            adopted: (0..settings.workers.max(1)).map(|_| AtomicU64::new(0)).collect(),
             failed_listeners: AtomicUsize::new(0),
         });
-        let (config, config_seen) = watch::channel(Arc::default());
+        let (config, config_seen) = watch::channel(Numbered::default());
         let (resolved, resolved_seen) = watch::channel(Resolved::default());
         let (phase, phase_seen) = watch::channel(Phase::Serving);
         let orders = Orders {
@@ -73,24 +77,27 @@ impl Proxy {
             })?;
             threads.push(thread);
         }
-        Ok(Arc::new(Self { config, resolved, phase, stats, process, threads: Mutex::new(threads) }))
+        Ok(Arc::new(Self {
+            config,
+            resolved,
+            phase,
+            stats,
+            process,
+            static_clusters: settings.static_clusters,
+            threads: Mutex::new(threads),
+        }))
     }
 
     /// Serves by this configuration from now on.
     pub fn configure(&self, config: Arc<Config>) {
         self.stats.retain(&config);
         self.process.upstreams.retain(&config);
-        self.config.send_replace(config);
+        self.config.send_modify(|current| *current = Numbered { number: current.number + 1, config });
     }
 
     /// The configuration as it is now.
     pub fn config(&self) -> Arc<Config> {
-        Arc::clone(&self.config.borrow())
-    }
-
-    /// Sees each new configuration.
-    pub fn configs(&self) -> watch::Receiver<Arc<Config>> {
-        self.config.subscribe()
+        Arc::clone(&self.config.borrow().config)
     }
 
     /// Uses these addresses for DNS clusters from now on.
@@ -98,14 +105,19 @@ impl Proxy {
         self.resolved.send_replace(resolved);
     }
 
-    /// Closes the listeners and lets connections end.
-    pub fn drain(&self) {
-        self.phase.send_replace(Phase::Draining);
+    /// Lets connections end, all or the inbound ones; `close` closes the listeners too.
+    pub fn drain(&self, inbound_only: bool, close: bool) {
+        self.phase.send_replace(Phase::Draining { inbound_only, close });
     }
 
-    /// Whether the proxy has begun to drain.
-    pub fn is_draining(&self) -> bool {
-        *self.phase.borrow() != Phase::Serving
+    /// Addresses of DNS clusters as they are now.
+    pub fn resolved(&self) -> Resolved {
+        Arc::clone(&self.resolved.borrow())
+    }
+
+    /// Whether a cluster came with the bootstrap.
+    pub fn is_static(&self, cluster: &str) -> bool {
+        self.static_clusters.contains(cluster)
     }
 
     /// Downstream connections open now.
@@ -113,10 +125,10 @@ impl Proxy {
         self.process.connections.load(Ordering::Relaxed)
     }
 
-    /// Whether every worker has opened its sockets for a configuration.
-    pub fn is_listening(&self) -> bool {
-        let workers = self.threads.lock().unwrap_or_else(PoisonError::into_inner).len();
-        self.process.listening.load(Ordering::Acquire).count_ones() as usize >= workers.min(usize::BITS as usize)
+    /// Whether every worker serves by the newest configuration.
+    pub fn is_settled(&self) -> bool {
+        let newest = self.config.borrow().number;
+        self.process.adopted.iter().all(|adopted| adopted.load(Ordering::Acquire) == newest)
     }
 
     /// Upstream counts, for the admin page.
@@ -133,9 +145,9 @@ impl Proxy {
         }
     }
 
-    /// Drains, and waits until all connections ended or `patience` is over.
+    /// Closes the listeners, and waits until all connections ended or `patience` is over.
     pub async fn drained(&self, patience: Duration) {
-        self.drain();
+        self.drain(false, true);
         let ended = async {
             // Nothing wakes on a count that changes on other threads; a look now and then is enough for a shutdown.
             let mut look = tokio::time::interval(Duration::from_millis(20));

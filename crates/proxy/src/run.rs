@@ -10,15 +10,23 @@ use lateen_xds::ads::client::{Client, Handle, connector};
 use lateen_xds::bootstrap::{Bootstrap, BootstrapError};
 use lateen_xds::convert::Reject;
 use lateen_xds::json::{JsonError, Schema};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
 
 use crate::access_log::LogFiles;
+use crate::admin::{self, Action, AdminState, ServerFacts, ServerState};
 use crate::dns::Resolver;
+use crate::logging::Logging;
 use crate::proxy::{Proxy, Settings};
 use crate::stats::Stats;
+use crate::view;
 
 /// Downstream connections allowed at once, as Istio's bootstrap sets it: in effect the limit of file descriptors.
 const MAX_CONNECTIONS: usize = i32::MAX as usize;
+
+/// Time for access logs to reach their files at the end.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// How the program is run.
 pub struct Options {
@@ -30,6 +38,10 @@ pub struct Options {
     pub drain_time: Duration,
     /// Sockets opened for us, by the port of the listener they stand for.
     pub inherited: Vec<(u16, OwnedFd)>,
+    /// Log levels, which the admin page changes.
+    pub logging: Logging,
+    /// The command line as the admin page shows it (Envoy's `CommandLineOptions` in JSON).
+    pub command_line: serde_json::Value,
 }
 
 /// Why the proxy did not start.
@@ -74,6 +86,7 @@ async fn serve(options: Options, bootstrap: Bootstrap, schema: Schema) -> Result
         max_connections: MAX_CONNECTIONS,
         default_bind: bind.clone(),
         inherited: options.inherited,
+        static_clusters: bootstrap.clusters.iter().map(|c| c.name.clone()).collect(),
     };
     let proxy = Proxy::start(settings, Arc::clone(&stats), &logs).map_err(system("cannot start a worker"))?;
     let client = Client::new(bootstrap.clone())?;
@@ -82,7 +95,41 @@ async fn serve(options: Options, bootstrap: Bootstrap, schema: Schema) -> Result
     let resolver = Arc::new(Resolver::new(Arc::clone(&stats)));
     tokio::spawn(discover(client, bind, Arc::clone(&proxy), Arc::clone(&resolver)));
     tokio::spawn(pass_on_addresses(resolver, Arc::clone(&proxy)));
-    admin(&bootstrap, &proxy, &stats, &handle, schema).await?;
+    let (state, state_seen) = watch::channel(ServerState::PreInitializing);
+    tokio::spawn(follow_state(handle.clone(), Arc::clone(&proxy), state.clone()));
+    let (actions, mut asked) = mpsc::channel(16);
+    if let Some(address) = bootstrap.admin {
+        let socket = TcpListener::bind(address).await.map_err(system("cannot listen on the admin address"))?;
+        let node = schema.to_json(&bootstrap.node)?;
+        let facts = ServerFacts {
+            version: admin::version(env!("CARGO_PKG_VERSION")),
+            node,
+            command_line_options: options.command_line,
+        };
+        let state = AdminState {
+            stats,
+            config: Box::new({
+                let proxy = Arc::clone(&proxy);
+                move || proxy.config()
+            }),
+            config_dump: Box::new(move |endpoints| handle.config_dump(endpoints, &schema).map_err(|e| e.to_string())),
+            clusters: Box::new({
+                let proxy = Arc::clone(&proxy);
+                move || view::clusters(&proxy)
+            }),
+            listeners: Box::new({
+                let proxy = Arc::clone(&proxy);
+                move || view::listeners(&proxy)
+            }),
+            logging: options.logging,
+            log_files: Arc::clone(&logs),
+            server: facts,
+            state: state_seen,
+            health_failed: watch::Sender::new(false),
+            actions,
+        };
+        tokio::spawn(admin::serve(socket, Arc::new(state)));
+    }
 
     let mut reopen = signal(SignalKind::user_defined1()).map_err(system("cannot listen to signals"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(system("cannot listen to signals"))?;
@@ -92,8 +139,26 @@ async fn serve(options: Options, bootstrap: Bootstrap, schema: Schema) -> Result
             _ = reopen.recv() => logs.reopen(),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            Some(action) = asked.recv() => match action {
+                Action::Quit => {
+                    proxy.stop();
+                    logs.settle(SETTLE);
+                    return Ok(());
+                }
+                Action::DrainListeners { graceful, inbound_only, skip_exit } => {
+                    proxy.drain(inbound_only, !graceful && !skip_exit);
+                    if graceful && !skip_exit {
+                        let (proxy, time) = (Arc::clone(&proxy), options.drain_time);
+                        tokio::spawn(async move {
+                            tokio::time::sleep(time).await;
+                            proxy.drain(inbound_only, true);
+                        });
+                    }
+                }
+            },
         }
     }
+    state.send_replace(ServerState::Draining);
     tracing::info!(seconds = options.drain_time.as_secs(), "draining");
     tokio::select! {
         () = proxy.drained(options.drain_time) => {}
@@ -102,7 +167,7 @@ async fn serve(options: Options, bootstrap: Bootstrap, schema: Schema) -> Result
         _ = interrupt.recv() => {}
     }
     proxy.stop();
-    logs.settle(Duration::from_secs(1));
+    logs.settle(SETTLE);
     Ok(())
 }
 
@@ -127,15 +192,28 @@ async fn pass_on_addresses(resolver: Arc<Resolver>, proxy: Arc<Proxy>) {
     }
 }
 
-async fn admin(
-    bootstrap: &Bootstrap,
-    _proxy: &Arc<Proxy>,
-    _stats: &Arc<Stats>,
-    _handle: &Handle,
-    _schema: Schema,
-) -> Result<(), RunError> {
-    if let Some(address) = bootstrap.admin {
-        tokio::net::TcpListener::bind(address).await.map_err(system("cannot listen on the admin address"))?;
+/// What the proxy is doing, as the admin page tells it.
+async fn follow_state(client: Handle, proxy: Arc<Proxy>, state: watch::Sender<ServerState>) {
+    let mut status = client.status();
+    loop {
+        if status.borrow_and_update().ready {
+            break;
+        }
+        if status.changed().await.is_err() {
+            return;
+        }
     }
-    Ok(())
+    state.send_replace(ServerState::Initializing);
+    // Workers open their sockets within a moment; nothing wakes on it.
+    let mut look = tokio::time::interval(Duration::from_millis(2));
+    while !proxy.is_settled() {
+        look.tick().await;
+    }
+    state.send_if_modified(|now| {
+        let waiting = *now == ServerState::Initializing;
+        if waiting {
+            *now = ServerState::Live;
+        }
+        waiting
+    });
 }

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use lateen_traffic::{Config, Dice};
@@ -46,8 +46,8 @@ pub struct Process {
     pub connections: AtomicI64,
     /// Downstream connections allowed on all workers.
     pub max_connections: usize,
-    /// Workers whose listeners are open, a bit each.
-    pub listening: AtomicUsize,
+    /// For each worker the number of the configuration that it serves by.
+    pub adopted: Box<[AtomicU64]>,
     /// Sockets that could not be opened.
     pub failed_listeners: AtomicUsize,
 }
@@ -56,7 +56,7 @@ pub struct Process {
 #[derive(Clone)]
 pub struct Orders {
     /// The configuration to serve by.
-    pub config: watch::Receiver<Arc<Config>>,
+    pub config: watch::Receiver<Numbered>,
     /// Addresses of DNS clusters.
     pub resolved: watch::Receiver<Resolved>,
     /// What the proxy is doing.
@@ -65,13 +65,27 @@ pub struct Orders {
     pub inherited: Arc<Vec<(u16, std::os::fd::OwnedFd)>>,
 }
 
+/// A configuration, and how many there were before it.
+#[derive(Clone, Default)]
+pub struct Numbered {
+    /// Counted from 0, which is the empty one.
+    pub number: u64,
+    /// The configuration.
+    pub config: Arc<Config>,
+}
+
 /// What the proxy is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Serving.
     Serving,
-    /// Listeners closed, connections end as they become idle.
-    Draining,
+    /// Connections end as they become idle.
+    Draining {
+        /// Only those of inbound listeners.
+        inbound_only: bool,
+        /// Listeners are closed.
+        close: bool,
+    },
     /// Ending now.
     Stopped,
 }
@@ -152,7 +166,7 @@ impl Worker {
                     match phase {
                         _ if changed.is_err() => return,
                         Phase::Serving => {}
-                        Phase::Draining => listeners.drain_all(),
+                        Phase::Draining { inbound_only, close } => listeners.drain(inbound_only, close),
                         Phase::Stopped => break,
                     }
                 }
@@ -163,10 +177,14 @@ impl Worker {
     }
 
     fn adopt(&self, orders: &mut Orders, listeners: &mut Listeners) {
-        let config = Rc::new(Config::clone(&orders.config.borrow_and_update()));
+        let Numbered { number, config } = orders.config.borrow_and_update().clone();
+        let config = Rc::new(Config::clone(&config));
         *self.config.borrow_mut() = Rc::clone(&config);
         self.upstreams.follow(&config, &self.resolved.borrow());
         listeners.follow(&config);
+        if let Some(adopted) = self.process.adopted.get(self.id) {
+            adopted.store(number, Ordering::Release);
+        }
     }
 }
 

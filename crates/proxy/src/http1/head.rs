@@ -206,10 +206,9 @@ pub fn parse_request(
                 }
                 continue;
             }
-            6 if name.eq_ignore_ascii_case("expect") && head.protocol == Protocol::Http11 => {
-                if value.eq_ignore_ascii_case(b"100-continue") {
-                    wire.expects_continue = true;
-                }
+            6 if name.eq_ignore_ascii_case("expect") => {
+                wire.expects_continue |=
+                    head.protocol == Protocol::Http11 && value.eq_ignore_ascii_case(b"100-continue");
             }
             7 if name.eq_ignore_ascii_case("upgrade") => upgrade = Some(value),
             10 if name.eq_ignore_ascii_case("connection") => {
@@ -224,7 +223,8 @@ pub fn parse_request(
                 }
             }
             14 if name.eq_ignore_ascii_case("content-length") => {
-                if content_length.replace(digits(value).ok_or(BadRequest::Codec)?).is_some() {
+                let again = content_length.replace(digits(value).ok_or(BadRequest::Codec)?).is_some();
+                if again {
                     return Err(BadRequest::Codec);
                 }
             }

@@ -472,8 +472,10 @@ impl<'a> Exchange<'a, '_> {
         };
         host.shared.active.fetch_sub(1, Ordering::Relaxed);
         stats.upstream_rq_active.dec();
-        if matches!(end, End::Failed(..)) {
-            stats.upstream_rq_rx_reset.inc();
+        if matches!(end, End::Expired(_)) {
+            host.shared.timeouts.fetch_add(1, Ordering::Relaxed);
+        }
+        if matches!(end, End::Failed(..)) || self.record.code >= 500 {
             host.shared.errors.fetch_add(1, Ordering::Relaxed);
         }
         end
@@ -583,7 +585,10 @@ impl<'a> Exchange<'a, '_> {
         self.record.bytes_received += received.replace(0);
         let mut framing = match arrived {
             Ok(Ok(framing)) => framing,
-            Ok(Err(failure)) => return failed(failure, true),
+            Ok(Err(failure)) => {
+                plan.upstream.stats.upstream_rq_rx_reset.inc();
+                return failed(failure, true);
+            }
             Err(UploadEnd::ClientGone | UploadEnd::Upstream) => return End::ClientGone,
             Err(UploadEnd::ClientError) => return End::ClientError,
             Err(UploadEnd::Expired(what)) => return End::Expired(what),

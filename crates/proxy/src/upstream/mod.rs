@@ -58,6 +58,8 @@ pub struct HostShared {
     pub requests: AtomicU64,
     /// Requests that failed (5xx, resets).
     pub errors: AtomicU64,
+    /// Requests that took too long.
+    pub timeouts: AtomicU64,
     /// Connection attempts that failed.
     pub connect_failures: AtomicU64,
     /// Connections ever opened.
@@ -323,7 +325,7 @@ fn uses_dns(discovery: &Discovery) -> bool {
 }
 
 /// The sockets behind an endpoint: all addresses of a name, or the first for LOGICAL_DNS.
-fn targets(address: &EndpointAddress, discovery: &Discovery, resolved: &Resolved) -> Vec<EndpointAddress> {
+pub fn targets(address: &EndpointAddress, discovery: &Discovery, resolved: &Resolved) -> Vec<EndpointAddress> {
     let EndpointAddress::Dns { host, port } = address else { return vec![address.clone()] };
     if let Ok(ip) = host.parse::<IpAddr>() {
         return vec![EndpointAddress::ip(ip, *port)];

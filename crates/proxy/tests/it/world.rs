@@ -155,13 +155,19 @@ pub fn forward_all(change: impl FnOnce(&mut Forward)) -> Hcm {
 impl World {
     pub fn new(upstream: Upstream, hcm: Hcm) -> Self {
         let stats = Stats::new(1);
-        let settings = Settings { workers: 1, max_connections: 10_000, default_bind: None, inherited: Vec::new() };
+        let settings = Settings {
+            workers: 1,
+            max_connections: 10_000,
+            default_bind: None,
+            inherited: Vec::new(),
+            static_clusters: Default::default(),
+        };
         let logs = LogFiles::new(Arc::clone(&stats));
         let proxy = Proxy::start(settings, stats, &logs).unwrap();
         let address = free_address();
         let clusters = vec![cluster("up", &[upstream.address])];
         proxy.configure(config(address, hcm, clusters));
-        while !proxy.is_listening() {
+        while !proxy.is_settled() {
             std::thread::yield_now();
         }
         Self { proxy, address, upstream }
