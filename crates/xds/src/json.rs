@@ -70,7 +70,7 @@ impl Schema {
         dynamic.serialize_with_options(serde_json::value::Serializer, &options).map_err(|e| malformed(e.to_string()))
     }
 
-    fn message(&self, type_name: &str) -> Result<MessageDescriptor, JsonError> {
+    pub(crate) fn message(&self, type_name: &str) -> Result<MessageDescriptor, JsonError> {
         self.pool.get_message_by_name(type_name).ok_or_else(|| JsonError::UnknownType(type_name.to_owned()))
     }
 
