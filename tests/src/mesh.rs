@@ -8,8 +8,11 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
 
 use crate::load::Target;
+use crate::message::{Reader, Side};
 use crate::peers;
 use crate::process::Process;
 use crate::wait;
@@ -155,6 +158,21 @@ impl Mesh {
             .collect();
         assert_eq!(names.len(), 1, "pods {prefix}* in {namespace}: {names:?}");
         names[0].clone()
+    }
+
+    /// A page of the control plane.
+    ///
+    /// # Panics
+    /// When it does not answer 200.
+    pub async fn control_plane(&self, path: &str) -> String {
+        let socket = self.state().join("control-plane.sock");
+        let mut stream =
+            UnixStream::connect(&socket).await.unwrap_or_else(|error| panic!("{}: {error}", socket.display()));
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("the request is taken");
+        let answer = Reader::new(stream).message(Side::Response).await.expect("an answer of the control plane");
+        assert_eq!(answer.status(), 200, "{path}: {}", answer.text());
+        answer.text()
     }
 
     /// Every process that belongs to it, the supervisor with its descendants, by pid.

@@ -118,7 +118,7 @@ async fn tables(mesh: &Mesh) {
 }
 
 /// Neither curl nor the service knows of the mesh, and yet the call goes through the caller's sidecar.
-async fn through_own_sidecar(mesh: &Mesh) {
+pub async fn through_own_sidecar(mesh: &Mesh) {
     let pod = mesh.pod("canary", "helloworld-v2-").await;
     let count = async || {
         let log = mesh.prints(&["logs", "-n", "canary", &pod, "--proxy"]).await;

@@ -4,6 +4,7 @@
 mod canary;
 mod differential;
 mod faults;
+mod real_envoy;
 
 use tokio::sync::{Mutex, MutexGuard};
 
