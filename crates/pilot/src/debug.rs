@@ -6,8 +6,9 @@
 use crate::push::{Pilot, Proxy, State};
 use crate::registry::{EndpointAddress, Entry};
 use lateen_galley::Kind;
-use lateen_xds::ResourceType;
 use lateen_xds::ads::server::TypeStatus;
+use lateen_xds::json::Schema;
+use lateen_xds::{Resource, ResourceType};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
@@ -140,7 +141,7 @@ fn problems(state: &State) -> Value {
     state.proxies().filter(|proxy| !proxy.problems.is_empty()).map(of_proxy).collect()
 }
 
-/// What one proxy is sent: per type the name and version of every resource.
+/// What one proxy is sent: per type every resource, its name and version.
 fn config_dump(state: &State, query: &str) -> Answer {
     let Some(id) = query.split('&').find_map(|pair| pair.strip_prefix("proxyID=")) else {
         return Answer::text(400, "You must provide a proxyID in the query string\n");
@@ -149,20 +150,25 @@ fn config_dump(state: &State, query: &str) -> Answer {
     let Some(proxy) = state.proxies().find(|proxy| proxy.node.id == id || proxy.node.workload == id) else {
         return Answer::text(404, "Proxy not connected to this Pilot instance\n");
     };
-    let resources = proxy.resources.borrow();
+    let schema = match Schema::load() {
+        Ok(schema) => schema,
+        Err(error) => return Answer::text(500, format!("{error}\n")),
+    };
+    let resources = proxy.resources.borrow().clone();
     let of_type = |kind: &ResourceType| {
-        let entries: Vec<Value> = resources.of_type(kind).map(|resource| shown(kind, resource)).collect();
+        let entries: Vec<Value> = resources.of_type(kind).map(|resource| shown(&schema, kind, resource)).collect();
         (kind.to_string(), Value::from(entries))
     };
     let types: serde_json::Map<String, Value> = ResourceType::CORE.iter().map(of_type).collect();
     Answer::json(&json!({ "proxy": proxy.node.id, "version": &**resources.version(), "configs": types }))
 }
 
-fn shown(_kind: &ResourceType, resource: &lateen_xds::Resource) -> Value {
+fn shown(schema: &Schema, kind: &ResourceType, resource: &Resource) -> Value {
+    let type_name = kind.url().rsplit('/').next().unwrap_or_default();
     json!({
         "name": &**resource.name(),
         "version": resource.version().to_string(),
-        "bytes": resource.body().len(),
+        "resource": schema.encoded_to_json(type_name, resource.body()).unwrap_or_else(|error| json!(error.to_string())),
     })
 }
 

@@ -10,6 +10,8 @@ pub mod assemble;
 mod config;
 mod debug;
 pub mod generate;
+#[cfg(test)]
+mod golden_tests;
 mod host;
 pub mod names;
 pub mod node;

@@ -74,6 +74,8 @@ pub struct Node {
     /// HTTP connections and TCP streams idle for this long are closed.
     pub idle_timeout: Option<Duration>,
     pub unprivileged: bool,
+    /// Has Envoy's gRPC-Web filter. A proxy without it would refuse the whole listener.
+    pub grpc_web: bool,
     pub locality: Locality,
 }
 
@@ -135,6 +137,7 @@ impl Node {
             accept_http_10: metadata.text("HTTP10").as_deref() == Some("1"),
             idle_timeout: metadata.text("IDLE_TIMEOUT").and_then(|text| parse_duration(&text)),
             unprivileged: metadata.truth("UNPRIVILEGED_POD"),
+            grpc_web: node.user_agent_name == "envoy",
             locality,
         })
     }

@@ -24,6 +24,7 @@ pub struct ScopeKey {
     pub families: Families,
     pub interception: Interception,
     pub dns_capture: bool,
+    pub grpc_web: bool,
     /// Only those some rule asks for.
     pub labels: Labels,
     pub settings: HttpSettings,
@@ -40,6 +41,7 @@ impl ScopeKey {
             families: node.families(),
             interception: node.interception,
             dns_capture: node.dns_capture,
+            grpc_web: node.grpc_web,
             labels: relevant.map(|(key, value)| (key.clone(), value.clone())).collect(),
             settings: HttpSettings {
                 access_log: world.config.access_log,

@@ -44,7 +44,15 @@ fn of_port(scope: &Scope<'_>, entry: &Entry, port: &ServicePort) -> Vec<Claim> {
             Shape::Auto if !shared => Some(names::host_port(&service.host, port.number)),
             Shape::Auto | Shape::Http => Some(port.number.to_string()),
         };
-        Claim { host: service.host.to_string(), addresses, port: port.number, protocol: port.protocol, route_name, tcp }
+        Claim {
+            host: service.host.to_string(),
+            addresses,
+            port: port.number,
+            protocol: port.protocol,
+            route_name,
+            grpc_web: scope.key.grpc_web && port.protocol == Protocol::GrpcWeb,
+            tcp,
+        }
     };
     if shape == Shape::Http {
         return vec![claim(scope.key.wildcards(), Vec::new())];

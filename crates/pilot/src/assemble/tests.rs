@@ -13,6 +13,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
     TcpProxy, tcp_proxy::ClusterSpecifier as TcpSpecifier,
 };
+use lateen_xds::convert;
 use lateen_xds::{ResourceSet, ResourceType};
 use proptest::prelude::*;
 use prost::{Message, Name};
@@ -90,6 +91,7 @@ fn named_by_routes(configuration: &RouteConfiguration) -> BTreeSet<String> {
 /// Checks what Envoy would refuse, and what would send traffic nowhere. `missing` says of a cluster that is not there
 /// whether the manifests are to blame.
 fn check(resources: &ResourceSet, missing: &dyn Fn(&str) -> bool) {
+    our_own_proxy_takes(resources);
     let clusters = decoded::<ClusterMessage>(resources, &ResourceType::Cluster);
     let names: HashSet<&str> = clusters.iter().map(|(name, _)| name.as_str()).collect();
     let by_eds: BTreeSet<&str> = clusters
@@ -131,6 +133,24 @@ fn check(resources: &ResourceSet, missing: &dyn Fn(&str) -> bool) {
             let canonical = chain.filter_chain_match.clone().unwrap_or_default();
             assert!(matches.insert(canonical.encode_to_vec()), "{name}: two chains match alike: {canonical:?}");
         }
+    }
+}
+
+/// The other end of the wire must understand all of it.
+fn our_own_proxy_takes(resources: &ResourceSet) {
+    let mut notes = convert::Notes::default();
+    for (name, cluster) in decoded(resources, &ResourceType::Cluster) {
+        convert::cluster(cluster, &mut notes).unwrap_or_else(|reject| panic!("{name}: {reject}"));
+    }
+    for (name, assignment) in decoded(resources, &ResourceType::Endpoint) {
+        convert::endpoints(assignment, convert::Addresses::Ready, &mut notes)
+            .unwrap_or_else(|reject| panic!("{name}: {reject}"));
+    }
+    for (name, listener) in decoded(resources, &ResourceType::Listener) {
+        convert::listener(listener, &mut notes).unwrap_or_else(|reject| panic!("{name}: {reject}"));
+    }
+    for (name, configuration) in decoded(resources, &ResourceType::Route) {
+        convert::route_config(configuration, &mut notes).unwrap_or_else(|reject| panic!("{name}: {reject}"));
     }
 }
 

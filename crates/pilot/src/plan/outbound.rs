@@ -24,6 +24,8 @@ pub struct Claim {
     pub protocol: Protocol,
     /// Route configuration for HTTP; none for protocols that are not.
     pub route_name: Option<String>,
+    /// Its HTTP may be gRPC-Web, to be translated.
+    pub grpc_web: bool,
     /// Chains for what is not HTTP; none for protocols that are.
     pub tcp: Vec<Chain>,
 }
@@ -156,8 +158,7 @@ impl Planned {
     /// All HTTP on a port shares one chain: its hosts are told apart by their routes.
     fn add_http(&mut self, claim: &Claim) {
         let Some(route_name) = &claim.route_name else { return };
-        let action =
-            ChainAction::Http { route_name: route_name.clone(), grpc_web: claim.protocol == Protocol::GrpcWeb };
+        let action = ChainAction::Http { route_name: route_name.clone(), grpc_web: claim.grpc_web };
         self.add(vec![Chain { matches: ChainMatch::plaintext_http(), action, origin: None }], false);
     }
 }

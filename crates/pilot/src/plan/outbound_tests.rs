@@ -13,6 +13,7 @@ fn claim(host: &str, address: &str, port: u16, protocol: Protocol) -> Claim {
         addresses: vec![address.parse().unwrap()],
         port,
         protocol,
+        grpc_web: protocol == Protocol::GrpcWeb,
         route_name: http.then(|| if address == ANY { port.to_string() } else { format!("{host}:{port}") }),
         tcp: if tcp { vec![tcp_chain(host, ChainMatch::default())] } else { Vec::new() },
     }
