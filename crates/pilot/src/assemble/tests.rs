@@ -5,7 +5,9 @@ use crate::testing::{self, Cluster, GATEWAY, SIDECAR};
 use envoy_types::pb::envoy::config::cluster::v3::{
     Cluster as ClusterMessage, cluster::ClusterDiscoveryType, cluster::DiscoveryType,
 };
-use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter::ConfigType};
+use envoy_types::pb::envoy::config::listener::v3::{
+    Filter, FilterChain, FilterChainMatch, Listener, filter::ConfigType,
+};
 use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, route::Action, route_action::ClusterSpecifier};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, http_connection_manager::RouteSpecifier,
@@ -128,12 +130,33 @@ fn check(resources: &ResourceSet, missing: &dyn Fn(&str) -> bool) {
     for (name, listener) in decoded::<Listener>(resources, &ResourceType::Listener) {
         assert!(addresses.insert(listener.address.clone().map(|address| address.encode_to_vec())), "{name}");
         assert!(!listener.filter_chains.is_empty(), "{name} has no chain");
-        let mut matches = HashSet::new();
+        let mut taken = HashSet::new();
         for chain in &listener.filter_chains {
-            let canonical = chain.filter_chain_match.clone().unwrap_or_default();
-            assert!(matches.insert(canonical.encode_to_vec()), "{name}: two chains match alike: {canonical:?}");
+            let matches = chain.filter_chain_match.clone().unwrap_or_default();
+            for atom in atoms(&matches) {
+                assert!(taken.insert(atom), "{name}: two chains take the same: {matches:?}");
+            }
         }
     }
+}
+
+/// The single matches Envoy makes of one: it refuses two chains that share one.
+fn atoms(matches: &FilterChainMatch) -> Vec<(String, String, String, String)> {
+    let or_any = |list: Vec<String>| if list.is_empty() { vec![String::new()] } else { list };
+    let port = matches.destination_port.as_ref().map(|port| port.value);
+    let blocks = or_any(matches.prefix_ranges.iter().map(|block| format!("{block:?}")).collect());
+    let names = or_any(matches.server_names.iter().map(|name| name.to_ascii_lowercase()).collect());
+    let protocols = or_any(matches.application_protocols.clone());
+    let mut all = Vec::new();
+    for block in &blocks {
+        for name in &names {
+            for protocol in &protocols {
+                let place = format!("{port:?} {block}");
+                all.push((place, name.clone(), protocol.clone(), matches.transport_protocol.clone()));
+            }
+        }
+    }
+    all
 }
 
 /// The other end of the wire must understand all of it.

@@ -15,6 +15,7 @@ use envoy_types::pb::envoy::config::listener::v3::{
 use envoy_types::pb::envoy::extensions::filters::listener::{
     http_inspector::v3::HttpInspector, tls_inspector::v3::TlsInspector,
 };
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -45,36 +46,100 @@ impl ChainMatch {
 
     /// Takes every connection.
     pub fn is_everything(&self) -> bool {
-        (self.server_names.is_empty() || self.server_names.iter().any(|name| name == "*"))
-            && self.destinations.is_empty()
-            && self.application_protocols.is_empty()
-            && self.transport_protocol.is_empty()
+        self.canonical() == ChainMatch::default()
     }
 
-    /// The same match in the form in which Envoy, which refuses two chains with equal matches, compares them.
+    /// The same match with its parts in order and those that narrow nothing left out.
     pub fn canonical(&self) -> ChainMatch {
-        let mut server_names: Vec<String> =
-            self.server_names.iter().filter(|name| *name != "*").map(|name| name.to_ascii_lowercase()).collect();
+        let mut server_names: Vec<String> = self.server_names.iter().map(|name| name.to_ascii_lowercase()).collect();
         server_names.sort();
         server_names.dedup();
-        let mut destinations: Vec<Cidr> =
-            self.destinations.iter().filter(|block| block.prefix > 0).map(|block| block.masked()).collect();
+        if server_names.iter().any(|name| name == "*") {
+            server_names.clear();
+        }
+        let mut destinations: Vec<Cidr> = self.destinations.iter().map(|block| block.masked()).collect();
         destinations.sort();
         destinations.dedup();
+        if destinations.iter().any(|block| block.prefix == 0) {
+            destinations.clear();
+        }
         ChainMatch { server_names, destinations, ..self.clone() }
+    }
+
+    /// The single matches a match stands for, as Envoy files them: it refuses two chains that share one.
+    pub fn atoms(&self) -> impl Iterator<Item = Atom> {
+        fn or_any<T>(list: Vec<T>) -> Vec<Option<T>> {
+            if list.is_empty() { vec![None] } else { list.into_iter().map(Some).collect() }
+        }
+        let ChainMatch { server_names, destinations, application_protocols, transport_protocol } = self.canonical();
+        let (names, protocols) = (or_any(server_names), or_any(application_protocols));
+        or_any(destinations).into_iter().flat_map(move |destination| {
+            let protocols = protocols.clone();
+            names.clone().into_iter().flat_map(move |server_name| {
+                protocols.clone().into_iter().map(move |application_protocol| Atom {
+                    destination,
+                    server_name: server_name.clone(),
+                    transport_protocol,
+                    application_protocol,
+                })
+            })
+        })
+    }
+
+    /// What is left of a match when some of its atoms are taken: as many matches as it takes, none if nothing is.
+    pub fn without(&self, taken: &HashSet<Atom>) -> Vec<ChainMatch> {
+        let mut free: BTreeMap<Option<String>, Vec<Cidr>> = BTreeMap::new();
+        let mut anywhere: Vec<Option<String>> = Vec::new();
+        let mut lost = false;
+        for atom in self.atoms() {
+            if taken.contains(&atom) {
+                lost = true;
+                continue;
+            }
+            match atom.destination {
+                Some(block) => free.entry(atom.server_name).or_default().push(block),
+                None => anywhere.push(atom.server_name),
+            }
+        }
+        if !lost {
+            return vec![self.clone()];
+        }
+        let mut by_blocks: BTreeMap<Vec<Cidr>, Vec<String>> = BTreeMap::new();
+        for (name, mut blocks) in free {
+            blocks.dedup();
+            by_blocks.entry(blocks).or_default().extend(name);
+        }
+        if !anywhere.is_empty() {
+            by_blocks.entry(Vec::new()).or_default().extend(anywhere.into_iter().flatten());
+        }
+        by_blocks
+            .into_iter()
+            .map(|(destinations, mut server_names)| {
+                server_names.dedup();
+                ChainMatch { server_names, destinations, ..self.clone() }
+            })
+            .collect()
     }
 
     fn message(&self) -> FilterChainMatch {
         let canonical = self.canonical();
-        let any_name = self.server_names.iter().any(|name| name == "*");
         FilterChainMatch {
-            server_names: if any_name { Vec::new() } else { canonical.server_names },
+            server_names: canonical.server_names,
             prefix_ranges: canonical.destinations.into_iter().map(wire::cidr).collect(),
             application_protocols: self.application_protocols.iter().map(|name| (*name).to_owned()).collect(),
             transport_protocol: self.transport_protocol.to_owned(),
             ..Default::default()
         }
     }
+}
+
+/// One single match: any value where there is none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Atom {
+    destination: Option<Cidr>,
+    server_name: Option<String>,
+    transport_protocol: &'static str,
+    application_protocol: Option<&'static str>,
 }
 
 /// What a chain does with its connections.

@@ -3,10 +3,10 @@
 //! A pure function of the claims in order of precedence; knows nothing of services, rules or protobuf. Source: Istio
 //! `core/listener.go` (buildSidecarOutboundListener, mergeTCPFilterChains).
 
-use crate::generate::listener::{Chain, ChainAction, ChainMatch};
+use crate::generate::listener::{Atom, Chain, ChainAction, ChainMatch};
 use crate::registry::{Protocol, Shape};
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -34,12 +34,13 @@ pub struct Claim {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned {
     pub addresses: Vec<IpAddr>,
-    /// No two with equal matches.
+    /// No two that take the same.
     pub chains: Vec<Chain>,
     /// The host of the first claim.
     pub owner: String,
     protocol: Protocol,
     shape: Shape,
+    taken: HashSet<Atom>,
 }
 
 /// A claim, or part of one, that was not granted.
@@ -108,6 +109,7 @@ impl Plan {
                     addresses: claim.addresses.clone(),
                     protocol: claim.protocol,
                     shape,
+                    taken: HashSet::new(),
                 };
                 let lost = planned.add(claim.tcp.clone(), true);
                 planned.add_http(&claim);
@@ -141,15 +143,15 @@ impl Plan {
 }
 
 impl Planned {
-    /// Adds chains whose matches are new; says whether one was not and that is worth a report.
+    /// Adds what of the chains' matches is not taken; says whether something was and that is worth a report.
     fn add(&mut self, chains: Vec<Chain>, report: bool) -> bool {
         let mut lost = false;
         for chain in chains {
-            let canonical = chain.matches.canonical();
-            if self.chains.iter().any(|known| known.matches.canonical() == canonical) {
-                lost = true;
-            } else {
-                self.chains.push(chain);
+            let left = chain.matches.without(&self.taken);
+            lost |= left.as_slice() != std::slice::from_ref(&chain.matches);
+            for matches in left {
+                self.taken.extend(matches.atoms());
+                self.chains.push(Chain { matches, ..chain.clone() });
             }
         }
         lost && report
