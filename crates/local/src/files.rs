@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(value(&admission, "a").as_deref(), Some("two"));
         assert_eq!(value(&admission, "b"), None, "what no file says any more goes");
 
-        write("a.yaml", &map("a", "three").replace("data", "dta"));
+        write("a.yaml", &map("a", "three").replace("\ndata:", "\ndta:"));
         match changes.recv().await.unwrap() {
             Change::Refused(error) => {
                 let text = error.to_string();

@@ -47,8 +47,8 @@ impl Backends {
         self.services.get(port).map_or(&[], Vec::as_slice)
     }
 
-    /// The endpoints behind a virtual address; `None` if it is none.
-    pub fn behind(&self, address: SocketAddr) -> Option<&[Endpoint]> {
-        self.virtual_addresses.get(&address).map(|port| self.of(port))
+    /// The port a virtual address stands for, if it is one.
+    pub fn behind(&self, address: SocketAddr) -> Option<&ServicePort> {
+        self.virtual_addresses.get(&address)
     }
 }

@@ -15,6 +15,9 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+
+use crate::network;
 
 pub use backends::{Backends, Endpoint, ServicePort};
 pub use listeners::{GatewayListeners, HostListeners};
@@ -22,6 +25,12 @@ pub use relay::Dialer;
 
 /// Connections relayed at one time; more wait in the listeners' queues.
 const CONCURRENCY: usize = 4096;
+
+/// How long a connection to a service is held while none of its endpoints takes it. Kubernetes refuses it at once; a gateway
+/// that was killed is back sooner than this.
+const HOLD: Duration = Duration::from_secs(1);
+/// How often endpoints are tried meanwhile, at least.
+const HOLD_RETRY: Duration = Duration::from_millis(20);
 
 /// What all relays share: the services of the moment and the way to their endpoints.
 #[derive(Debug, Clone)]
@@ -40,7 +49,7 @@ impl Relay {
     /// Serves a listener that stands for one service port, until it breaks or the future is dropped.
     /// Connections taken before go on.
     async fn serve_port(self, listener: TcpListener, port: ServicePort) -> io::Result<()> {
-        self.serve(listener, move |backends, _| Ok(backends.of(&port).to_vec())).await
+        self.serve(listener, move |_, _| Ok(Destination::Service(port.clone()))).await
     }
 
     /// Serves the listener at which pods' connections to virtual addresses and to the outside arrive,
@@ -52,13 +61,12 @@ impl Relay {
         let own = listener.local_addr()?;
         self.serve(listener, move |backends, stream| {
             let original = relay::original_destination(stream)?;
-            if original == own {
-                return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "connected to the relay itself"));
-            }
             match backends.behind(original) {
-                Some(endpoints) => Ok(endpoints.to_vec()),
-                None if crate::network::is_virtual(original.ip()) => Ok(Vec::new()),
-                None => Ok(vec![Endpoint::Address(original)]),
+                Some(port) => Ok(Destination::Service(port.clone())),
+                None if original == own || network::is_virtual(original.ip()) => {
+                    Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nothing is there"))
+                }
+                None => Ok(Destination::Outside(original)),
             }
         })
         .await
@@ -67,21 +75,21 @@ impl Relay {
     async fn serve(
         self,
         listener: TcpListener,
-        endpoints: impl Fn(&Backends, &TcpStream) -> io::Result<Vec<Endpoint>>,
+        destination: impl Fn(&Backends, &TcpStream) -> io::Result<Destination>,
     ) -> io::Result<()> {
         loop {
             let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return Ok(()) };
             let stream = accept(&listener).await?;
-            let Ok(endpoints) = endpoints(&self.backends.borrow(), &stream) else {
+            let Ok(destination) = destination(&self.backends.borrow(), &stream) else {
                 relay::reset(stream);
                 continue;
             };
-            let dialer = self.dialer.clone();
+            let relay = self.clone();
             tokio::spawn(async move {
-                match dialer.connect_any(&endpoints).await {
+                match relay.connect(&destination).await {
                     Ok(server) => relay::copy(stream, server).await,
                     Err(error) => {
-                        tracing::debug!(%error, "a connection found no endpoint");
+                        tracing::debug!(%error, ?destination, "a connection found no endpoint");
                         relay::reset(stream);
                     }
                 }
@@ -89,6 +97,36 @@ impl Relay {
             });
         }
     }
+
+    async fn connect(mut self, destination: &Destination) -> io::Result<TcpStream> {
+        let port = match destination {
+            Destination::Outside(address) => return self.dialer.connect(&Endpoint::Address(*address)).await,
+            Destination::Service(port) => port,
+        };
+        let patience = Instant::now() + HOLD;
+        loop {
+            let endpoints = self.backends.borrow_and_update().of(port).to_vec();
+            let error = match self.dialer.connect_any(&endpoints).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => error,
+            };
+            if Instant::now() >= patience {
+                return Err(error);
+            }
+            // Endpoints that are known may also come back by themselves.
+            let changed = tokio::time::timeout(HOLD_RETRY, self.backends.changed()).await;
+            if matches!(changed, Ok(Err(_))) {
+                tokio::time::sleep(HOLD_RETRY).await;
+            }
+        }
+    }
+}
+
+/// Where a connection is to go.
+#[derive(Debug)]
+enum Destination {
+    Service(ServicePort),
+    Outside(SocketAddr),
 }
 
 /// Accepts one connection, waiting out errors that pass.

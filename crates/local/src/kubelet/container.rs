@@ -7,6 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -181,7 +182,7 @@ impl Job {
             let value = |name: &str| environment::get(&env, name);
             let expanded = |word: &String| if mapped { expand_shell(word, value) } else { expand(word, value) };
             argv = words.iter().map(expanded).collect::<Vec<_>>();
-            program = if argv.first().map(String::as_str) == Some(OWN_NAME) { Program::Own } else { Program::Argv };
+            program = program_of(&argv);
             role = self.user();
         }
         let cwd = self.container.working_dir.clone().filter(|directory| !directory.is_empty());
@@ -280,6 +281,10 @@ impl Job {
         let own = self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
         let own = Instant::now() + Duration::from_secs(u64::try_from(own).unwrap_or(0));
         let deadline = self.stop.borrow().unwrap_or(own);
+        if self.context.leaving.load(Ordering::Relaxed) && !handles_term(container) {
+            let _ = self.context.node.kill(container.id(), libc::SIGKILL).await;
+            return container.wait().await;
+        }
         if Instant::now() < deadline {
             let stopped = async {
                 self.before_stop().await;
@@ -326,7 +331,22 @@ impl Job {
         let env = environment(&self.pod, &self.container, &snapshot, self.context.running(&self.addresses))?;
         let cwd = self.container.working_dir.clone().unwrap_or_else(|| self.context.working_directory.clone());
         let role = self.user();
-        let spawn = Spawn { env, cwd: Some(cwd), role, ..Spawn::new(self.place, command.words.iter().cloned()) };
+        let program = program_of(&command.words);
+        let spawn =
+            Spawn { program, env, cwd: Some(cwd), role, ..Spawn::new(self.place, command.words.iter().cloned()) };
         exec::Running::start(self.context.node.clone(), spawn, command).await
     }
+}
+
+/// Whether a container's first process would do anything at all about SIGTERM: as process 1 it is not ended by it.
+/// Unknown counts as yes.
+fn handles_term(container: &node::Container) -> bool {
+    let status = container.host_pid().and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok());
+    let caught = status.as_deref().and_then(|text| text.lines().find_map(|line| line.strip_prefix("SigCgt:")));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    caught.is_none_or(|mask| mask & (1 << (libc::SIGTERM - 1)) != 0)
+}
+
+fn program_of(words: &[String]) -> Program {
+    if words.first().map(String::as_str) == Some(OWN_NAME) { Program::Own } else { Program::Argv }
 }

@@ -15,6 +15,7 @@ mod status;
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -71,6 +72,8 @@ pub struct Context {
     addresses: Addresses,
     /// Where gateways get the host's listeners from, if they take them over.
     inherit_from: Option<GatewayListeners>,
+    /// Everything ends: nobody is waited for who does not listen to SIGTERM.
+    leaving: AtomicBool,
 }
 
 impl Context {
@@ -137,6 +140,7 @@ impl Kubelet {
             discovery,
             addresses: Addresses::default(),
             inherit_from,
+            leaving: AtomicBool::new(false),
         };
         Self { context: Arc::new(context), pods: Arc::default(), limits: Arc::default() }
     }
@@ -249,6 +253,7 @@ impl Kubelet {
 
     /// Ends every pod, all at once, each within its own grace period and this one.
     pub async fn stop_all(&self, most: Duration) {
+        self.context.leaving.store(true, Ordering::Relaxed);
         let workers: Vec<JoinHandle<()>> = {
             let mut pods = locked(&self.pods);
             pods.values().for_each(|entry| self.doom(entry, Some(most)));

@@ -233,15 +233,13 @@ async fn answers(target: &Target, http: &HttpCheck) -> bool {
         request = request.header(name, value);
     }
     let Ok(request) = request.body(Empty::<bytes::Bytes>::new()) else { return false };
-    let answered = async {
+    let answered = async move {
         let status = sender.send_request(request).await.ok()?.status();
         Some((200..400).contains(&status.as_u16()))
     };
-    tokio::select! {
-        biased;
-        answer = answered => answer.unwrap_or(false),
-        _ = connection => false,
-    }
+    // The connection ends once nobody can send on it any more.
+    let (answer, _) = tokio::join!(answered, connection);
+    answer.unwrap_or(false)
 }
 
 async fn succeeds(target: &Target, command: &[String]) -> bool {

@@ -1,0 +1,65 @@
+//! A whole cluster in real namespaces, as root and as an ordinary user, without the mesh's own control plane and
+//! proxy (their tests are the binary's): pods, names, virtual addresses, host ports, exec, logs, restarts, rollouts.
+//! Never skipped: a machine that cannot do it fails.
+//!
+//! Not a libtest harness, as a node must be started before any thread exists. Inside pods this same binary plays
+//! the apps, and the gateway's proxy.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "cluster/app.rs"]
+mod app;
+#[path = "cluster/scenario.rs"]
+mod scenario;
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+/// The ordinary user that root's run also becomes.
+const NOBODY: u32 = 65534;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["serve", rest @ ..] => app::serve(rest),
+        ["fetch", url] => app::fetch(url),
+        ["proxy", "-c", bootstrap] => app::gateway(bootstrap),
+        ["--scenario"] => {
+            scenario::run();
+            ExitCode::SUCCESS
+        }
+        ["--list", ..] | [.., "--list"] => {
+            println!("root: test\nuser: test");
+            ExitCode::SUCCESS
+        }
+        _ => run_as_everyone(),
+    }
+}
+
+fn run_as_everyone() -> ExitCode {
+    // A place where the other user may execute from.
+    let directory = tempfile::tempdir_in("/tmp").unwrap();
+    let binary = directory.path().join("cluster-test");
+    std::fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
+    for path in [directory.path(), &binary] {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    // SAFETY: no arguments, cannot fail.
+    let root = unsafe { libc::geteuid() } == 0;
+    let users: &[(&str, Option<u32>)] =
+        if root { &[("root", None), ("user", Some(NOBODY))] } else { &[("user", None)] };
+    let mut failed = false;
+    for (name, user) in users {
+        let mut command = Command::new(&binary);
+        command.arg("--scenario").current_dir("/");
+        if let Some(user) = user {
+            command.uid(*user).gid(*user);
+        }
+        let passed = command.status().unwrap().success();
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        failed |= !passed;
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}

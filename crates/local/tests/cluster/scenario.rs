@@ -1,0 +1,285 @@
+//! One cluster's life.
+
+use std::future::Future;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use lateen_galley::Kind;
+use lateen_local::client::{Client, ClientError, Exec, LogOptions, Selection, Streams};
+use lateen_local::cluster::{Cluster, GatewayEntry, Options, Progress};
+use lateen_local::kubelet::ImageCommands;
+use lateen_local::node::{NodeConfig, start};
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use super::app;
+
+/// For any one thing to come about; each takes a fraction of a second.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn manifests(image: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Namespace
+metadata: {{name: shop, labels: {{istio-injection: disabled}}}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: greeting, namespace: shop}}
+data: {{text: hello}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web, namespace: shop}}
+spec:
+  type: NodePort
+  selector: {{app: web}}
+  ports: [{{name: http, port: 80, targetPort: http}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: pods, namespace: shop}}
+spec: {{clusterIP: None, selector: {{app: web}}, ports: [{{name: http, port: 8080}}]}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: web, namespace: shop}}
+spec:
+  replicas: 2
+  selector: {{matchLabels: {{app: web}}}}
+  template:
+    metadata: {{labels: {{app: web}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: web
+        image: {image}
+        ports: [{{name: http, containerPort: 8080}}]
+        env:
+        - {{name: GREETING, valueFrom: {{configMapKeyRef: {{name: greeting, key: text}}}}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: client, namespace: shop}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {{name: client, image: none, command: [sleep, '1000']}}
+"
+    )
+}
+
+pub fn run() {
+    let node = start(NodeConfig::default()).unwrap_or_else(|error| panic!("{error}"));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("shop.yaml");
+        std::fs::write(&file, manifests("web:v1")).unwrap();
+        let options = options(directory.path(), &file);
+        let (sender, mut progress) = mpsc::unbounded_channel();
+        let begun = Instant::now();
+        let cluster = Cluster::start(options.clone(), node.into_handle().unwrap(), sender).await.unwrap();
+        if tokio::time::timeout(PATIENCE, cluster.ready()).await.is_err() {
+            let pods = cluster.client().list(Kind::Pod, &Selection::default()).await.unwrap();
+            panic!("not ready: {:?}\n{pods:#}", cluster.waiting());
+        }
+        println!("ready after {} ms", begun.elapsed().as_millis());
+        let client = cluster.client().clone();
+
+        names_and_addresses_lead_to_pods(&client).await;
+        host_ports_lead_to_pods_and_the_gateway(&client).await;
+        commands_run_in_pods(&client).await;
+        logs_are_kept(&client).await;
+        a_crashed_container_is_restarted(&client).await;
+        a_new_template_replaces_pods_without_a_failed_request(&client, &file, &mut progress).await;
+
+        let begun = Instant::now();
+        within("the end", cluster.shutdown()).await;
+        println!("down after {} ms", begun.elapsed().as_millis());
+        let left: Vec<_> =
+            std::fs::read_dir(&options.state_dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["lock"]);
+    });
+}
+
+fn options(directory: &Path, file: &Path) -> Options {
+    Options {
+        state_dir: directory.join("state"),
+        paths: vec![file.to_owned()],
+        input: None,
+        namespace: "default".to_owned(),
+        images: ImageCommands::parse(["web:v1=lateen serve v1", "web:v2=lateen serve v2"]).unwrap(),
+        control_plane: vec!["sleep".into(), "1000".into()],
+        search_path: "/usr/local/bin:/usr/bin:/bin".to_owned(),
+        working_directory: "/".into(),
+        resolv_conf: "/etc/resolv.conf".into(),
+        gateway_entry: GatewayEntry::Relay,
+    }
+}
+
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited too long for {what}"),
+    }
+}
+
+/// Asks again and again until the answer is what it should be.
+async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    within(what, async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+async fn exec(client: &Client, words: &[&str], input: Option<&'static [u8]>) -> (i32, String, String) {
+    let (stdout, mut out) = tokio::io::duplex(1 << 20);
+    let (stderr, mut err) = tokio::io::duplex(1 << 20);
+    let streams = Streams {
+        stdin: input.map(|input| Box::new(input) as Box<dyn tokio::io::AsyncRead + Send + Unpin>),
+        stdout: Box::new(stdout),
+        stderr: Box::new(stderr),
+    };
+    let command = words.iter().map(|word| (*word).to_owned()).collect();
+    let exec = Exec { namespace: "shop".to_owned(), pod: "client".to_owned(), command, ..Exec::default() };
+    let code = within("a command", client.exec(&exec, streams)).await.unwrap();
+    let (mut output, mut errors) = (String::new(), String::new());
+    tokio::io::AsyncReadExt::read_to_string(&mut out, &mut output).await.unwrap();
+    tokio::io::AsyncReadExt::read_to_string(&mut err, &mut errors).await.unwrap();
+    (code, output, errors)
+}
+
+async fn names_and_addresses_lead_to_pods(client: &Client) {
+    for url in ["web:80/", "web.shop:80/", "web.shop.svc.cluster.local:80/", "pods:8080/", "web.shop.svc:80/"] {
+        let (code, output, errors) = exec(client, &["lateen", "fetch", url], None).await;
+        assert!(code == 0 && output.starts_with("v1 web-"), "{url}: {code} {output:?} {errors:?}");
+    }
+    let (code, _, errors) = exec(client, &["lateen", "fetch", "nobody:80/"], None).await;
+    assert_ne!(code, 0, "{errors}");
+}
+
+async fn host_ports_lead_to_pods_and_the_gateway(client: &Client) {
+    let service = client.get(Kind::Service, "shop", "web").await.unwrap();
+    let port = service["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
+    assert!(asked(format!("127.0.0.1:{port}/")).await.unwrap().starts_with("v1 web-"));
+    let gateway = client.get(Kind::Service, "istio-system", "istio-ingressgateway").await.unwrap();
+    let address = match gateway.pointer("/status/loadBalancer/ingress/0/ip").and_then(Value::as_str) {
+        Some(ip) => format!("{ip}:80/"),
+        None => "127.0.0.1:31380/".to_owned(),
+    };
+    assert_eq!(asked(address).await.unwrap(), "gateway");
+    let everywhere = Selection { namespace: Some("istio-system".to_owned()), ..Selection::default() };
+    let table = client.table(Kind::Service, &everywhere, None).await.unwrap();
+    assert_eq!(table["rows"][0]["cells"][4], "80:31380/TCP,443:31390/TCP,31400:31400/TCP");
+}
+
+async fn asked(url: String) -> std::io::Result<String> {
+    tokio::task::spawn_blocking(move || app::ask(&url)).await.unwrap()
+}
+
+async fn commands_run_in_pods(client: &Client) {
+    let (code, output, errors) = exec(client, &["sh", "-c", "cat; echo $POD_NAME >&2; exit 7"], Some(b"given")).await;
+    assert_eq!((code, output.as_str(), errors.as_str()), (7, "given", "client\n"));
+    let (code, output, _) = exec(client, &["hostname"], None).await;
+    assert_eq!((code, output.as_str()), (0, "client\n"));
+    let command = Exec {
+        namespace: "shop".to_owned(),
+        pod: "client".to_owned(),
+        command: vec!["none".to_owned()],
+        ..Exec::default()
+    };
+    let nowhere = || Streams { stdin: None, stdout: Box::new(tokio::io::sink()), stderr: Box::new(tokio::io::sink()) };
+    assert!(matches!(client.exec(&command, nowhere()).await, Err(ClientError::Refused(_))));
+    let missing = Exec { pod: "nobody".to_owned(), ..command };
+    assert!(client.exec(&missing, nowhere()).await.unwrap_err().is_not_found());
+}
+
+async fn pods(client: &Client) -> Vec<Value> {
+    let selection =
+        Selection { namespace: Some("shop".to_owned()), labels: "app=web".to_owned(), ..Selection::default() };
+    client.list(Kind::Pod, &selection).await.unwrap()["items"].as_array().unwrap().clone()
+}
+
+fn name(pod: &Value) -> &str {
+    pod["metadata"]["name"].as_str().unwrap()
+}
+
+async fn log(client: &Client, pod: &str, options: LogOptions) -> Result<String, ClientError> {
+    let mut log = client.logs("shop", pod, &options).await?;
+    let mut text = String::new();
+    while let Some(piece) = log.next().await? {
+        text.push_str(&String::from_utf8_lossy(&piece));
+    }
+    Ok(text)
+}
+
+async fn logs_are_kept(client: &Client) {
+    for pod in pods(client).await {
+        assert_eq!(log(client, name(&pod), LogOptions::default()).await.unwrap(), "serving v1 at 8080 for hello\n");
+    }
+    let previous = LogOptions { previous: true, ..LogOptions::default() };
+    assert_eq!(log(client, "client", previous).await.unwrap_err().code(), Some(400));
+}
+
+async fn a_crashed_container_is_restarted(client: &Client) {
+    let pod = pods(client).await.remove(0);
+    let address = pod["status"]["podIP"].as_str().unwrap();
+    let (code, ..) = exec(client, &["lateen", "fetch", &format!("{address}:8080/crash")], None).await;
+    assert_ne!(code, 0);
+    let name = name(&pod);
+    eventually("the restart", || async {
+        let pod = client.get(Kind::Pod, "shop", name).await.unwrap();
+        let status = &pod["status"]["containerStatuses"][0];
+        status["restartCount"] == 1 && status["ready"] == true && status["lastState"]["terminated"]["exitCode"] == 3
+    })
+    .await;
+    let previous = LogOptions { previous: true, ..LogOptions::default() };
+    assert!(log(client, name, previous).await.unwrap().starts_with("serving v1"));
+}
+
+async fn a_new_template_replaces_pods_without_a_failed_request(
+    client: &Client,
+    file: &Path,
+    progress: &mut mpsc::UnboundedReceiver<Progress>,
+) {
+    let service = client.get(Kind::Service, "shop", "web").await.unwrap();
+    let url = format!("127.0.0.1:{}/", service["spec"]["ports"][0]["nodePort"]);
+    std::fs::write(file, manifests("web:v2")).unwrap();
+    let mut old = 0;
+    within("the new version alone", async {
+        loop {
+            let answer = asked(url.clone()).await.unwrap();
+            if answer.starts_with("v1 ") {
+                old += 1;
+            }
+            let pods = pods(client).await;
+            let new = |pod: &Value| pod["spec"]["containers"][0]["image"] == "web:v2";
+            if pods.len() == 2 && pods.iter().all(new) {
+                break;
+            }
+        }
+    })
+    .await;
+    assert!(old > 0, "the old version served until the new one could");
+    assert!(asked(url).await.unwrap().starts_with("v2 "));
+    let mut seen = Vec::new();
+    while let Ok(event) = progress.try_recv() {
+        seen.push(event);
+    }
+    assert!(seen.iter().any(|event| matches!(event, Progress::Changed { objects: 1, .. })), "{seen:?}");
+
+    std::fs::write(file, manifests("web:v2").replace("replicas: 2", "replicsa: 2")).unwrap();
+    let refused = within("the refusal", async {
+        loop {
+            if let Progress::Refused(text) = progress.recv().await.unwrap() {
+                return text;
+            }
+        }
+    })
+    .await;
+    assert!(refused.contains("shop.yaml, document 5") && refused.contains("replicsa"), "{refused}");
+}
