@@ -3,6 +3,7 @@
 
 mod canary;
 mod differential;
+mod drain;
 mod faults;
 mod real_envoy;
 
