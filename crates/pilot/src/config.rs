@@ -14,7 +14,7 @@ pub enum OutboundTrafficPolicy {
     RegistryOnly,
 }
 
-/// Mesh-wide settings; [`Default`] is an untouched Istio install with the access log switched on.
+/// Mesh-wide settings; [`Default`] is an untouched Istio install on one machine, with the access log switched on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Config {
     /// SPIFFE trust domain.
@@ -26,6 +26,9 @@ pub struct Config {
     pub outbound_traffic_policy: OutboundTrafficPolicy,
     /// Write an access log line per request and connection to standard output, in Istio's text format.
     pub access_log: bool,
+    /// Whether every client is told the addresses given to ServiceEntries without any, as the one-machine cluster's
+    /// name server does. Where only the proxies' own name servers do, those proxies say so (`DNS_CAPTURE`).
+    pub automatic_addresses: bool,
     /// How long an update waits for further ones.
     pub debounce_quiet: Duration,
     /// How long an update waits at most while further ones keep coming.
@@ -40,6 +43,7 @@ impl Default for Config {
             root_namespace: "istio-system".to_owned(),
             outbound_traffic_policy: OutboundTrafficPolicy::AllowAny,
             access_log: true,
+            automatic_addresses: true,
             debounce_quiet: Duration::from_millis(100),
             debounce_max: Duration::from_secs(10),
         }

@@ -40,7 +40,7 @@ impl ScopeKey {
             client_domain: node.dns_domain.clone(),
             families: node.families(),
             interception: node.interception,
-            dns_capture: node.dns_capture,
+            dns_capture: node.dns_capture || world.config.automatic_addresses,
             grpc_web: node.grpc_web,
             labels: relevant.map(|(key, value)| (key.clone(), value.clone())).collect(),
             settings: HttpSettings {

@@ -71,7 +71,6 @@ pub fn assemble(
     memo: &mut Memo,
 ) -> Assembled {
     let labels = labels(node, world);
-    let scope = Scope::new(world, key);
     let mut clusters = outbound.clusters.clone();
     let mut problems: Vec<String> = outbound
         .conflicts
@@ -87,10 +86,10 @@ pub fn assemble(
                 .filter(|(address, _)| !own(address))
                 .map(|(_, listener)| listener.clone())
                 .collect();
-            sidecar::add_own(&scope, node, &labels, memo, &mut clusters, &mut listeners);
+            sidecar::add_own(world, key, node, &labels, memo, &mut clusters, &mut listeners);
             (listeners, outbound.routes.clone())
         }
-        NodeType::Router => gateway::build(&scope, node, &labels, memo, &mut problems),
+        NodeType::Router => gateway::build(&Scope::new(world, key), node, &labels, memo, &mut problems),
     };
     let resources = before
         .clone()

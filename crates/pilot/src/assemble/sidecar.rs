@@ -11,7 +11,8 @@ use crate::generate::sidecar_routes::{HttpService, SidecarRoutes};
 use crate::node::{Interception, Node};
 use crate::registry::{Entry, Instance, Labels, Protocol, Resolution, Source};
 use crate::rules::VirtualServiceRule;
-use crate::scope::Scope;
+use crate::scope::{Scope, ScopeKey};
+use crate::world::World;
 use crate::{host, names, plan};
 use lateen_xds::Resource;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -129,18 +130,19 @@ fn rules_for(scope: &Scope<'_>, port: u16, only: Option<&str>, services: &[HttpS
 
 /// Adds what leads to the proxy's own workload.
 pub fn add_own(
-    scope: &Scope<'_>,
+    world: &World,
+    key: &ScopeKey,
     node: &Node,
     labels: &Labels,
     memo: &mut Memo,
     clusters: &mut Vec<Resource>,
     listeners: &mut Vec<Resource>,
 ) {
-    if scope.key.interception == Interception::None {
+    if key.interception == Interception::None {
         return;
     }
     let mut by_target: BTreeMap<u16, Vec<Instance>> = BTreeMap::new();
-    for instance in scope.world.registry.instances(&node.namespace, &node.addresses, labels) {
+    for instance in world.registry.instances(&node.namespace, &node.addresses, labels) {
         if instance.port.protocol != Protocol::Udp {
             by_target.entry(instance.target).or_default().push(instance);
         }
@@ -149,8 +151,7 @@ pub fn add_own(
     for (target, instances) in by_target {
         // The oldest service decides.
         let Some(first) = instances.first() else { continue };
-        let rule =
-            scope.world.destination_rules.find(&node.namespace, labels, &first.service.host, &first.service.namespace);
+        let rule = world.destination_rules.find(&node.namespace, labels, &first.service.host, &first.service.namespace);
         clusters.push(memo.get(InboundCluster {
             port: target,
             upstream: match first.port.protocol {
@@ -159,7 +160,7 @@ pub fn add_own(
                 _ => Upstream::Http1,
             },
             policy: rule.map(|rule| rule.policy("", first.port.number)).unwrap_or_default(),
-            families: scope.key.families,
+            families: key.families,
             services: instances.iter().map(|instance| label(&instance.service)).collect(),
             config: rule.map(|rule| rule.config_path()),
         }));
@@ -170,11 +171,11 @@ pub fn add_own(
             host: first.service.host.to_string(),
         });
     }
-    clusters.push(memo.get(FixedCluster::InboundPassthrough(scope.key.families)));
+    clusters.push(memo.get(FixedCluster::InboundPassthrough(key.families)));
     listeners.push(memo.get(VirtualInbound {
-        addresses: scope.key.wildcards(),
-        transparent: scope.key.interception == Interception::Tproxy,
+        addresses: key.wildcards(),
+        transparent: key.interception == Interception::Tproxy,
         ports,
-        settings: scope.key.settings.clone(),
+        settings: key.settings.clone(),
     }));
 }

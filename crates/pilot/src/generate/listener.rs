@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::config::listener::v3::{
 use envoy_types::pb::envoy::extensions::filters::listener::{
     http_inspector::v3::HttpInspector, tls_inspector::v3::TlsInspector,
 };
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -87,12 +87,12 @@ impl ChainMatch {
     }
 
     /// What is left of a match when some of its atoms are taken: as many matches as it takes, none if nothing is.
-    pub fn without(&self, taken: &HashSet<Atom>) -> Vec<ChainMatch> {
+    pub fn without(&self, taken: impl Fn(&Atom) -> bool) -> Vec<ChainMatch> {
         let mut free: BTreeMap<Option<String>, Vec<Cidr>> = BTreeMap::new();
         let mut anywhere: Vec<Option<String>> = Vec::new();
         let mut lost = false;
         for atom in self.atoms() {
-            if taken.contains(&atom) {
+            if taken(&atom) {
                 lost = true;
                 continue;
             }

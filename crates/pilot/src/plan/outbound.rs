@@ -6,7 +6,7 @@
 use crate::generate::listener::{Atom, Chain, ChainAction, ChainMatch};
 use crate::registry::{Protocol, Shape};
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -40,7 +40,8 @@ pub struct Planned {
     pub owner: String,
     protocol: Protocol,
     shape: Shape,
-    taken: HashSet<Atom>,
+    /// What chains take, and the host they are for.
+    taken: HashMap<Atom, String>,
 }
 
 /// A claim, or part of one, that was not granted.
@@ -109,16 +110,16 @@ impl Plan {
                     addresses: claim.addresses.clone(),
                     protocol: claim.protocol,
                     shape,
-                    taken: HashSet::new(),
+                    taken: HashMap::new(),
                 };
-                let lost = planned.add(claim.tcp.clone(), true);
+                let taken_by = planned.add(&claim.host, claim.tcp.clone());
                 planned.add_http(&claim);
                 // On all addresses even a port declared HTTP lets other connections pass.
                 if planned.shape == Shape::Http && address.is_unspecified() {
                     planned.shape = Shape::Auto;
                 }
-                if lost {
-                    self.conflicts.push(refuse(Reason::Taken { owner: claim.host.clone() }));
+                if let Some(owner) = taken_by {
+                    self.conflicts.push(refuse(Reason::Taken { owner }));
                 }
                 vacant.insert(planned);
             }
@@ -133,9 +134,10 @@ impl Plan {
                     planned.shape = Shape::Auto;
                 }
                 planned.add_http(&claim);
-                let with_warning = shape == Shape::Tcp;
-                if planned.add(claim.tcp.clone(), with_warning) {
-                    self.conflicts.push(refuse(Reason::Taken { owner: planned.owner.clone() }));
+                let taken_by = planned.add(&claim.host, claim.tcp.clone());
+                // A port that may be HTTP loses nothing of it: only its other connections go elsewhere.
+                if let Some(owner) = taken_by.filter(|_| shape == Shape::Tcp) {
+                    self.conflicts.push(refuse(Reason::Taken { owner }));
                 }
             }
         }
@@ -143,25 +145,25 @@ impl Plan {
 }
 
 impl Planned {
-    /// Adds what of the chains' matches is not taken; says whether something was and that is worth a report.
-    fn add(&mut self, chains: Vec<Chain>, report: bool) -> bool {
-        let mut lost = false;
+    /// Adds what of the chains' matches is not taken; says whose host has some of it.
+    fn add(&mut self, host: &str, chains: Vec<Chain>) -> Option<String> {
+        let mut taken_by = None;
         for chain in chains {
-            let left = chain.matches.without(&self.taken);
-            lost |= left.as_slice() != std::slice::from_ref(&chain.matches);
-            for matches in left {
-                self.taken.extend(matches.atoms());
+            let taken = chain.matches.atoms().find_map(|atom| self.taken.get(&atom));
+            taken_by = taken_by.or_else(|| taken.cloned());
+            for matches in chain.matches.without(|atom| self.taken.contains_key(atom)) {
+                self.taken.extend(matches.atoms().map(|atom| (atom, host.to_owned())));
                 self.chains.push(Chain { matches, ..chain.clone() });
             }
         }
-        lost && report
+        taken_by
     }
 
     /// All HTTP on a port shares one chain: its hosts are told apart by their routes.
     fn add_http(&mut self, claim: &Claim) {
         let Some(route_name) = &claim.route_name else { return };
         let action = ChainAction::Http { route_name: route_name.clone(), grpc_web: claim.grpc_web };
-        self.add(vec![Chain { matches: ChainMatch::plaintext_http(), action, origin: None }], false);
+        self.add(&claim.host, vec![Chain { matches: ChainMatch::plaintext_http(), action, origin: None }]);
     }
 }
 

@@ -17,7 +17,7 @@ pub use workload::{WorkloadInfo, Workloads};
 
 use lateen_galley::istio::ServiceEntry;
 use lateen_galley::{Config, Snapshot};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -36,6 +36,10 @@ pub struct Entry {
 pub struct Registry {
     entries: BTreeMap<ServiceKey, Entry>,
     workloads: Workloads,
+    /// Services with a selector, by namespace.
+    selecting: Arc<HashMap<String, Vec<ServiceKey>>>,
+    /// Services with an endpoint at the address.
+    at_address: Arc<HashMap<IpAddr, BTreeSet<ServiceKey>>>,
 }
 
 /// A port of a proxy's own workload that a service has.
@@ -71,7 +75,7 @@ impl Registry {
             }
         }
         add_aliases(&mut entries);
-        let entries = entries
+        let entries: BTreeMap<ServiceKey, Entry> = entries
             .into_iter()
             .map(|(key, (service, endpoints))| {
                 let old = before.entries.get(&key);
@@ -82,7 +86,26 @@ impl Registry {
                 (key, entry)
             })
             .collect();
-        Registry { entries, workloads }
+        let mut registry = Registry { entries, workloads, ..Registry::default() };
+        registry.index();
+        registry
+    }
+
+    fn index(&mut self) {
+        let mut selecting: HashMap<String, Vec<ServiceKey>> = HashMap::new();
+        let mut at_address: HashMap<IpAddr, BTreeSet<ServiceKey>> = HashMap::new();
+        for (key, entry) in &self.entries {
+            if entry.service.selector.as_ref().is_some_and(|selector| !selector.is_empty()) {
+                selecting.entry(key.1.clone()).or_default().push(key.clone());
+            }
+            for endpoint in entry.endpoints.values().flat_map(|endpoints| endpoints.iter()) {
+                if let EndpointAddress::Ip(ip) = endpoint.address {
+                    at_address.entry(ip).or_default().insert(key.clone());
+                }
+            }
+        }
+        self.selecting = Arc::new(selecting);
+        self.at_address = Arc::new(at_address);
     }
 
     /// All services, by host and namespace.
@@ -131,6 +154,7 @@ impl Registry {
                 }
             }
         }
+        self.index();
     }
 
     /// The ports of a workload that services have, the oldest service first. The workload is known by its addresses
@@ -138,7 +162,9 @@ impl Registry {
     pub fn instances(&self, namespace: &str, addresses: &[IpAddr], labels: &Labels) -> Vec<Instance> {
         let info = addresses.iter().find_map(|address| self.workloads.at(*address));
         let mut found: Vec<Instance> = Vec::new();
-        for entry in self.entries.values() {
+        let mut candidates: BTreeSet<&ServiceKey> = self.selecting.get(namespace).into_iter().flatten().collect();
+        candidates.extend(addresses.iter().filter_map(|address| self.at_address.get(address)).flatten());
+        for entry in candidates.into_iter().filter_map(|key| self.entries.get(key)) {
             let service = &entry.service;
             if service.resolution == Resolution::Alias {
                 continue;
