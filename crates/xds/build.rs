@@ -62,27 +62,43 @@ const ROOTS: &[&str] = &[
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
-    let types = envoy_types_dir()?.join("src/generated/types.bin");
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    let types = envoy_types_dir(&out)?.join("src/generated/types.bin");
     println!("cargo::rerun-if-changed={}", types.display());
     let all = std::fs::read(&types).map_err(|e| format!("{}: {e}", types.display()))?;
     let mut set = FileDescriptorSet::decode(all.as_slice())?;
     keep_reachable(&mut set, ROOTS)?;
     set.file.iter_mut().for_each(strip);
 
-    let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("envoy.bin"), set.encode_to_vec())?;
     std::fs::write(out.join("unordered.rs"), unordered_table(&set)?)?;
     Ok(())
 }
 
 /// The directory of the `envoy-types` crate this package is being built with.
-fn envoy_types_dir() -> Result<PathBuf, Box<dyn Error>> {
+///
+/// Cargo is asked about a package that depends on nothing else, with the same lock file: about this workspace it can
+/// only answer offline if the dependencies of all its tests have been downloaded too.
+fn envoy_types_dir(out: &Path) -> Result<PathBuf, Box<dyn Error>> {
+    let here = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?);
+    let lock = here.ancestors().map(|parent| parent.join("Cargo.lock")).find(|lock| lock.is_file());
+    let lock = lock.ok_or("there is no Cargo.lock")?;
+    println!("cargo::rerun-if-changed={}", lock.display());
+    let probe = out.join("envoy-types-probe");
+    std::fs::create_dir_all(&probe)?;
+    std::fs::copy(lock, probe.join("Cargo.lock"))?;
+    std::fs::write(probe.join("lib.rs"), "")?;
+    let manifest = "[package]\nname = \"probe\"\nedition = \"2024\"\n[lib]\npath = \"lib.rs\"\n\
+                    [dependencies]\nenvoy-types = \"*\"\n[workspace]\n";
+    std::fs::write(probe.join("Cargo.toml"), manifest)?;
     let output = Command::new(std::env::var("CARGO")?)
         // Only this target's packages: others may never have been downloaded.
         .args(["metadata", "--format-version=1", "--offline", "--filter-platform"])
         .arg(std::env::var("TARGET")?)
         .arg("--manifest-path")
-        .arg(Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join("Cargo.toml"))
+        .arg(probe.join("Cargo.toml"))
+        // Where the workspace's own Cargo configuration (vendored sources, say) is found.
+        .current_dir(here)
         .output()?;
     if !output.status.success() {
         return Err(format!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr)).into());

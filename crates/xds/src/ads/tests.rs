@@ -1,5 +1,6 @@
 //! Both state machines against each other over an imagined wire, and over a real one.
 
+mod files;
 mod loopback;
 mod property;
 mod world;
