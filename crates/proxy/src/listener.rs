@@ -275,7 +275,10 @@ async fn take(
         record.server_name = server_name;
         let facts = Facts { record: &record, request: &RequestHead::default(), response: None };
         worker.logs.write(&listener.access_log, facts);
-        // The client sees at once that nobody serves this.
+        // What was read by looking at it was not served: the client sees a reset, as if it were still unread.
+        if prefix.is_empty() {
+            return;
+        }
         let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         return;
     };

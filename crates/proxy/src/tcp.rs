@@ -1,6 +1,5 @@
 //! The TCP proxy at work.
 
-use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
@@ -57,7 +56,6 @@ pub async fn serve(client: Rc<Io>, accepted: Accepted, proxy: Arc<TcpProxy>) {
         }
         None => {
             stats.downstream_cx_no_route.inc();
-            client.reset_on_close();
         }
     }
     record.bytes_received = client.received();
@@ -78,8 +76,9 @@ async fn connect(accepted: &Accepted, proxy: &TcpProxy, record: &mut Record) -> 
         let name = proxy.cluster(&mut dice);
         drop(dice);
         name.and_then(|name| {
+            let upstream = worker.upstream(name, &config)?;
             record.upstream_cluster = Some(Arc::clone(name));
-            worker.upstream(name, &config)
+            Some(upstream)
         })
     };
     let Some(upstream) = upstream else {
@@ -100,10 +99,7 @@ async fn connect(accepted: &Accepted, proxy: &TcpProxy, record: &mut Record) -> 
             Ok(lease) => return Some(lease),
             Err(failure) => {
                 record.flags.add(failure.flags());
-                record.upstream_failure = match &failure {
-                    UpstreamFailure::Connect(reason) => Cow::Owned(format!("delayed connect error: {reason}")),
-                    other => Cow::Borrowed(other.reason()),
-                };
+                record.upstream_failure = failure.transport_reason();
                 if failure == UpstreamFailure::Overflow {
                     return None;
                 }

@@ -3,7 +3,7 @@
 //!
 //! Follows Envoy's HTTP connection manager (its documentation page "HTTP header manipulation").
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::Dice;
 use crate::hcm::{Edge, ForwardClientCert, Hcm};
@@ -20,7 +20,8 @@ pub struct Client {
 }
 
 /// Headers that steer retries and timeouts: only internal clients may send them.
-const STEERING: [&str; 14] = [
+const STEERING: [&str; 15] = [
+    "x-envoy-upstream-stream-duration-ms",
     "x-envoy-upstream-rq-timeout-ms",
     "x-envoy-upstream-rq-per-try-timeout-ms",
     "x-envoy-upstream-rq-timeout-alt-response",
@@ -38,8 +39,12 @@ const STEERING: [&str; 14] = [
 ];
 
 /// Further headers that an edge proxy takes from nobody outside.
-const EDGE_ONLY: [&str; 3] =
-    ["x-envoy-original-path", "x-envoy-decorator-operation", "x-envoy-downstream-service-cluster"];
+const EDGE_ONLY: [&str; 4] = [
+    "x-envoy-original-url",
+    "x-envoy-original-path",
+    "x-envoy-decorator-operation",
+    "x-envoy-downstream-service-cluster",
+];
 
 /// Cleans and completes the headers of a request, before it is routed. `peer` and `local` are the ends of the
 /// connection, `tls` says whether it is one of TLS.
@@ -51,7 +56,8 @@ pub fn prepare_request(
     tls: bool,
     dice: &mut dyn Dice,
 ) -> Client {
-    remove_hop_by_hop(&mut request.headers, true);
+    let upgrade = !request.upgrade.is_empty();
+    remove_hop_by_hop(&mut request.headers, true, upgrade);
     let edge = &hcm.edge;
     let had_xff = request.headers.contains("x-forwarded-for");
     let scheme = if tls { "https" } else { "http" };
@@ -71,6 +77,9 @@ pub fn prepare_request(
         address =
             forwarded_address(&request.headers, edge.xff_num_trusted_hops).map_or(peer, |ip| SocketAddr::new(ip, 0));
     }
+    if !request.headers.contains("x-forwarded-proto") {
+        request.headers.append("x-forwarded-proto", scheme);
+    }
     let internal_peer = edge.internal_ranges.iter().any(|r| r.contains(address.ip()));
     let internal = internal_peer && had_xff != edge.use_remote_address;
 
@@ -85,15 +94,7 @@ pub fn prepare_request(
     }
     client_certificate(&mut request.headers, edge);
     if let Some(via) = &hcm.via {
-        let version = match request.protocol {
-            crate::Protocol::Http10 => "1.0",
-            crate::Protocol::Http11 => "1.1",
-            crate::Protocol::Http2 => "2",
-        };
-        add_to_list(&mut request.headers, "via", &format!("{version} {via}"), ", ");
-    }
-    if !request.headers.contains("x-forwarded-proto") {
-        request.headers.append("x-forwarded-proto", scheme);
+        add_to_list(&mut request.headers, "via", via, ", ");
     }
     // What the client's side was, also for redirects and for the upstream's :scheme.
     let forwarded_scheme = match request.headers.get("x-forwarded-proto") {
@@ -125,11 +126,11 @@ fn request_id(headers: &mut Headers, hcm: &Hcm, internal: bool, dice: &mut dyn D
     if distrust {
         headers.remove("x-request-id");
     }
-    if !edge.generate_request_id || headers.contains("x-request-id") {
+    if !edge.generate_request_id || headers.get("x-request-id").is_some_and(|id| !id.is_empty()) {
         return;
     }
     let sampled = hcm.tracing.is_some_and(|t| (dice.below(10_000) as f64) < t.random_sampling * 100.0);
-    headers.append("x-request-id", uuid_v4(dice.roll(), dice.roll(), sampled));
+    headers.set("x-request-id", uuid_v4(dice.roll(), dice.roll(), sampled));
 }
 
 /// A random UUID (RFC 9562 section 5.4), whose 15th character is `9` instead of `4` when the request is sampled.
@@ -176,7 +177,11 @@ fn forwarded_address(headers: &Headers, skip: u32) -> Option<IpAddr> {
 fn append_address(headers: &mut Headers, peer: SocketAddr, local: SocketAddr) {
     let ip = peer.ip().to_canonical();
     // A loopback peer is not an address that anyone further on could use.
-    let ip = if ip.is_loopback() { local.ip().to_canonical() } else { ip };
+    let ip = if ip == IpAddr::V4(Ipv4Addr::LOCALHOST) || ip == IpAddr::V6(Ipv6Addr::LOCALHOST) {
+        local.ip().to_canonical()
+    } else {
+        ip
+    };
     add_to_list(headers, "x-forwarded-for", &ip.to_string(), ",");
 }
 
@@ -191,8 +196,9 @@ fn add_to_list(headers: &mut Headers, name: &str, item: &str, separator: &str) {
 }
 
 /// Removes fields that concern only one connection. On requests also those that `connection` names, except
-/// pseudo-fields of routing and identity; `te` is cut down to `trailers`.
-pub fn remove_hop_by_hop(headers: &mut Headers, request: bool) {
+/// pseudo-fields of routing and identity; `te` is cut down to `trailers`. `upgrade`: the fields of an upgrade stay,
+/// since the next hop is to see them.
+pub fn remove_hop_by_hop(headers: &mut Headers, request: bool, upgrade: bool) {
     if request {
         if headers.contains("connection") {
             let named: Vec<String> = headers
@@ -207,13 +213,18 @@ pub fn remove_hop_by_hop(headers: &mut Headers, request: bool) {
         }
         if let Some(te) = headers.get("te") {
             let trailers = te.split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(b"trailers"));
-            headers.remove("te");
             if trailers {
-                headers.append("te", "trailers");
+                headers.set("te", "trailers");
+            } else {
+                headers.remove("te");
             }
         }
     }
-    headers.retain(|name, _| !matches!(name, "connection" | "keep-alive" | "proxy-connection" | "upgrade"));
+    headers.retain(|name, _| match name {
+        "keep-alive" | "proxy-connection" => false,
+        "connection" | "upgrade" => upgrade,
+        _ => true,
+    });
 }
 
 #[cfg(test)]

@@ -67,10 +67,9 @@ impl RequestHead {
 
     /// Whether the content type is gRPC's (`application/grpc` or `application/grpc+…`, not grpc-web).
     pub fn is_grpc(&self) -> bool {
-        self.headers.get("content-type").is_some_and(|t| {
-            t.strip_prefix(b"application/grpc")
-                .is_some_and(|rest| rest.is_empty() || rest[0] == b'+' || rest[0] == b';')
-        })
+        self.headers
+            .get("content-type")
+            .is_some_and(|t| t.strip_prefix(b"application/grpc").is_some_and(|rest| rest.is_empty() || rest[0] == b'+'))
     }
 
     /// Whether this is a CONNECT, plain or extended.

@@ -82,15 +82,14 @@ impl Record {
     }
 }
 
-/// Envoy's response flags, a set.
+/// Envoy's response flags: up to eight, in the order in which they were raised, which is the order of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Flags(u32);
+pub struct Flags(u64);
 
 macro_rules! flags {
-    ($($(#[$doc:meta])* $name:ident = $bit:literal, $short:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $short:literal;)*) => {
         impl Flags {
-            $($(#[$doc])* pub const $name: Flags = Flags(1 << $bit);)*
-            // In the order in which Envoy prints them.
+            $($(#[$doc])* pub const $name: Flags = Flags($number);)*
             const ALL: &[(Flags, &str)] = &[$((Flags::$name, $short)),*];
         }
     };
@@ -114,38 +113,48 @@ flags! {
     /// The client went away.
     DOWNSTREAM_TERMINATION = 8, "DC";
     /// Upstream did not answer in time.
-    UPSTREAM_TIMEOUT = 10, "UT";
+    UPSTREAM_TIMEOUT = 9, "UT";
     /// The client reset its stream.
-    DOWNSTREAM_RESET = 11, "DR";
+    DOWNSTREAM_RESET = 10, "DR";
     /// Upstream reset the stream.
-    UPSTREAM_REMOTE_RESET = 12, "UR";
+    UPSTREAM_REMOTE_RESET = 11, "UR";
     /// Upstream closed the connection.
-    UPSTREAM_TERMINATION = 13, "UC";
+    UPSTREAM_TERMINATION = 12, "UC";
     /// A stream was idle for too long.
-    STREAM_IDLE_TIMEOUT = 18, "SI";
+    STREAM_IDLE_TIMEOUT = 13, "SI";
     /// The client broke the protocol.
-    DOWNSTREAM_PROTOCOL_ERROR = 20, "DPE";
+    DOWNSTREAM_PROTOCOL_ERROR = 14, "DPE";
     /// The upstream broke the protocol.
-    UPSTREAM_PROTOCOL_ERROR = 21, "UPE";
+    UPSTREAM_PROTOCOL_ERROR = 15, "UPE";
     /// Maximal stream duration reached.
-    UPSTREAM_MAX_STREAM_DURATION = 22, "UMSDR";
+    UPSTREAM_MAX_STREAM_DURATION = 16, "UMSDR";
 }
 
 impl Flags {
     /// No flag.
     pub const NONE: Flags = Flags(0);
 
-    /// Adds flags.
+    // One flag a byte, the first in the lowest.
+    fn numbers(self) -> impl Iterator<Item = u64> {
+        self.0.to_le_bytes().into_iter().take_while(|n| *n != 0).map(u64::from)
+    }
+
+    /// Raises flags after those that are there.
     pub fn add(&mut self, other: Flags) {
-        self.0 |= other.0;
+        for number in other.numbers() {
+            let count = self.numbers().count();
+            if count < 8 && self.numbers().all(|n| n != number) {
+                self.0 |= number << (8 * count);
+            }
+        }
     }
 
-    /// Whether any of `other` is set.
+    /// Whether any of `other` is raised.
     pub fn intersects(self, other: Flags) -> bool {
-        self.0 & other.0 != 0
+        self.numbers().any(|n| other.numbers().any(|o| o == n))
     }
 
-    /// Whether none is set.
+    /// Whether none is raised.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -158,8 +167,9 @@ impl Flags {
 
 impl std::ops::BitOr for Flags {
     type Output = Flags;
-    fn bitor(self, other: Flags) -> Flags {
-        Flags(self.0 | other.0)
+    fn bitor(mut self, other: Flags) -> Flags {
+        self.add(other);
+        self
     }
 }
 
@@ -169,15 +179,9 @@ impl fmt::Display for Flags {
         if self.is_empty() {
             return f.write_str("-");
         }
-        let mut first = true;
-        for (flag, short) in Self::ALL {
-            if self.intersects(*flag) {
-                if !first {
-                    f.write_str(",")?;
-                }
-                first = false;
-                f.write_str(short)?;
-            }
+        for (i, number) in self.numbers().enumerate() {
+            let short = Self::ALL.iter().find(|(flag, _)| flag.0 == number).map_or("", |(_, short)| short);
+            write!(f, "{}{short}", if i > 0 { "," } else { "" })?;
         }
         Ok(())
     }

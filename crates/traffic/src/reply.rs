@@ -24,17 +24,17 @@ impl LocalReply {
     pub const fn fixed(status: u16, body: &'static str, flags: Flags, details: &'static str) -> Self {
         Self { status, body: Cow::Borrowed(body), flags, details: Cow::Borrowed(details), overloaded: false }
     }
+}
 
-    /// The gRPC status that stands for an HTTP status (Envoy's `httpToGrpcStatus`).
-    pub fn grpc_status(&self) -> u32 {
-        match self.status {
-            400 => 13,
-            401 => 16,
-            403 => 7,
-            404 => 12,
-            429 | 502..=504 => 14,
-            _ => 2,
-        }
+/// The gRPC status that stands for an HTTP status (Envoy's `httpToGrpcStatus`).
+pub fn grpc_status(status: u16) -> u32 {
+    match status {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
     }
 }
 
@@ -70,6 +70,9 @@ pub const UPGRADE_FAILED: LocalReply = LocalReply::fixed(403, "", Flags::NONE, "
 pub const ABSOLUTE_PATH_REJECTED: LocalReply = LocalReply::fixed(404, "", Flags::NONE, "absolute_path_rejected");
 /// A path that may not be normalised.
 pub const PATH_NORMALIZATION_FAILED: LocalReply = LocalReply::fixed(400, "", Flags::NONE, "path_normalization_failed");
+
+/// The `connection` header takes away what the request cannot do without.
+pub const MISSING_HOST: LocalReply = LocalReply::fixed(400, "", Flags::NONE, "missing_host_header");
 
 /// The route's cluster does not exist.
 pub fn cluster_not_found(status: u16) -> LocalReply {
@@ -120,20 +123,24 @@ impl UpstreamFailure {
         }
     }
 
-    /// Why the transport failed, in words; empty where there is nothing to add.
+    /// Why the transport failed, as the log words it; empty where there is nothing to add.
     pub fn transport_reason(&self) -> Cow<'static, str> {
         match self {
-            Self::Connect(reason) => format!("delayed connect error: {reason}").into(),
+            Self::Connect(reason) => format!("delayed_connect_error:_{}", reason.replace(' ', "_")).into(),
             _ => Cow::Borrowed(""),
         }
     }
 
-    /// The answer when no response had begun.
-    pub fn reply(&self) -> LocalReply {
+    /// The answer when no response had begun. `retried`: this was not the first attempt.
+    pub fn reply(&self, retried: bool) -> LocalReply {
         LocalReply {
             status: if *self == Self::Protocol { 502 } else { 503 },
-            body: format!("upstream connect error or disconnect/reset before headers. reset reason: {}", self.reason())
-                .into(),
+            body: format!(
+                "upstream connect error or disconnect/reset before headers. {}reset reason: {}",
+                if retried { "retried and the latest " } else { "" },
+                self.reason()
+            )
+            .into(),
             flags: self.flags(),
             details: self.details("before"),
             overloaded: *self == Self::Overflow,
@@ -150,7 +157,7 @@ impl UpstreamFailure {
         let transport = self.transport_reason();
         if !transport.is_empty() {
             reason.push('|');
-            reason.push_str(&transport.replace(' ', "_"));
+            reason.push_str(&transport);
         }
         format!("upstream_reset_{when}_response_started{{{reason}}}").into()
     }
@@ -162,14 +169,14 @@ mod tests {
 
     #[test]
     fn failures_read_as_envoys() {
-        let refused = UpstreamFailure::Connect("Connection refused".into()).reply();
+        let refused = UpstreamFailure::Connect("Connection refused".into()).reply(false);
         assert_eq!(refused.body.len(), 98);
         assert_eq!(
             refused.details,
             "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}"
         );
-        assert_eq!(UpstreamFailure::Protocol.reply().status, 502);
-        assert!(UpstreamFailure::Overflow.reply().overloaded);
+        assert_eq!(UpstreamFailure::Protocol.reply(false).status, 502);
+        assert!(UpstreamFailure::Overflow.reply(false).overloaded);
         assert_eq!(UpstreamFailure::RemoteReset.details_after(), "upstream_reset_after_response_started{remote_reset}");
     }
 }

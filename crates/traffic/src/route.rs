@@ -15,7 +15,7 @@ use crate::retry::RetryPolicy;
 
 mod rewrite;
 
-pub use rewrite::{Rewritten, redirect_location, rewrite_path};
+pub use rewrite::{Rewritten, redirect_location, rewrite_path, substitute};
 
 /// Envoy's `RouteConfiguration`.
 #[derive(Debug, Clone, Default)]
@@ -250,6 +250,8 @@ pub enum HostRewrite {
     Header(Arc<str>),
     /// To the host name of the chosen endpoint.
     Auto,
+    /// To the path without query, all matches of the pattern in it replaced; `\1` refers to a group.
+    Path { pattern: Regex, substitution: String },
 }
 
 /// Envoy's `RedirectAction`.

@@ -103,6 +103,8 @@ pub enum BadRequest {
     InvalidUrl,
     /// An underscore in a name.
     Underscore,
+    /// `connection` names a field that it may not take away.
+    Connection,
 }
 
 impl BadRequest {
@@ -123,6 +125,7 @@ impl BadRequest {
             Self::InvalidScheme => bad("http1.invalid_scheme"),
             Self::InvalidUrl => bad("http1.invalid_url"),
             Self::Underscore => bad("http1.unexpected_underscore"),
+            Self::Connection => bad("http1.connection_header_rejected"),
         }
     }
 }
@@ -219,6 +222,8 @@ pub fn parse_request(
                         wire.keep_alive = true;
                     } else if token.eq_ignore_ascii_case(b"upgrade") {
                         connection_upgrade = true;
+                    } else if token.len() > 12 && token[..12].eq_ignore_ascii_case(b"x-forwarded-") {
+                        return Err(BadRequest::Connection);
                     }
                 }
             }
@@ -265,6 +270,9 @@ fn partial_method(bytes: &[u8]) -> Result<(), BadRequest> {
 
 /// `HTTP/x.y` of another version is told so; anything else after the target is not HTTP at all.
 fn version_error(bytes: &[u8]) -> BadRequest {
+    if partial_method(bytes).is_err() {
+        return BadRequest::Codec;
+    }
     let line = bytes.split(|b| *b == b'\n').find(|l| !l.trim_ascii().is_empty()).unwrap_or_default();
     let word = line.trim_ascii().rsplit(|b| *b == b' ').next().unwrap_or_default();
     match word.strip_prefix(b"HTTP/") {
@@ -408,6 +416,9 @@ pub fn parse_response(bytes: &[u8], method: &str, head: &mut ResponseHead) -> Re
     if chunked && content_length.is_some() || status == 204 && (chunked || content_length.is_some_and(|n| n > 0)) {
         return Err(BadResponse);
     }
+    if status == 204 {
+        head.headers.remove("content-length");
+    }
     wire.framing = if method == "HEAD" || status < 200 || status == 204 || status == 304 {
         Framing::None
     } else if chunked {
@@ -432,10 +443,15 @@ pub fn write_request(head: &RequestHead, framing: Framing, out: &mut Vec<u8>) {
     out.extend_from_slice(head.authority.as_bytes());
     out.extend_from_slice(b"\r\n");
     write_fields(&head.headers, framing, false, out);
-    if !head.upgrade.is_empty() {
+    if !head.upgrade.is_empty() && !head.headers.contains("upgrade") {
         out.extend_from_slice(b"connection: Upgrade\r\nupgrade: ");
         out.extend_from_slice(head.upgrade.as_bytes());
         out.extend_from_slice(b"\r\n");
+    }
+    // Methods that usually bring a body say that they bring none.
+    let bodiless = matches!(head.method.as_str(), "GET" | "HEAD" | "DELETE" | "CONNECT" | "TRACE");
+    if framing == Framing::None && !bodiless && !head.headers.contains("content-length") {
+        out.extend_from_slice(b"content-length: 0\r\n");
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -451,8 +467,19 @@ pub struct ResponseWire<'a> {
     pub http10: bool,
     /// `Proper-Case` names.
     pub proper_case: bool,
-    /// The protocol of a 101.
+    /// The protocol of a 101 whose head does not have it already.
     pub upgrade: Option<&'a str>,
+    /// What is said of a body that is not there, if the head does not.
+    pub unsaid: Option<Unsaid>,
+}
+
+/// What is said of a body that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsaid {
+    /// `content-length: 0`.
+    Empty,
+    /// To HEAD: `transfer-encoding: chunked`, since a GET might have a body.
+    Chunked,
 }
 
 /// Writes the head of a response to a client.
@@ -475,6 +502,11 @@ pub fn write_response(head: &ResponseHead, wire: ResponseWire<'_>, out: &mut Vec
         }
         None if wire.close => out.extend_from_slice(b"connection: close\r\n"),
         None if wire.http10 => out.extend_from_slice(b"connection: keep-alive\r\n"),
+        None => {}
+    }
+    match wire.unsaid {
+        Some(Unsaid::Empty) => out.extend_from_slice(b"content-length: 0\r\n"),
+        Some(Unsaid::Chunked) => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         None => {}
     }
     out.extend_from_slice(b"\r\n");
@@ -508,6 +540,9 @@ fn write_fields(headers: &Headers, framing: Framing, proper_case: bool, out: &mu
 
 /// The reason phrase Envoy gives a status.
 pub fn reason(status: u16) -> &'static str {
+    if status == 418 {
+        return "Unknown";
+    }
     http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Unknown")
 }
 

@@ -44,6 +44,7 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
             writer: &mut writer,
             close: false,
             http10: false,
+            head_request: false,
             proper_case: hcm.http1.header_case == lateen_traffic::hcm::HeaderCase::ProperWords,
         });
         match next {
@@ -62,6 +63,7 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
                 let last = hcm.limits.max_requests_per_connection.is_some_and(|limit| served >= limit);
                 if let Responder::Http1(r) = &mut responder {
                     r.close = !wire.keep_alive || last;
+                    r.head_request = request.method == "HEAD";
                     r.http10 = request.protocol == lateen_traffic::Protocol::Http10;
                 }
                 reader.start_body(wire.framing);

@@ -17,7 +17,7 @@ use lateen_traffic::record::Flags;
 use lateen_traffic::reply::{self, LocalReply, UpstreamFailure};
 use lateen_traffic::retry::{Attempt, RetryPolicy};
 use lateen_traffic::route::{
-    Forward, HostRewrite, RouteConfig, Routed, Target, WeightedCluster, pick_weighted, rewrite_path,
+    Forward, HostRewrite, RouteConfig, Routed, Target, WeightedCluster, pick_weighted, rewrite_path, substitute,
 };
 use lateen_traffic::{Config, Protocol, RequestHead, ResponseHead};
 use tokio::time::Instant;
@@ -52,6 +52,8 @@ struct Deadlines {
     per_try: Option<Duration>,
     idle: Option<Duration>,
     stream: Option<Instant>,
+    // Until the request has arrived.
+    request_at: Cell<Option<Instant>>,
     route_at: Cell<Option<Instant>>,
     try_at: Cell<Option<Instant>>,
     active: Cell<Instant>,
@@ -59,6 +61,7 @@ struct Deadlines {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expired {
+    Request,
     Route,
     Try,
     Idle,
@@ -68,10 +71,11 @@ enum Expired {
 impl Deadlines {
     fn nearest(&self) -> Option<Instant> {
         let idle = self.idle.map(|limit| self.active.get() + limit);
-        [self.route_at.get(), self.try_at.get(), idle, self.stream].into_iter().flatten().min()
+        [self.request_at.get(), self.route_at.get(), self.try_at.get(), idle, self.stream].into_iter().flatten().min()
     }
 
     fn request_ended(&self, now: Instant) {
+        self.request_at.set(None);
         if self.route_at.get().is_none() {
             self.route_at.set(self.timeout.map(|t| now + t));
         }
@@ -82,7 +86,9 @@ impl Deadlines {
 
     fn expired(&self, now: Instant) -> Option<Expired> {
         let over = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if over(self.route_at.get()) {
+        if over(self.request_at.get()) {
+            Some(Expired::Request)
+        } else if over(self.route_at.get()) {
             Some(Expired::Route)
         } else if over(self.try_at.get()) {
             Some(Expired::Try)
@@ -136,14 +142,6 @@ impl<'a> Exchange<'a, '_> {
         routed: Routed<'_>,
         forward: &Forward,
     ) {
-        if !self.request.upgrade.is_empty() && !upgrade_allowed(hcm, forward, &self.request.upgrade) {
-            self.reply(&reply::UPGRADE_FAILED, &[]).await;
-            return;
-        }
-        if self.request.is_connect() && self.request.upgrade.is_empty() && !upgrade_allowed(hcm, forward, "connect") {
-            self.reply(&reply::UPGRADE_FAILED, &[]).await;
-            return;
-        }
         let worker = Rc::clone(&self.connection.worker);
         let header_name;
         let (name, weighted): (&str, Option<&WeightedCluster>) = match &forward.target {
@@ -160,12 +158,21 @@ impl<'a> Exchange<'a, '_> {
         };
         let Some(upstream) = worker.upstream(name, config) else {
             self.connection.stats.no_cluster.inc();
-            self.reply(&reply::cluster_not_found(forward.cluster_not_found_status), &[]).await;
+            self.reply(&reply::cluster_not_found(forward.cluster_not_found_status)).await;
             return;
         };
         let settings = upstream.settings();
         self.record.upstream_cluster = Some(Arc::clone(&settings.name));
         self.record.upstream_cluster_alt = settings.alt_stat_name.clone();
+        let upgrade = match self.request.upgrade.as_str() {
+            "" if self.request.is_connect() => "connect",
+            other => other,
+        };
+        if !upgrade.is_empty() && !upgrade_allowed(hcm, forward, upgrade) {
+            self.connection.stats.downstream_rq_ws_on_non_ws_route.inc();
+            self.reply(&reply::UPGRADE_FAILED).await;
+            return;
+        }
         let timeout = self.timeout(forward);
         let retry = forward.retry.as_deref().or(routed.virtual_host.retry.as_deref());
         let plan = Plan {
@@ -180,10 +187,7 @@ impl<'a> Exchange<'a, '_> {
             settings,
         };
         self.prepare_upstream(&plan, weighted);
-        if self.request.is_connect() && forward.terminate_connect
-            || !self.request.upgrade.is_empty()
-            || self.request.is_connect()
-        {
+        if self.request.is_connect() || !self.request.upgrade.is_empty() {
             self.tunnel(&plan).await;
             return;
         }
@@ -244,6 +248,9 @@ impl<'a> Exchange<'a, '_> {
         let host = match &forward.host_rewrite {
             HostRewrite::Literal(host) => Some(host.to_string()),
             HostRewrite::Header(name) => self.request.headers.get_str(name).map(str::to_owned).or(host),
+            HostRewrite::Path { pattern, substitution } => {
+                Some(substitute(self.request.path_only(), pattern, substitution))
+            }
             HostRewrite::Auto | HostRewrite::None => host,
         };
         if let Some(host) = host {
@@ -297,6 +304,7 @@ impl<'a> Exchange<'a, '_> {
                 .unwrap_or(timeouts.max_stream_duration)
                 .filter(|t| !t.is_zero())
                 .map(|t| self.started + t),
+            request_at: Cell::new(timeouts.request.filter(|t| !t.is_zero()).map(|t| self.started + t)),
             route_at: Cell::new(None),
             try_at: Cell::new(None),
             active: Cell::new(self.started),
@@ -304,7 +312,7 @@ impl<'a> Exchange<'a, '_> {
         if self.body.ended {
             deadlines.request_ended(self.started);
         }
-        self.body.replay.whole = policy.is_some_and(|p| p.num_retries > 0);
+        self.body.replay.whole = policy.is_some();
         let mut tried: Tried = Vec::new();
         let mut retries = 0;
         let mut retry_permit: Option<Permit> = None;
@@ -313,11 +321,12 @@ impl<'a> Exchange<'a, '_> {
             let picked = plan.upstream.pick(self.original(&plan.settings), &tried, selections, &mut worker.dice());
             let Some(host) = picked else {
                 plan.upstream.stats.upstream_cx_none_healthy.inc();
-                self.reply(&reply::NO_HEALTHY_UPSTREAM, &[]).await;
+                self.count_attempts(plan);
+                self.reply(&reply::NO_HEALTHY_UPSTREAM).await;
                 return;
             };
-            if retries > 0 && plan.routed.virtual_host.attempt_count_in_request {
-                self.request.headers.set("x-envoy-attempt-count", (retries + 1).to_string());
+            if retries > 0 {
+                self.prepare_again(plan, &deadlines, retries);
             }
             if matches!(plan.forward.host_rewrite, HostRewrite::Auto) && !host.hostname.is_empty() {
                 self.rewrite_host(plan.forward, !plan.hcm.suppress_envoy_headers, host.hostname.to_string());
@@ -360,7 +369,7 @@ impl<'a> Exchange<'a, '_> {
                         self.record.flags.add(Flags::UPSTREAM_OVERFLOW);
                     }
                 }
-            } else if wanted && policy.is_some_and(|p| p.num_retries > 0) {
+            } else if wanted {
                 plan.upstream.stats.upstream_rq_retry_limit_exceeded.inc();
                 self.record.flags.add(Flags::RETRY_LIMIT);
             }
@@ -390,20 +399,44 @@ impl<'a> Exchange<'a, '_> {
         plan.upstream.stats.upstream_rq_tx_reset.inc();
         self.connection.stats.downstream_cx_protocol_error.inc();
         let bad = LocalReply::fixed(400, "Bad Request", Flags::DOWNSTREAM_PROTOCOL_ERROR, "http1.codec_error");
-        self.reply(&bad, &[]).await;
+        self.reply(&bad).await;
     }
 
     async fn fail(&mut self, plan: &Plan<'_>, failure: &UpstreamFailure) {
         self.record.upstream_failure = failure.transport_reason();
+        self.response.headers.clear();
         if *failure == UpstreamFailure::Overflow && self.record.attempts > 0 {
             // Nobody was asked.
             self.record.upstream_host = None;
         }
-        let mut extra: Vec<(&str, Cow<'_, str>)> = Vec::new();
-        if plan.routed.virtual_host.attempt_count_in_response {
-            extra.push(("x-envoy-attempt-count", self.record.attempts.to_string().into()));
+        let reply = failure.reply(self.record.attempts > 1);
+        if reply.overloaded {
+            self.response.headers.append("x-envoy-overloaded", "true");
         }
-        self.reply(&failure.reply(), &extra).await;
+        self.count_attempts(plan);
+        plan.upstream.stats.response(reply.status);
+        self.reply(&reply).await;
+    }
+
+    /// Clears what a discarded response left, and says how many attempts there were, if the virtual host asks for it.
+    fn count_attempts(&mut self, plan: &Plan<'_>) {
+        if plan.routed.virtual_host.attempt_count_in_response {
+            self.response.headers.append("x-envoy-attempt-count", self.record.attempts.to_string());
+        }
+    }
+
+    /// Another attempt tells its number, and what is left of the time.
+    fn prepare_again(&mut self, plan: &Plan<'_>, deadlines: &Deadlines, retries: u32) {
+        if plan.routed.virtual_host.attempt_count_in_request {
+            self.request.headers.set("x-envoy-attempt-count", (retries + 1).to_string());
+        }
+        if deadlines.per_try.is_none()
+            && self.request.headers.contains("x-envoy-expected-rq-timeout-ms")
+            && let Some(at) = deadlines.route_at.get()
+        {
+            let left = at.saturating_duration_since(Instant::now()).as_millis().max(1);
+            self.request.headers.set("x-envoy-expected-rq-timeout-ms", left.to_string());
+        }
     }
 
     async fn expired(&mut self, plan: &Plan<'_>, what: Expired) {
@@ -420,8 +453,14 @@ impl<'a> Exchange<'a, '_> {
             Expired::Idle if !self.body.ended => reply::STREAM_IDLE_DOWNSTREAM,
             Expired::Idle => reply::STREAM_IDLE_UPSTREAM,
             Expired::Stream => reply::MAX_STREAM_DURATION,
+            Expired::Request => reply::REQUEST_TIMEOUT,
         };
-        self.reply(&reply, &[]).await;
+        self.response.headers.clear();
+        if matches!(what, Expired::Route | Expired::Try) {
+            plan.upstream.stats.response(504);
+            self.count_attempts(plan);
+        }
+        self.reply(&reply).await;
     }
 
     /// One attempt on one host.
@@ -602,16 +641,6 @@ impl<'a> Exchange<'a, '_> {
         // Then: the rest of the body goes up while the response comes down.
         self.begin_response(plan, sent_at);
         let head_only = framing == Framing::None;
-        if head_only
-            && self.request.method != "HEAD"
-            && !self.response.headers.contains("content-length")
-            && down.is_http1()
-        {
-            let status = self.response.status;
-            if status >= 200 && status != 204 && status != 304 {
-                self.response.headers.append("content-length", "0");
-            }
-        }
         if framing == Framing::UntilClose {
             framing = Framing::Chunked;
         }
@@ -683,14 +712,14 @@ impl<'a> Exchange<'a, '_> {
                 End::Answered
             }
             Download::Client => {
-                self.responder.abort();
+                self.responder.abort().await;
                 self.client_gone();
                 plan.upstream.stats.upstream_rq_tx_reset.inc();
                 down.spoil();
                 End::Answered
             }
             other => {
-                self.responder.abort();
+                self.responder.abort().await;
                 down.spoil();
                 match other {
                     Download::Upstream(error) => {
@@ -712,6 +741,7 @@ impl<'a> Exchange<'a, '_> {
                                 (Flags::UPSTREAM_TIMEOUT, "response_timeout")
                             }
                             Expired::Idle => (Flags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout"),
+                            Expired::Request => (Flags::NONE, "request_overall_timeout"),
                             Expired::Stream => (Flags::NONE, "max_duration_timeout"),
                         };
                         self.record.flags.add(flags);
@@ -741,10 +771,8 @@ impl<'a> Exchange<'a, '_> {
             return None;
         }
         if !may_retry {
-            if policy.num_retries > 0 {
-                self.record.flags.add(Flags::RETRY_LIMIT);
-                plan.upstream.stats.upstream_rq_retry_limit_exceeded.inc();
-            }
+            self.record.flags.add(Flags::RETRY_LIMIT);
+            plan.upstream.stats.upstream_rq_retry_limit_exceeded.inc();
             return None;
         }
         let limits = &plan.settings.limits;
@@ -754,6 +782,7 @@ impl<'a> Exchange<'a, '_> {
             self.record.flags.add(Flags::UPSTREAM_OVERFLOW);
             return None;
         }
+        plan.upstream.stats.response(self.response.status);
         Some(attempt)
     }
 
@@ -762,11 +791,17 @@ impl<'a> Exchange<'a, '_> {
         self.record.code = self.response.status;
         self.record.details = Cow::Borrowed("via_upstream");
         plan.upstream.stats.response(self.response.status);
+        if self.record.attempts > 1 && self.response.status < 500 {
+            plan.upstream.stats.upstream_rq_retry_success.inc();
+        }
         plan.upstream.stats.upstream_rq_time.record(sent_at.elapsed());
-        if !plan.hcm.suppress_envoy_headers {
-            let took = sent_at.elapsed().as_millis().to_string();
-            self.response.headers.remove("x-envoy-upstream-service-time");
-            self.response.headers.append("x-envoy-upstream-service-time", took);
+        let switched = !self.request.upgrade.is_empty() || self.request.is_connect();
+        if !plan.hcm.suppress_envoy_headers && self.body.ended && !switched {
+            self.response.headers.set("x-envoy-upstream-service-time", sent_at.elapsed().as_millis().to_string());
+        }
+        if !self.body.ended {
+            // The answer is here before the request is: what is left of it cannot be told from the next one.
+            self.responder.close_after();
         }
         if plan.routed.virtual_host.attempt_count_in_response {
             self.response.headers.set("x-envoy-attempt-count", self.record.attempts.to_string());
@@ -931,10 +966,6 @@ impl Upper<'_> {
                 Ok(framing)
             }
         }
-    }
-
-    fn is_http1(&self) -> bool {
-        matches!(self, Self::Http1 { .. })
     }
 
     fn body(&mut self) -> Source<'_> {

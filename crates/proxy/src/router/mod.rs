@@ -92,13 +92,14 @@ impl<'a, 'r> Exchange<'a, 'r> {
             // If the client is gone, reading its body will tell.
             let _ = self.responder.interim(100).await;
         }
+        self.response.headers.clear();
         let config = connection.worker.config();
         match self.prepare(&hcm) {
             Ok(client) => {
                 let routes = routes(&hcm, &config);
                 self.route(&hcm, &config, &routes, client).await;
             }
-            Err(reply) => self.reply(&reply, &[]).await,
+            Err(reply) => self.reply(&reply).await,
         }
         self.finish();
     }
@@ -109,6 +110,10 @@ impl<'a, 'r> Exchange<'a, 'r> {
         let request = &mut *self.request;
         if request.path == "*" || (request.path.is_empty() && !request.is_connect()) {
             return Err(reply::ABSOLUTE_PATH_REJECTED);
+        }
+        let takes_host = |v: &[u8]| v.split(|b| *b == b',').any(|n| n.trim_ascii().eq_ignore_ascii_case(b"host"));
+        if request.headers.get_all("connection").any(takes_host) {
+            return Err(reply::MISSING_HOST);
         }
         let host = &hcm.host;
         if host.strip_trailing_dot && request.authority.ends_with('.') {
@@ -132,13 +137,18 @@ impl<'a, 'r> Exchange<'a, 'r> {
         match hcm.path.apply(&request.path) {
             Normalized::Same => {}
             Normalized::Changed(path) => request.path = path,
-            Normalized::Rejected => return Err(reply::PATH_NORMALIZATION_FAILED),
+            Normalized::Rejected(path) => {
+                if let Some(path) = path {
+                    request.path = path;
+                }
+                connection.stats.downstream_rq_failed_path_normalization.inc();
+                return Err(reply::PATH_NORMALIZATION_FAILED);
+            }
             Normalized::Redirect(location) => {
-                let mut redirect = LocalReply::fixed(307, "", Flags::NONE, "path_normalization_failed");
-                redirect.details = Cow::Owned(format!("path_normalization_failed{}", ""));
-                self.response.headers.clear();
-                self.response.headers.append("location", location);
-                return Err(redirect);
+                connection.stats.downstream_rq_redirected_with_normalized_path.inc();
+                self.response.headers.append("location", &location);
+                request.path = location;
+                return Err(LocalReply::fixed(307, "", Flags::NONE, "path_normalization_failed"));
             }
         }
         Ok(client)
@@ -166,23 +176,16 @@ impl<'a, 'r> Exchange<'a, 'r> {
                         self.redirect(redirect.status, location, Some((routes, routed))).await;
                     }
                     Action::Direct(direct) => {
-                        self.response.status = direct.status;
-                        self.response.headers.clear();
-                        let bodiless = direct.status < 200 || direct.status == 204 || direct.status == 304;
-                        let body = if bodiless { Bytes::new() } else { direct.body.clone() };
-                        if !body.is_empty() {
-                            self.response.headers.append("content-length", body.len().to_string());
-                            self.response.headers.append("content-type", "text/plain");
-                        }
+                        self.connection.stats.rq_direct_response.inc();
                         self.record.details = Cow::Borrowed("direct_response");
                         self.edit_response(routes, routed, None);
-                        self.send_own(body).await;
+                        self.send_own(direct.status, direct.body.clone()).await;
                     }
                 }
             }
             Err(NotRouted::NotFound) => {
                 self.connection.stats.no_route.inc();
-                self.reply(&reply::ROUTE_NOT_FOUND, &[]).await;
+                self.reply(&reply::ROUTE_NOT_FOUND).await;
             }
             Err(NotRouted::TlsRequired(_)) => {
                 let redirect = Redirect { status: 301, scheme: Some("https".into()), ..Redirect::default() };
@@ -194,47 +197,39 @@ impl<'a, 'r> Exchange<'a, 'r> {
     }
 
     async fn redirect(&mut self, status: u16, location: String, by: Option<(&Arc<RouteConfig>, Routed<'_>)>) {
-        self.response.status = status;
-        self.response.headers.clear();
+        self.connection.stats.rq_redirect.inc();
         self.response.headers.append("location", location);
         self.record.details = Cow::Borrowed("direct_response");
         if let Some((routes, routed)) = by {
             self.edit_response(routes, routed, None);
         }
-        self.send_own(Bytes::new()).await;
+        self.send_own(status, Bytes::new()).await;
     }
 
-    /// Answers by ourselves.
-    pub(super) async fn reply(&mut self, reply: &LocalReply, extra: &[(&str, Cow<'_, str>)]) {
+    /// Answers by ourselves. The response head may have fields already.
+    pub(super) async fn reply(&mut self, reply: &LocalReply) {
         self.record.flags.add(reply.flags);
         self.record.details = reply.details.clone();
-        let location =
-            self.response.headers.get("location").map(<[u8]>::to_vec).filter(|_| (300..400).contains(&reply.status));
-        let (mut head, body) = local_response(reply, self.request.is_grpc(), extra);
-        if let Some(location) = location {
-            head.headers.append("location", location);
-        }
-        *self.response = head;
-        self.send_own(body).await;
+        let body = match &reply.body {
+            Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
+            Cow::Owned(text) => Bytes::copy_from_slice(text.as_bytes()),
+        };
+        self.send_own(reply.status, body).await;
     }
 
-    /// Sends the prepared head and a body of our own.
-    async fn send_own(&mut self, body: Bytes) {
-        self.record.code = self.response.status;
+    /// Sends an answer of our own: what the response head has already, then what such an answer says of itself.
+    async fn send_own(&mut self, status: u16, text: Bytes) {
         let unread = match &self.body.source {
             Source::Http1(reader) => !reader.body_done() && !self.body.ended,
             Source::Empty | Source::Http2(_) => false,
         };
-        if unread || self.response.status == 400 {
+        if unread || status == 400 || !self.request.upgrade.is_empty() {
             self.responder.close_after();
         }
+        let body = local_response(status, &text, self.request.is_grpc(), self.response);
+        self.record.code = self.response.status;
         self.complete_response(true);
-        let head_only = self.request.method == "HEAD";
-        let empty = body.is_empty() || head_only;
-        let bodiless = self.response.status < 200 || self.response.status == 204 || self.response.status == 304;
-        if body.is_empty() && !bodiless && !self.response.headers.contains("content-length") {
-            self.response.headers.append("content-length", "0");
-        }
+        let empty = body.is_empty() || self.request.method == "HEAD";
         let framing = if empty { Framing::None } else { Framing::Length(body.len() as u64) };
         let sent = async {
             self.responder.head(self.response, framing, None)?;
@@ -250,7 +245,7 @@ impl<'a, 'r> Exchange<'a, 'r> {
             Ok(()) if !empty => self.record.bytes_sent += body.len() as u64,
             Ok(()) => {}
             Err(_) => {
-                self.responder.abort();
+                self.responder.abort().await;
                 self.client_gone();
             }
         }
@@ -296,7 +291,7 @@ impl<'a, 'r> Exchange<'a, 'r> {
         let hcm = &self.connection.hcm;
         let headers = &mut self.response.headers;
         if !own {
-            forwarding::remove_hop_by_hop(headers, false);
+            forwarding::remove_hop_by_hop(headers, false, self.response.status == 101);
         }
         if !headers.contains("date") {
             headers.append("date", self.connection.worker.date(self.record.start).as_bytes());
@@ -309,7 +304,7 @@ impl<'a, 'r> Exchange<'a, 'r> {
             ServerHeader::AppendIfAbsent | ServerHeader::PassThrough => {}
         }
         if let Some(via) = &hcm.via {
-            headers.append("via", format!("1.1 {via}"));
+            headers.append("via", via.as_bytes());
         }
         if hcm.edge.request_id_in_response
             && let Some(id) = self.request.headers.get("x-request-id")
@@ -372,7 +367,7 @@ pub async fn refuse(connection: &Connection, responder: &mut Responder<'_>, repl
     connection.stats.downstream_rq_active.inc();
     let mut exchange = exchange;
     exchange.record.protocol = Some(lateen_traffic::Protocol::Http11);
-    exchange.reply(reply, &[]).await;
+    exchange.reply(reply).await;
     exchange.finish();
 }
 

@@ -1,16 +1,17 @@
 //! The answering side of a request, HTTP/1 or HTTP/2.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use h2::SendStream;
 use h2::server::SendResponse;
-use lateen_traffic::reply::LocalReply;
+use lateen_traffic::reply::grpc_status;
 use lateen_traffic::{Headers, ResponseHead};
 
 use super::body::{Sink, SinkClosed};
 use crate::http1;
-use crate::http1::head::{Framing, ResponseWire, write_response};
+use crate::http1::head::{Framing, ResponseWire, Unsaid, write_response};
+
+/// Turns of the runtime after which a connection's own task has written what it had.
+const FLUSH_TURNS: usize = 3;
 
 /// Answers one request.
 pub enum Responder<'a> {
@@ -30,6 +31,8 @@ pub struct Http1Responder<'a> {
     pub http10: bool,
     /// Answer names in `Proper-Case`.
     pub proper_case: bool,
+    /// The request was HEAD.
+    pub head_request: bool,
 }
 
 /// Answers on an HTTP/2 stream.
@@ -51,8 +54,17 @@ impl Responder<'_> {
                 if framing == Framing::UntilClose && upgrade.is_none() {
                     r.close = true;
                 }
-                let wire =
-                    ResponseWire { framing, close: r.close, http10: r.http10, proper_case: r.proper_case, upgrade };
+                let bodiless = head.status < 200 || head.status == 204 || head.status == 304;
+                let unsaid = framing == Framing::None && !bodiless && !head.headers.contains("content-length");
+                let wire = ResponseWire {
+                    framing,
+                    // A tunnel ends with its connection without saying so.
+                    close: r.close && framing != Framing::UntilClose || r.http10 && framing == Framing::UntilClose,
+                    http10: r.http10,
+                    proper_case: r.proper_case,
+                    upgrade,
+                    unsaid: unsaid.then_some(if r.head_request && !r.http10 { Unsaid::Chunked } else { Unsaid::Empty }),
+                };
                 write_response(head, wire, &mut r.writer.buffer);
                 r.writer.start_body(framing);
                 Ok(())
@@ -100,11 +112,17 @@ impl Responder<'_> {
     }
 
     /// Gives the answer up half-way: the client must see that it is not whole.
-    pub fn abort(&mut self) {
+    pub async fn abort(&mut self) {
         match self {
             Self::Http1(r) => r.close = true,
+            // A reset drops what the connection's own task has not written yet; let it write first.
             Self::Http2(r) => match &mut r.stream {
-                Some(stream) => stream.send_reset(h2::Reason::INTERNAL_ERROR),
+                Some(stream) => {
+                    for _ in 0..FLUSH_TURNS {
+                        tokio::task::yield_now().await;
+                    }
+                    stream.send_reset(h2::Reason::INTERNAL_ERROR);
+                }
                 None => r.respond.send_reset(h2::Reason::INTERNAL_ERROR),
             },
         }
@@ -154,36 +172,33 @@ pub fn http2_fields(headers: &Headers) -> Option<http::HeaderMap> {
     Some(map)
 }
 
-/// An answer of our own as it goes to the client: its head and its body.
-pub fn local_response(reply: &LocalReply, grpc: bool, extra: &[(&str, Cow<'_, str>)]) -> (ResponseHead, Bytes) {
-    let mut head = ResponseHead::new(reply.status);
-    if reply.overloaded {
-        head.headers.append("x-envoy-overloaded", "true");
-    }
-    for (name, value) in extra {
-        head.headers.append(name, value.as_bytes());
-    }
-    let body = Bytes::copy_from_slice(reply.body.as_bytes());
+/// Completes the head of an answer of our own, in which `out` may have fields already; gives its body. A gRPC client
+/// is told by `grpc-status`.
+pub fn local_response(status: u16, text: &Bytes, grpc: bool, out: &mut ResponseHead) -> Bytes {
+    out.status = status;
     if grpc {
-        head.status = 200;
-        head.headers.append("content-type", "application/grpc");
-        head.headers.append("grpc-status", reply.grpc_status().to_string());
-        if !reply.body.is_empty() {
-            head.headers.append("grpc-message", percent_encode(&reply.body));
+        out.status = 200;
+        out.headers.set("content-type", "application/grpc");
+        out.headers.append("grpc-status", grpc_status(status).to_string());
+        if !text.is_empty() {
+            out.headers.append("grpc-message", percent_encode(text));
         }
-        return (head, Bytes::new());
+        return Bytes::new();
     }
-    if !body.is_empty() {
-        head.headers.append("content-length", body.len().to_string());
-        head.headers.append("content-type", "text/plain");
+    if status < 200 || status == 204 || status == 304 || text.is_empty() {
+        return Bytes::new();
     }
-    (head, body)
+    out.headers.append("content-length", text.len().to_string());
+    if !out.headers.contains("content-type") {
+        out.headers.append("content-type", "text/plain");
+    }
+    text.clone()
 }
 
 /// gRPC's encoding of messages (its HTTP/2 protocol document, "Percent-Encoded").
-fn percent_encode(text: &str) -> String {
+fn percent_encode(text: &[u8]) -> String {
     let mut out = String::with_capacity(text.len());
-    for b in text.bytes() {
+    for &b in text {
         if (0x20..0x7f).contains(&b) && b != b'%' {
             out.push(char::from(b));
         } else {

@@ -23,7 +23,7 @@ impl Exchange<'_, '_> {
     pub(super) async fn tunnel(&mut self, plan: &Plan<'_>) {
         let worker = Rc::clone(&self.connection.worker);
         let Some(host) = plan.upstream.pick(self.original(&plan.settings), &[], 0, &mut worker.dice()) else {
-            self.reply(&reply::NO_HEALTHY_UPSTREAM, &[]).await;
+            self.reply(&reply::NO_HEALTHY_UPSTREAM).await;
             return;
         };
         self.record.upstream_host = Some(host.target.clone());
@@ -64,7 +64,7 @@ impl Exchange<'_, '_> {
 
     async fn tunnel_failed(&mut self, failure: &UpstreamFailure) {
         self.record.upstream_failure = failure.transport_reason();
-        self.reply(&failure.reply(), &[]).await;
+        self.reply(&failure.reply(false)).await;
     }
 
     async fn tunnel_http1(&mut self, plan: &Plan<'_>, mut lease: Http1Lease) {
@@ -96,20 +96,18 @@ impl Exchange<'_, '_> {
         };
         let wire = match answer {
             None => return self.client_gone(),
-            Some(Err(None)) => return self.reply(&reply::RESPONSE_TIMEOUT, &[]).await,
+            Some(Err(None)) => return self.reply(&reply::RESPONSE_TIMEOUT).await,
             Some(Err(Some(failure))) => return self.tunnel_failed(&failure).await,
             Some(Ok(wire)) => wire,
         };
         let status = self.response.status;
         let accepted = if connect { (200..300).contains(&status) } else { status == 101 };
-        self.response.headers.remove("upgrade");
+        if accepted && extended {
+            self.response.status = 200;
+        }
         self.begin_response(plan, sent_at);
         if accepted {
-            if extended {
-                self.response.status = 200;
-            }
-            let upgrade = (!connect && !extended).then(|| self.request.upgrade.clone());
-            self.through_http1(reader, writer, upgrade.as_deref()).await;
+            self.through_http1(reader, writer, None).await;
             return;
         }
         // Not accepted: the answer goes on; Envoy drops the body of a 200 that should have been a 101.
@@ -118,7 +116,7 @@ impl Exchange<'_, '_> {
         let drop_body = !connect && status == 200;
         if drop_body {
             self.record.details = Cow::Borrowed("websocket_handshake_unsuccessful");
-            self.response.headers.set("content-length", "0");
+            self.response.headers.remove("content-length");
         }
         let framing = match wire.framing {
             _ if drop_body => Framing::None,
@@ -131,11 +129,16 @@ impl Exchange<'_, '_> {
                 return self.responder.flush().await.map_err(|_| CopyError::Sink);
             }
             let mut client = self.responder.sink().map_err(|_| CopyError::Sink)?;
-            copy(&mut Source::Http1(reader), &mut client, |_| ()).await
+            copy(&mut Source::Http1(reader), &mut client, |piece| {
+                if let Piece::Data(data) = piece {
+                    self.record.bytes_sent += data.len() as u64;
+                }
+            })
+            .await
         }
         .await;
         if sent.is_err() {
-            self.responder.abort();
+            self.responder.abort().await;
         }
     }
 
@@ -182,7 +185,7 @@ impl Exchange<'_, '_> {
                 copy(&mut down, &mut client, |_| ()).await
             };
             if sent.await.is_err() {
-                self.responder.abort();
+                self.responder.abort().await;
             }
         }
     }
@@ -195,11 +198,10 @@ impl Exchange<'_, '_> {
 
     /// Sends the final head and copies both ways until both ends, or one fails.
     async fn through(&mut self, up: &mut Sink<'_>, down: &mut Source<'_>, upgrade: Option<&str>) {
-        self.responder.close_after();
         if self.responder.head(self.response, Framing::UntilClose, upgrade).is_err()
             || self.responder.flush().await.is_err()
         {
-            self.responder.abort();
+            self.responder.abort().await;
             return self.client_gone();
         }
         if let Source::Http1(reader) = &mut self.body.source {
@@ -211,26 +213,44 @@ impl Exchange<'_, '_> {
                 cell.set(cell.get() + data.len() as u64);
             }
         };
-        let failed = {
+        let first = {
             let Ok(mut client) = self.responder.sink() else { return };
             let source = &mut self.body.source;
             let upward = async {
-                copy(source, up, |p| count(&received, p)).await?;
-                finish(up).await
+                let ended = copy(source, up, |p| count(&received, p)).await;
+                let _ = finish(up).await;
+                ended
             };
             let downward = async {
-                copy(down, &mut client, |p| count(&sent, p)).await?;
-                finish(&mut client).await
+                let ended = copy(down, &mut client, |p| count(&sent, p)).await;
+                let _ = finish(&mut client).await;
+                ended
             };
-            tokio::try_join!(upward, downward).is_err()
+            // As in Envoy the first end ends both.
+            tokio::select! {
+                ended = upward => (Side::Client, ended),
+                ended = downward => (Side::Upstream, ended),
+            }
         };
         self.record.bytes_received += received.get();
         self.record.bytes_sent += sent.get();
-        if failed {
-            self.responder.abort();
-            self.record.flags.add(Flags::DOWNSTREAM_TERMINATION);
+        match first {
+            (Side::Client, Ok(()) | Err(CopyError::Source(_))) | (Side::Upstream, Err(CopyError::Sink)) => {
+                self.record.flags.add(Flags::DOWNSTREAM_TERMINATION);
+                self.record.details = Cow::Borrowed("downstream_remote_disconnect");
+            }
+            (Side::Upstream, _) | (Side::Client, Err(CopyError::Sink)) => {
+                self.record.flags.add(Flags::UPSTREAM_TERMINATION);
+                self.record.details = UpstreamFailure::Termination.details_after();
+            }
         }
     }
+}
+
+/// Which end of a tunnel.
+enum Side {
+    Client,
+    Upstream,
 }
 
 /// Passes the end of one direction on.

@@ -36,8 +36,8 @@ fn an_edge_says_who_the_client_is() {
         [
             "x-forwarded-for: 1.1.1.1,10.0.0.9",
             "x-envoy-attempt-count: 7",
-            "x-envoy-external-address: 10.0.0.9",
-            "x-forwarded-proto: http"
+            "x-forwarded-proto: http",
+            "x-envoy-external-address: 10.0.0.9"
         ]
     );
     assert_eq!(client.address.ip(), "10.0.0.9".parse::<IpAddr>().unwrap());
@@ -90,7 +90,7 @@ fn hop_by_hop_fields_end_here() {
             ("proxy-authorization", "b"),
         ],
     );
-    assert_eq!(headers, ["proxy-authorization: b", "te: trailers", "x-forwarded-proto: http"]);
+    assert_eq!(headers, ["te: trailers", "proxy-authorization: b", "x-forwarded-proto: http"]);
 }
 
 #[test]

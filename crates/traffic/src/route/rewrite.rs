@@ -20,9 +20,14 @@ pub fn rewrite_path(path: &str, matched: &RouteMatch, rewrite: &PathRewrite) -> 
             Some(format!("{new}{}", path.get(consumed..)?))
         }
         PathRewrite::Regex { pattern, substitution } => {
-            Some(format!("{}{rest}", pattern.replace_all(only, expand_groups(substitution).as_str())))
+            Some(format!("{}{rest}", substitute(only, pattern, substitution)))
         }
     }
+}
+
+/// All matches of `pattern` replaced; `\1` refers to a group.
+pub fn substitute(text: &str, pattern: &regex::Regex, substitution: &str) -> String {
+    pattern.replace_all(text, expand_groups(substitution).as_str()).into_owned()
 }
 
 /// RE2 writes groups as `\1`, the regex crate as `${1}`; `$` stands for itself in RE2.

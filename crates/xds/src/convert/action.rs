@@ -116,8 +116,9 @@ pub(super) fn forward(action: pb::RouteAction, notes: &mut Notes) -> Result<Opti
         Some(route_action::HostRewriteSpecifier::HostRewriteHeader(name)) => {
             HostRewrite::Header(field_name(&name).at("host_rewrite_header")?)
         }
-        Some(route_action::HostRewriteSpecifier::HostRewritePathRegex(_)) => {
-            return Err(Reject::field("host_rewrite_path_regex", "not supported yet"));
+        Some(route_action::HostRewriteSpecifier::HostRewritePathRegex(rewrite)) => {
+            let (pattern, substitution) = substitution(rewrite).at("host_rewrite_path_regex")?;
+            HostRewrite::Path { pattern, substitution }
         }
         Some(route_action::HostRewriteSpecifier::HostRewrite(_)) => {
             return Err(Reject::field("host_rewrite", "not supported yet"));
