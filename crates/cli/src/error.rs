@@ -2,6 +2,8 @@
 
 use std::io;
 
+use lateen_local::client::ClientError;
+
 /// An error that ends a command. It is printed after `lateen: ` and the exit code is 1.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -11,12 +13,49 @@ pub enum Error {
     /// The command line asks for something that cannot be done.
     #[error("{0}")]
     Usage(String),
+    /// The mesh refused, in the words any Kubernetes client prints, or cannot be reached.
+    #[error("{}", words(.0))]
+    Client(#[from] ClientError),
+    /// What went wrong with one manifest.
+    #[error("{origin}: {error}")]
+    At { origin: lateen_galley::Origin, error: Box<Error> },
+    /// The cluster of this machine.
+    #[error(transparent)]
+    Cluster(#[from] lateen_local::cluster::ClusterError),
+    /// The namespaces of this machine.
+    #[error(transparent)]
+    Node(#[from] lateen_local::node::NodeError),
+    /// The proxy.
+    #[error(transparent)]
+    Proxy(#[from] lateen_proxy::RunError),
+    /// The proxy's log.
+    #[error(transparent)]
+    Logging(#[from] lateen_proxy::logging::LoggingError),
+    /// The control plane's xDS server.
+    #[error(transparent)]
+    Ads(#[from] lateen_xds::ads::server::ServeError),
+    /// Manifests that are not understood.
+    #[error(transparent)]
+    Manifests(#[from] lateen_galley::Problems),
 }
 
 impl Error {
+    /// For text of the mesh's that is not what it should be.
+    pub fn unreadable(error: impl std::fmt::Display) -> Error {
+        Error::Usage(format!("the mesh's answer is not understood: {error}"))
+    }
+
     /// Puts what was tried in front of an I/O error.
     pub fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
         let what = what.into();
         move |source| Error::Io { what, source }
+    }
+}
+
+fn words(error: &ClientError) -> String {
+    match error {
+        ClientError::Refused(refused) if refused.reason.is_empty() => format!("Error from server: {refused}"),
+        ClientError::Refused(refused) => format!("Error from server ({}): {refused}", refused.reason),
+        other => other.to_string(),
     }
 }

@@ -6,10 +6,17 @@
 
 mod app;
 mod commands;
+mod control_plane;
+mod daemon;
+mod demo;
 mod duration;
 mod error;
 mod load;
+mod manifests;
+mod state_dir;
+mod table;
 mod terminal;
+mod waiting;
 
 use std::process::ExitCode;
 
@@ -41,6 +48,18 @@ fn main() -> ExitCode {
 /// No thread may exist before a command is entered: `up` forks first.
 fn run(command: Command) -> Result<ExitCode, error::Error> {
     match command {
+        Command::Up(arguments) => commands::up::run(arguments),
+        Command::Down(arguments) => commands::down::run(arguments),
+        Command::Apply(arguments) => commands::apply::run(arguments),
+        Command::Delete(arguments) => commands::delete::run(arguments),
+        Command::Get(arguments) => commands::get::run(arguments),
+        Command::Ingress(arguments) => commands::ingress::run(arguments),
+        Command::Exec(arguments) => commands::exec::run(arguments),
+        Command::Logs(arguments) => commands::logs::run(arguments),
+        Command::Run(arguments) => commands::run::run(arguments),
+        Command::Demo(arguments) => commands::demo::run(arguments),
+        Command::Proxy(arguments) => commands::proxy::run(arguments),
+        Command::ControlPlane(arguments) => commands::control_plane::run(arguments),
         Command::App(arguments) => commands::app::run(arguments),
         Command::Load(arguments) => commands::load::run(arguments),
     }

@@ -65,12 +65,13 @@ impl Service {
 /// # Errors
 /// When a port cannot be bound.
 pub async fn serve(options: Options) -> Result<(), Error> {
-    let listener = listen(options.port)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("cannot watch SIGTERM"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("cannot watch SIGINT"))?;
+    // Whoever finds the HTTP port open finds the other one open too.
     if let Some(port) = options.tcp_port {
         tokio::spawn(echo::serve(listen(port)?));
     }
+    let listener = listen(options.port)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("cannot watch SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("cannot watch SIGINT"))?;
     let version = options.identity.version.clone();
     let version_header = HeaderValue::from_str(&version)
         .map_err(|_| Error::Usage(format!("--version {version:?} cannot be sent as an HTTP header")))?;
@@ -115,7 +116,7 @@ fn spawn_connection(stream: TcpStream, service: Arc<Service>, connections: &Grac
     tokio::spawn(async move {
         let mut server = auto::Builder::new(TokioExecutor::new());
         // Head and body leave in one plain write, which is cheaper than a vectored one.
-        server.http1().writev(false).pipeline_flush(true);
+        server.http1().writev(false);
         server.http2().max_concurrent_streams(1000);
         let answer = hyper::service::service_fn(move |request| http::answer(service.clone(), request));
         let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), answer);

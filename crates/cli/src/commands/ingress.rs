@@ -1,0 +1,129 @@
+//! `lateen ingress`: where the ingress gateway answers.
+
+use std::process::ExitCode;
+
+use lateen_galley::Kind;
+use lateen_local::client::Client;
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::state_dir::StateDir;
+
+const NAMESPACE: &str = "istio-system";
+const SERVICE: &str = "istio-ingressgateway";
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The HTTPS port
+    #[arg(long)]
+    https: bool,
+    /// Host, and every port by its name, as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    state_dir: StateDir,
+}
+
+/// Prints `http://HOST:PORT`.
+pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
+    let client = arguments.state_dir.client();
+    let ingress = super::block_on(Ingress::find(&client))?;
+    if arguments.json {
+        println!("{}", ingress.to_json());
+    } else {
+        let (scheme, port) = if arguments.https { ("https", 443) } else { ("http", 80) };
+        println!("{scheme}://{}", ingress.authority(port)?);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where the ingress gateway answers on this machine, found as on any cluster: the load balancer's address with the
+/// service's ports if it has one, else the node with the node ports.
+#[derive(Debug, PartialEq)]
+pub struct Ingress {
+    host: String,
+    ports: Vec<Port>,
+}
+
+#[derive(Debug, PartialEq)]
+struct Port {
+    name: String,
+    /// The service's own port.
+    port: u64,
+    /// Where that is reached.
+    reached: u64,
+}
+
+impl Ingress {
+    /// Asks for the gateway's service.
+    ///
+    /// # Errors
+    /// When no mesh answers or it has no such service.
+    pub async fn find(client: &Client) -> Result<Ingress, Error> {
+        let service = client.get(Kind::Service, NAMESPACE, SERVICE).await?;
+        Ok(Ingress::of(&service))
+    }
+
+    fn of(service: &Value) -> Ingress {
+        let balancer = service.pointer("/status/loadBalancer/ingress/0");
+        let external = balancer.and_then(|balancer| balancer["ip"].as_str().or(balancer["hostname"].as_str()));
+        let ports = service.pointer("/spec/ports").and_then(Value::as_array);
+        let read = |port: &Value| {
+            let own = port["port"].as_u64()?;
+            Some(Port {
+                name: port["name"].as_str().unwrap_or_default().to_string(),
+                port: own,
+                reached: if external.is_some() { own } else { port["nodePort"].as_u64()? },
+            })
+        };
+        Ingress {
+            // Node ports of this one-machine cluster are on the loopback address.
+            host: external.unwrap_or("127.0.0.1").to_string(),
+            ports: ports.into_iter().flatten().filter_map(read).collect(),
+        }
+    }
+
+    /// `HOST:PORT` of one of the service's ports.
+    ///
+    /// # Errors
+    /// When the service has no such port.
+    pub fn authority(&self, port: u64) -> Result<String, Error> {
+        let found = self.ports.iter().find(|candidate| candidate.port == port);
+        let found =
+            found.ok_or_else(|| Error::Usage(format!("{SERVICE} has no port {port} that is reached from here")))?;
+        Ok(format!("{}:{}", self.host, found.reached))
+    }
+
+    fn to_json(&self) -> Value {
+        let ports: serde_json::Map<String, Value> =
+            self.ports.iter().map(|port| (port.name.clone(), port.reached.into())).collect();
+        serde_json::json!({"host": self.host, "ports": ports})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn service() -> Value {
+        json!({"spec": {"ports": [{"name": "http2", "port": 80, "nodePort": 31380}, {"name": "https", "port": 443}]}})
+    }
+
+    #[test]
+    fn without_an_external_address_the_node_port_is_used() {
+        let ingress = Ingress::of(&service());
+        assert_eq!(ingress.authority(80).unwrap(), "127.0.0.1:31380");
+        assert!(ingress.authority(443).is_err());
+        assert_eq!(ingress.to_json(), json!({"host": "127.0.0.1", "ports": {"http2": 31380}}));
+    }
+
+    #[test]
+    fn an_external_address_has_the_services_own_ports() {
+        let mut service = service();
+        service["status"] = json!({"loadBalancer": {"ingress": [{"ip": "127.0.0.10"}]}});
+        let ingress = Ingress::of(&service);
+        assert_eq!(ingress.authority(80).unwrap(), "127.0.0.10:80");
+        assert_eq!(ingress.authority(443).unwrap(), "127.0.0.10:443");
+    }
+}

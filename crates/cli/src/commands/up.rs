@@ -1,0 +1,254 @@
+//! `lateen up`: a mesh on this machine, from manifests.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use lateen_galley::{Kind, SOURCE_BYTES};
+use lateen_local::client::Selection;
+use lateen_local::cluster::{Cluster, GatewayEntry, LISTENER_DESCRIPTOR, Options, Progress};
+use lateen_local::kubelet::ImageCommands;
+use lateen_local::node::{self, Node, NodeConfig};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use super::down::Mesh;
+use super::ingress::Ingress;
+use crate::daemon::{self, Outcome, Reporter, Side};
+use crate::error::Error;
+use crate::state_dir::StateDir;
+use crate::waiting;
+
+/// The log of a mesh in the background, in its state directory.
+const LOG: &str = "up.log";
+/// How long a mesh may take to be ready before what is missing is told.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The Service port of the ingress gateway that is told.
+const HTTP: u64 = 80;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Manifests: files, folders (read recursively), or - for standard input. Changed files are applied again
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Namespace of what names none
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    /// What to run for an image, which cannot be pulled here: 'quay.io/some/app:v1=python3 app.py --version 1'
+    #[arg(long = "image", value_name = "IMAGE=COMMAND")]
+    images: Vec<String>,
+    /// Return when the mesh is ready, and leave it running
+    #[arg(short, long)]
+    detach: bool,
+    /// trace, debug, info, warn, error or off
+    #[arg(long, default_value = "warn", value_name = "LEVEL")]
+    log_level: LevelFilter,
+    #[command(flatten)]
+    state_dir: StateDir,
+}
+
+/// Runs a mesh until SIGTERM or SIGINT, or leaves it running.
+pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
+    let options = options(&arguments)?;
+    if Mesh::at(&arguments.state_dir.socket()).is_ok_and(|mesh| mesh.is_some()) {
+        let state = options.state_dir.display();
+        return Err(Error::Usage(format!("a mesh is running in {state} already: `lateen down` stops it")));
+    }
+    if !arguments.detach {
+        return serve(&arguments, options, None);
+    }
+    let log = options.state_dir.join(LOG);
+    // SAFETY: no thread has been started so far.
+    match unsafe { daemon::fork(&log) }.map_err(Error::io("cannot go to the background"))? {
+        Side::Terminal(start) => match start.wait().map_err(Error::io("cannot hear from the mesh"))? {
+            Outcome::Running(text) => {
+                println!("{text}");
+                Ok(ExitCode::SUCCESS)
+            }
+            Outcome::Failed(text) => Err(Error::Usage(format!("{text}\n(its log is {})", log.display()))),
+        },
+        Side::Daemon(reporter) => {
+            let mut reporter = Some(reporter);
+            let result = serve(&arguments, options, Some(&mut reporter));
+            if let (Err(error), Some(reporter)) = (&result, reporter) {
+                reporter.failed(&error.to_string());
+            }
+            result
+        }
+    }
+}
+
+/// What the cluster is to be, from the arguments and this process's surroundings.
+fn options(arguments: &Arguments) -> Result<Options, Error> {
+    let directory = std::env::current_dir().map_err(Error::io("the current directory"))?;
+    let program = std::env::current_exe().map_err(Error::io("this program's own file"))?;
+    let state_dir = arguments.state_dir.create()?;
+    let mut control_plane = vec![program.clone().into_os_string(), "control-plane".into()];
+    control_plane.extend(["--api-socket".into(), arguments.state_dir.socket().into_os_string()]);
+    control_plane.extend(["--http-socket".into(), arguments.state_dir.control_plane().into_os_string()]);
+    control_plane.extend(["--xds-fd".into(), LISTENER_DESCRIPTOR.to_string().into()]);
+    control_plane.extend(["--log-level".into(), arguments.log_level.to_string().into()]);
+    Ok(Options {
+        state_dir,
+        input: input(&arguments.paths)?,
+        paths: arguments.paths.clone(),
+        namespace: arguments.namespace.clone(),
+        images: ImageCommands::parse(&arguments.images).map_err(|error| Error::Usage(error.to_string()))?,
+        control_plane,
+        search_path: search_path(&program),
+        working_directory: directory,
+        resolv_conf: PathBuf::from("/etc/resolv.conf"),
+        gateway_entry: GatewayEntry::Relay,
+    })
+}
+
+/// What `-` stands for; read before there is a background that has no input.
+fn input(paths: &[PathBuf]) -> Result<Option<Vec<u8>>, Error> {
+    if !paths.iter().any(|path| path == Path::new("-")) {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    // One byte more than allowed, so that the reader sees that it is too long.
+    let limit = SOURCE_BYTES as u64 + 1;
+    std::io::stdin().take(limit).read_to_end(&mut bytes).map_err(Error::io("standard input"))?;
+    Ok(Some(bytes))
+}
+
+/// Where containers find programs: this one first of all.
+fn search_path(program: &Path) -> String {
+    let own = program.parent().map(Path::to_path_buf);
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    let all = own.into_iter().chain(std::env::split_paths(&path));
+    // A directory with a colon in its name can stand in no PATH.
+    let joined = std::env::join_paths(all).unwrap_or(path);
+    joined.to_string_lossy().into_owned()
+}
+
+fn serve(arguments: &Arguments, options: Options, reporter: Option<&mut Option<Reporter>>) -> Result<ExitCode, Error> {
+    let began = Instant::now();
+    let node = node::start(NodeConfig::default())?;
+    // What becomes of changed files is told by `tell`.
+    let targets = Targets::new()
+        .with_default(arguments.log_level)
+        .with_target("lateen_local::cluster::progress", LevelFilter::OFF);
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(log).with(targets).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::io("cannot start the cluster"))?;
+    runtime.block_on(sail(&arguments.state_dir, options, node, began, reporter))
+}
+
+/// From start to shutdown.
+async fn sail(
+    state: &StateDir,
+    options: Options,
+    node: Node,
+    began: Instant,
+    reporter: Option<&mut Option<Reporter>>,
+) -> Result<ExitCode, Error> {
+    for note in node.notes() {
+        tracing::debug!("{note}");
+    }
+    let mut stop = Stop::new()?;
+    let (sender, progress) = mpsc::unbounded_channel();
+    let cluster = tokio::select! {
+        cluster = Cluster::start(options, node.into_handle()?, sender) => cluster?,
+        () = stop.asked() => return Ok(ExitCode::SUCCESS),
+    };
+    for warning in cluster.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    tokio::spawn(tell(progress));
+
+    let ended = tokio::select! {
+        ended = watch(&cluster, state, began, reporter) => ended,
+        () = stop.asked() => Ok(()),
+        () = cluster.broken() => Err(Error::Usage("the node ended, and all pods with it".to_string())),
+    };
+    println!("stopping");
+    cluster.shutdown().await;
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// Announces the mesh when it is ready, then watches over it for ever.
+async fn watch(
+    cluster: &Cluster,
+    state: &StateDir,
+    began: Instant,
+    reporter: Option<&mut Option<Reporter>>,
+) -> Result<(), Error> {
+    let announced = match tokio::time::timeout(PATIENCE, ready(cluster, state)).await {
+        Ok(ingress) => Ok(format!(
+            "the mesh is up in {:.2} s, its ingress gateway at http://{}",
+            began.elapsed().as_secs_f64(),
+            ingress?
+        )),
+        Err(_) => {
+            let waiting = cluster.waiting();
+            let lines: Vec<_> = waiting.iter().map(|one| format!("  {}: {}", one.object, one.state)).collect();
+            Err(format!("the mesh is running, but not ready after {PATIENCE:?}:\n{}", lines.join("\n")))
+        }
+    };
+    match &announced {
+        Ok(text) => println!("{text}"),
+        Err(text) => eprintln!("{text}"),
+    }
+    if let Some(reporter) = reporter.and_then(Option::take) {
+        match announced {
+            Ok(text) => reporter.running(&text),
+            Err(text) => reporter.failed(&text),
+        }
+    }
+    std::future::pending().await
+}
+
+/// Waits until pods are ready and every proxy has taken what the manifests say; gives the ingress gateway's address.
+async fn ready(cluster: &Cluster, state: &StateDir) -> Result<String, Error> {
+    cluster.ready().await;
+    let client = cluster.client();
+    let now = client.list(Kind::Namespace, &Selection::default()).await?;
+    waiting::in_force(client, state, &[now], PATIENCE).await?;
+    Ingress::find(client).await?.authority(HTTP)
+}
+
+/// Tells what happens in words.
+async fn tell(mut progress: mpsc::UnboundedReceiver<Progress>) {
+    while let Some(event) = progress.recv().await {
+        match event {
+            Progress::Applied { objects } => println!("{objects} objects applied"),
+            Progress::PodReady { namespace, name } => println!("pod {namespace}/{name} is ready"),
+            Progress::Trouble { place, message } => eprintln!("pod {place}: {message}"),
+            Progress::Changed { objects, warnings } => {
+                println!("changed files: {objects} objects are different now");
+                warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            }
+            Progress::Refused(problems) => eprintln!("changed files were refused, nothing was changed:\n{problems}"),
+        }
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> Result<Stop, Error> {
+        let watch = |kind| signal(kind).map_err(Error::io("cannot watch signals"));
+        Ok(Stop { terminate: watch(SignalKind::terminate())?, interrupt: watch(SignalKind::interrupt())? })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
