@@ -8,6 +8,7 @@
 mod contender;
 mod job;
 mod report;
+mod services;
 
 use std::time::Duration;
 
@@ -29,6 +30,9 @@ struct Options {
     /// Which jobs to run; all without it.
     #[arg(long, value_enum)]
     job: Vec<Job>,
+    /// Leave out the mesh of 200 services.
+    #[arg(long)]
+    no_services: bool,
     /// Which contenders to run; all that can do the job without it.
     #[arg(long, value_enum)]
     only: Vec<Contender>,
@@ -43,6 +47,10 @@ fn main() {
             if options.job.is_empty() || options.job.contains(&job) {
                 run(job, &options).await;
             }
+        }
+        if options.job.is_empty() && !options.no_services {
+            println!("\nA mesh of 200 services with 2 endpoints each");
+            println!("{}", services::measure().await);
         }
     });
 }
