@@ -130,8 +130,8 @@ pub struct Cluster {
     control_plane_pid: watch::Receiver<Option<u32>>,
     stop: watch::Sender<bool>,
     control_plane: JoinHandle<()>,
-    _running: JoinSet<()>,
-    _controllers: JoinSet<()>,
+    running: JoinSet<()>,
+    controllers: JoinSet<()>,
     state: StateDir,
 }
 
@@ -177,7 +177,7 @@ impl Cluster {
             working_directory: options.working_directory.display().to_string(),
             logs: state.logs(),
             bootstraps: state.bootstraps(),
-            node_name: "lateen".to_owned(),
+            node_name: network::NODE_NAME.to_owned(),
             host,
             discovery,
         };
@@ -222,8 +222,8 @@ impl Cluster {
             control_plane_pid,
             stop,
             control_plane,
-            _running: running,
-            _controllers: controllers,
+            running,
+            controllers,
             state,
         })
     }
@@ -270,10 +270,11 @@ impl Cluster {
 
     /// Ends everything, pods within two seconds, and leaves nothing.
     pub async fn shutdown(mut self) {
-        self._controllers.shutdown().await;
-        self._running.shutdown().await;
-        self.kubelet.stop_all(SHUTDOWN_GRACE).await;
+        // Nobody is to follow, or to repair, what is taken down.
         self.stop.send_replace(true);
+        self.controllers.shutdown().await;
+        self.running.shutdown().await;
+        self.kubelet.stop_all(SHUTDOWN_GRACE).await;
         // It ends by itself, or is killed with us.
         let _ = self.control_plane.await;
         self.node.shutdown().await;

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The node's address: every pod's gateway, its DNS server and the control plane's.
 pub const NODE: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
+/// The node's name.
+pub const NODE_NAME: &str = "lateen";
 /// Pods: 10.244.0.0/16.
 pub const PODS: Range = Range { first: Ipv4Addr::new(10, 244, 0, 0), prefix: 16 };
 /// Services' cluster IPs: 10.96.0.0/12.

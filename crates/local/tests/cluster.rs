@@ -26,12 +26,14 @@ fn main() -> ExitCode {
         ["serve", rest @ ..] => app::serve(rest),
         ["fetch", url] => app::fetch(url),
         ["proxy", "-c", bootstrap] => app::gateway(bootstrap),
-        ["--scenario"] => {
-            scenario::run();
+        ["--scenario", name] => {
+            scenario::run(name);
             ExitCode::SUCCESS
         }
         ["--list", ..] | [.., "--list"] => {
-            println!("root: test\nuser: test");
+            for name in scenario::NAMES {
+                println!("root::{name}: test\nuser::{name}: test");
+            }
             ExitCode::SUCCESS
         }
         _ => run_as_everyone(),
@@ -51,14 +53,14 @@ fn run_as_everyone() -> ExitCode {
     let users: &[(&str, Option<u32>)] =
         if root { &[("root", None), ("user", Some(NOBODY))] } else { &[("user", None)] };
     let mut failed = false;
-    for (name, user) in users {
+    for ((name, user), scenario) in users.iter().flat_map(|user| scenario::NAMES.map(|name| (user, name))) {
         let mut command = Command::new(&binary);
-        command.arg("--scenario").current_dir("/");
+        command.args(["--scenario", scenario]).current_dir("/");
         if let Some(user) = user {
             command.uid(*user).gid(*user);
         }
         let passed = command.status().unwrap().success();
-        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        println!("test {name}::{scenario} ... {}", if passed { "ok" } else { "FAILED" });
         failed |= !passed;
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }

@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::POD_FINALIZER;
+use crate::network;
 
 /// Name of the proxy's container, in sidecars and gateways alike.
 pub const PROXY_CONTAINER: &str = "istio-proxy";
@@ -20,6 +21,8 @@ pub fn complete_pod(pod: &mut Value, namespace: Option<&Value>) {
     let image = annotation(pod, PROXY_IMAGE).unwrap_or(INJECTED_IMAGE).to_owned();
     if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) {
         spec.entry("serviceAccountName").or_insert_with(|| json!("default"));
+        // There is one node, and so nothing to schedule.
+        spec.entry("nodeName").or_insert_with(|| json!(network::NODE_NAME));
         if inject {
             let sidecar = json!({"name": PROXY_CONTAINER, "image": image, "args": ["proxy", "sidecar"]});
             if let Value::Array(containers) = spec.entry("containers").or_insert_with(|| json!([])) {

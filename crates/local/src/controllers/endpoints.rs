@@ -16,6 +16,7 @@ use crate::admission::Admission;
 pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
+const MIRROR: &str = "endpointslicemirroring-controller.k8s.io";
 /// Endpoints of one slice at most (the API's own limit).
 const SLICE_LIMIT: usize = 1000;
 
@@ -30,7 +31,14 @@ pub fn reconcile(admission: &Admission, snapshot: &Snapshot) {
             wanted.insert((object.namespace().to_owned(), name), slice);
         }
     }
-    for object in snapshot.objects(Kind::EndpointSlice).filter(|object| object.label(MANAGED_BY) == Some(MANAGER)) {
+    for object in snapshot.objects(Kind::Endpoints) {
+        if let Some(slice) = mirrored(snapshot, object) {
+            let name = slice["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            wanted.insert((object.namespace().to_owned(), name), slice);
+        }
+    }
+    let ours = |object: &&std::sync::Arc<Object>| matches!(object.label(MANAGED_BY), Some(MANAGER | MIRROR));
+    for object in snapshot.objects(Kind::EndpointSlice).filter(ours) {
         let key = (object.namespace().to_owned(), object.name().to_owned());
         match wanted.remove(&key) {
             Some(slice) if says_the_same(object, &slice) => {}
@@ -108,6 +116,40 @@ fn slices(snapshot: &Snapshot, object: &Object, service: &Service) -> Vec<Value>
         }
     }
     slices
+}
+
+/// The slice that says what Endpoints written by hand say, for a Service that selects no pods.
+fn mirrored(snapshot: &Snapshot, object: &Object) -> Option<Value> {
+    let service = snapshot.find(Kind::Service, object.namespace(), object.name())?;
+    let selector = service.typed::<Service>()?.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    if selector.is_some_and(|selector| !selector.is_empty()) {
+        return None;
+    }
+    // Subsets with other ports are rare and would each need a slice; the first one's ports count.
+    let subsets = object.raw().get("subsets").and_then(Value::as_array)?;
+    let ports = subsets.first()?.get("ports").cloned().unwrap_or_else(|| json!([]));
+    let same =
+        subsets.iter().filter(|subset| subset.get("ports") == subsets.first().and_then(|first| first.get("ports")));
+    let mut endpoints = Vec::new();
+    for (field, ready) in [("addresses", true), ("notReadyAddresses", false)] {
+        for subset in same.clone() {
+            let addresses = subset.get(field).and_then(Value::as_array).into_iter().flatten();
+            for address in addresses.filter_map(|address| address.get("ip")) {
+                endpoints.push(json!({"addresses": [address], "conditions": {"ready": ready}}));
+            }
+        }
+    }
+    let owner = json!({
+        "apiVersion": "v1", "kind": "Endpoints", "name": object.name(), "uid": object.uid(), "controller": true,
+    });
+    Some(json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": format!("{}-mirrored", object.name()), "namespace": object.namespace(),
+            "labels": {SERVICE_LABEL: object.name(), MANAGED_BY: MIRROR}, "ownerReferences": [owner],
+        },
+        "addressType": "IPv4", "endpoints": endpoints, "ports": ports,
+    }))
 }
 
 fn slice(service: &Object, headless: bool, number: usize, endpoints: &[Value], ports: &[Value]) -> Value {

@@ -52,7 +52,7 @@ pub fn start(admission: &Admission, listeners: Arc<std::sync::Mutex<HostListener
     running.spawn(on_change(store.clone(), kinds, move |snapshot| deployments::reconcile(&admitting, snapshot)));
 
     let (admitting, _) = own();
-    let kinds = &[Kind::Service, Kind::Pod, Kind::EndpointSlice];
+    let kinds = &[Kind::Service, Kind::Pod, Kind::Endpoints, Kind::EndpointSlice];
     running.spawn(on_change(store.clone(), kinds, move |snapshot| endpoints::reconcile(&admitting, snapshot)));
 
     let (_, writing) = own();

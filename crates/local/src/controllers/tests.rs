@@ -124,6 +124,32 @@ fn slices_follow_pods_and_named_ports() {
 }
 
 #[test]
+fn endpoints_written_by_hand_serve_a_service_without_selector() {
+    let admission = cluster();
+    put(
+        &admission,
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "db", "namespace": "shop"},
+            "spec": {"ports": [{"name": "sql", "port": 5432}]},
+        }),
+    );
+    put(
+        &admission,
+        json!({
+            "apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "db", "namespace": "shop"},
+            "subsets": [{"addresses": [{"ip": "192.0.2.5"}], "notReadyAddresses": [{"ip": "192.0.2.6"}], "ports": [{"name": "sql", "port": 5433}]}],
+        }),
+    );
+    endpoints::reconcile(&admission, &snapshot(&admission));
+    let port = ServicePort { namespace: "shop".to_owned(), service: "db".to_owned(), port: 5432 };
+    let backends = views::backends(&snapshot(&admission));
+    assert_eq!(backends.of(&port), [Endpoint::Address("192.0.2.5:5433".parse().unwrap())]);
+    admission.write(Change::delete(lateen_galley::Key::new(Kind::Endpoints, "shop", "db"))).unwrap();
+    endpoints::reconcile(&admission, &snapshot(&admission));
+    assert_eq!(snapshot(&admission).count(Kind::EndpointSlice), 0);
+}
+
+#[test]
 fn what_a_deleted_deployment_owned_goes_with_it() {
     let admission = cluster();
     put(&admission, deployment("v1", 2));

@@ -28,6 +28,10 @@ use crate::node::{self, ExitStatus, NodeError, Place, Program, Role, Spawn};
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// A run of this length proves that restarting helps.
 const STABLE: Duration = Duration::from_secs(10);
+/// A deleted pod's application goes on for so long before it is told to end: by then every proxy has heard that the pod
+/// takes no more requests, and those already on their way are answered. (Kubernetes tells both at once, and people
+/// put a sleep of this kind into `preStop`.)
+const FAREWELL: Duration = Duration::from_millis(500);
 /// The name by which a manifest runs this very program.
 const OWN_NAME: &str = "lateen";
 
@@ -286,7 +290,11 @@ impl Job {
             return container.wait().await;
         }
         if Instant::now() < deadline {
+            let deleted = self.stop.borrow().is_some() && !self.context.leaving.load(Ordering::Relaxed);
             let stopped = async {
+                if deleted && self.proxy.is_none() {
+                    sleep(FAREWELL).await;
+                }
                 self.before_stop().await;
                 // It may have ended meanwhile.
                 let _ = self.context.node.kill(container.id(), libc::SIGTERM).await;

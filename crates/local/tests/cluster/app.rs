@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::FromRawFd;
 use std::process::ExitCode;
 
 /// Answers every request with `VERSION POD_NAME`, the first word given or taken from the environment;
@@ -18,11 +19,22 @@ pub fn gateway(bootstrap: &str) -> ExitCode {
     let text = std::fs::read_to_string(bootstrap).unwrap();
     let router = text.contains("router~10.244.");
     std::thread::spawn(|| answer("15021", "ready"));
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    for (descriptor, name) in (3..).zip(names.split(':')).filter(|(_, name)| *name == "port-8080") {
+        // SAFETY: the supervisor passed it to us, and nothing else here knows it.
+        let listener = unsafe { TcpListener::from_raw_fd(descriptor) };
+        listener.set_nonblocking(false).unwrap();
+        println!("inherited {name}");
+        std::thread::spawn(|| accept(listener, "inheritor"));
+    }
     answer("8080", if router { "gateway" } else { "not a gateway" })
 }
 
 fn answer(port: &str, text: &str) -> ExitCode {
-    let listener = TcpListener::bind(format!("0.0.0.0:{port}")).unwrap();
+    accept(TcpListener::bind(format!("0.0.0.0:{port}")).unwrap(), text)
+}
+
+fn accept(listener: TcpListener, text: &str) -> ExitCode {
     for stream in listener.incoming() {
         let (mut stream, text) = (stream.unwrap(), text.to_owned());
         std::thread::spawn(move || {

@@ -70,14 +70,19 @@ spec:
     )
 }
 
-pub fn run() {
+/// Every scenario.
+pub const NAMES: [&str; 2] = ["life", "inherited_listeners"];
+
+pub fn run(name: &str) {
     let node = start(NodeConfig::default()).unwrap_or_else(|error| panic!("{error}"));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("shop.yaml");
         std::fs::write(&file, manifests("web:v1")).unwrap();
-        let options = options(directory.path(), &file);
+        let inherit = name == "inherited_listeners";
+        let gateway_entry = if inherit { GatewayEntry::Inherit } else { GatewayEntry::Relay };
+        let options = Options { gateway_entry, ..options(directory.path(), &file) };
         let (sender, mut progress) = mpsc::unbounded_channel();
         let begun = Instant::now();
         let cluster = Cluster::start(options.clone(), node.into_handle().unwrap(), sender).await.unwrap();
@@ -88,12 +93,19 @@ pub fn run() {
         println!("ready after {} ms", begun.elapsed().as_millis());
         let client = cluster.client().clone();
 
+        if inherit {
+            the_gateway_accepts_host_clients_itself(&client).await;
+            within("the end", cluster.shutdown()).await;
+            return;
+        }
         names_and_addresses_lead_to_pods(&client).await;
         host_ports_lead_to_pods_and_the_gateway(&client).await;
         commands_run_in_pods(&client).await;
         logs_are_kept(&client).await;
         a_crashed_container_is_restarted(&client).await;
         a_new_template_replaces_pods_without_a_failed_request(&client, &file, &mut progress).await;
+
+        what_is_deleted_ends(&client).await;
 
         let begun = Instant::now();
         within("the end", cluster.shutdown()).await;
@@ -175,6 +187,37 @@ async fn host_ports_lead_to_pods_and_the_gateway(client: &Client) {
     let everywhere = Selection { namespace: Some("istio-system".to_owned()), ..Selection::default() };
     let table = client.table(Kind::Service, &everywhere, None).await.unwrap();
     assert_eq!(table["rows"][0]["cells"][4], "80:31380/TCP,443:31390/TCP,31400:31400/TCP");
+}
+
+async fn the_gateway_accepts_host_clients_itself(client: &Client) {
+    let gateway = client.get(Kind::Service, "istio-system", "istio-ingressgateway").await.unwrap();
+    let mut addresses = vec!["127.0.0.1:31380/".to_owned()];
+    let balancer = gateway.pointer("/status/loadBalancer/ingress/0/ip").and_then(Value::as_str);
+    addresses.extend(balancer.map(|ip| format!("{ip}:80/")));
+    for address in addresses {
+        assert_eq!(asked(address.clone()).await.unwrap(), "inheritor");
+        // Its process goes and another one takes its place: who connects meanwhile waits in the listener's queue.
+        assert!(asked(address.replace('/', "/crash")).await.is_err());
+        assert_eq!(asked(address).await.unwrap(), "inheritor");
+    }
+}
+
+async fn what_is_deleted_ends(client: &Client) {
+    client.merge_patch(Kind::Deployment, "shop", "web", &serde_json::json!({"spec": {"replicas": 1}})).await.unwrap();
+    eventually("one pod alone", || async { pods(client).await.len() == 1 }).await;
+    let last = pods(client).await.remove(0);
+    client.delete(Kind::Pod, "shop", name(&last), Some(0)).await.unwrap();
+    eventually("another pod in its place", || async {
+        let pods = pods(client).await;
+        let ready = |pod: &Value| pod["status"]["containerStatuses"][0]["ready"] == true;
+        pods.len() == 1 && pods.iter().all(ready) && name(&pods[0]) != name(&last)
+    })
+    .await;
+    client.delete(Kind::Deployment, "shop", "web", None).await.unwrap();
+    eventually("no pod", || async { pods(client).await.is_empty() }).await;
+    client.delete(Kind::Namespace, "", "shop", None).await.unwrap();
+    let gone = client.get(Kind::Pod, "shop", "client").await.unwrap_err();
+    assert!(gone.is_not_found());
 }
 
 async fn asked(url: String) -> std::io::Result<String> {
