@@ -12,8 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use prost::Message as _;
-use prost_types::field_descriptor_proto::Type;
-use prost_types::{DescriptorProto, FileDescriptorProto, FileDescriptorSet, MessageOptions};
+use prost_types::field_descriptor_proto::{Label, Type};
+use prost_types::{
+    DescriptorProto, EnumOptions, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet, MessageOptions,
+};
 
 /// Files whose messages can stand in a bootstrap, in an `Any` of it or of an xDS resource, or in an admin answer.
 const ROOTS: &[&str] = &[
@@ -21,14 +23,21 @@ const ROOTS: &[&str] = &[
     "envoy/config/cluster/v3/cluster.proto",
     "envoy/config/endpoint/v3/endpoint.proto",
     "envoy/config/listener/v3/listener.proto",
+    "envoy/config/metrics/v3/metrics_service.proto",
     "envoy/config/route/v3/route.proto",
+    "envoy/config/trace/v3/trace.proto",
     "envoy/service/discovery/v3/discovery.proto",
     "envoy/admin/v3/config_dump.proto",
     "envoy/admin/v3/server_info.proto",
     "envoy/extensions/access_loggers/file/v3/file.proto",
     "envoy/extensions/access_loggers/grpc/v3/als.proto",
     "envoy/extensions/access_loggers/stream/v3/stream.proto",
+    "envoy/extensions/bootstrap/internal_listener/v3/internal_listener.proto",
     "envoy/extensions/clusters/dns/v3/dns_cluster.proto",
+    "envoy/extensions/compression/brotli/compressor/v3/brotli.proto",
+    "envoy/extensions/compression/gzip/compressor/v3/gzip.proto",
+    "envoy/extensions/compression/zstd/compressor/v3/zstd.proto",
+    "envoy/extensions/filters/http/compressor/v3/compressor.proto",
     "envoy/extensions/filters/http/cors/v3/cors.proto",
     "envoy/extensions/filters/http/ext_authz/v3/ext_authz.proto",
     "envoy/extensions/filters/http/fault/v3/fault.proto",
@@ -53,6 +62,8 @@ const ROOTS: &[&str] = &[
     "envoy/extensions/load_balancing_policies/round_robin/v3/round_robin.proto",
     "envoy/extensions/network/dns_resolver/cares/v3/cares_dns_resolver.proto",
     "envoy/extensions/request_id/uuid/v3/uuid.proto",
+    "envoy/extensions/resource_monitors/downstream_connections/v3/downstream_connections.proto",
+    "envoy/extensions/resource_monitors/fixed_heap/v3/fixed_heap.proto",
     "envoy/extensions/retry/host/previous_hosts/v3/previous_hosts.proto",
     "envoy/extensions/retry/priority/previous_priorities/v3/previous_priorities_config.proto",
     "envoy/extensions/transport_sockets/raw_buffer/v3/raw_buffer.proto",
@@ -69,6 +80,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut set = FileDescriptorSet::decode(all.as_slice())?;
     keep_reachable(&mut set, ROOTS)?;
     set.file.iter_mut().for_each(strip);
+    set.file.extend([typed_struct("udpa.type.v1"), typed_struct("xds.type.v3")]);
 
     std::fs::write(out.join("envoy.bin"), set.encode_to_vec())?;
     std::fs::write(out.join("unordered.rs"), unordered_table(&set)?)?;
@@ -161,10 +173,38 @@ fn strip_message(message: &mut DescriptorProto) {
 }
 
 fn strip_enum(r#enum: &mut prost_types::EnumDescriptorProto) {
-    // `allow_alias` is a rule for the compiler alone, which has run.
-    r#enum.options = None;
+    let allow_alias = r#enum.options.as_ref().and_then(|options| options.allow_alias);
+    r#enum.options = allow_alias.map(|_| EnumOptions { allow_alias, ..EnumOptions::default() });
     for value in &mut r#enum.value {
         value.options = None;
+    }
+}
+
+/// The two messages that hold the JSON of another one, which `envoy-types` leaves out: a type URL and a structure.
+fn typed_struct(package: &str) -> FileDescriptorProto {
+    let field = |name: &str, number, r#type: Type, type_name: Option<&str>| FieldDescriptorProto {
+        name: Some(name.to_owned()),
+        number: Some(number),
+        label: Some(Label::Optional.into()),
+        r#type: Some(r#type.into()),
+        type_name: type_name.map(str::to_owned),
+        ..FieldDescriptorProto::default()
+    };
+    let message = DescriptorProto {
+        name: Some("TypedStruct".to_owned()),
+        field: vec![
+            field("type_url", 1, Type::String, None),
+            field("value", 2, Type::Message, Some(".google.protobuf.Struct")),
+        ],
+        ..DescriptorProto::default()
+    };
+    FileDescriptorProto {
+        name: Some(format!("{}/typed_struct.proto", package.replace('.', "/"))),
+        package: Some(package.to_owned()),
+        dependency: vec!["google/protobuf/struct.proto".to_owned()],
+        message_type: vec![message],
+        syntax: Some("proto3".to_owned()),
+        ..FileDescriptorProto::default()
     }
 }
 

@@ -27,6 +27,16 @@ dynamicResources:
   ldsConfig: &ads {ads: {}, resource_api_version: V3, initial_fetch_timeout: 0s}
   cds_config: *ads
 stats_config: {use_all_default_tags: false}
+bootstrap_extensions:
+- name: metadata_discovery
+  typed_config: {'@type': type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/x, value: {a: [1]}}
+overload_manager:
+  resource_monitors:
+  - name: connections
+    typed_config:
+      '@type': type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig
+      max_active_downstream_connections: 2147483647
+tracing: {http: {name: z, typed_config: {'@type': type.googleapis.com/envoy.config.trace.v3.ZipkinConfig, collector_cluster: z}}}
 static_resources:
   clusters:
   - name: xds-grpc
@@ -67,7 +77,9 @@ fn a_sidecars_bootstrap() {
     assert_eq!(bootstrap.cluster_source, Some(ResourceSource::Ads));
     let bind = bootstrap.upstream_bind.as_ref().unwrap();
     assert_eq!((bind.options[0].level, bind.options[0].name), (1, 36));
-    assert_eq!(bootstrap.notes.iter().collect::<Vec<_>>(), [("Bootstrap.stats_config", 1)]);
+    let noted =
+        ["bootstrap_extensions", "overload_manager", "stats_config", "tracing"].map(|f| format!("Bootstrap.{f}"));
+    assert_eq!(bootstrap.notes.iter().map(|(field, _)| field).collect::<Vec<_>>(), noted);
 
     let mut state = State::new(&bootstrap, std::time::SystemTime::UNIX_EPOCH).unwrap();
     let config = state.config();

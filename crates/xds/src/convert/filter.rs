@@ -2,7 +2,7 @@
 //!
 //! - reject: every filter not named here, unless it is optional; fault, CORS, RBAC and JWT filters that say anything;
 //!   a chain that does not end in the router
-//! - note: gRPC statistics; disabled and optional filters left out; the router's own logs and statistics
+//! - note: gRPC statistics, compression; disabled and optional filters left out; the router's own logs and statistics
 
 use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::JwtAuthentication;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
@@ -69,6 +69,11 @@ fn carried_out(any: &Any, notes: &mut Notes) -> Result<bool, Reject> {
     match type_name(&any.type_url) {
         "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig" => {
             notes.add("HttpFilter.grpc_stats");
+            Ok(true)
+        }
+        // A client that asks for compression must take an answer without it (RFC 9110 section 12.5.3).
+        "envoy.extensions.filters.http.compressor.v3.Compressor" => {
+            notes.add("HttpFilter.compressor");
             Ok(true)
         }
         // Without settings they only take effect through routes, whose settings are refused in turn.

@@ -105,7 +105,7 @@ pub fn listener(listener: pb::Listener, notes: &mut Notes) -> Result<Listener, R
     let surroundings = Surroundings { port: address.port(), buffer };
     let filters = self::listener_filters(listener_filters, notes)?;
     let chains = each("filter_chains", filter_chains, |chain| filter_chain(chain, surroundings, notes).map(Arc::new))?;
-    refuse_twins(&chains)?;
+    refuse_overlap(&chains)?;
     let default_chain = default_filter_chain
         .map(|chain| filter_chain(chain, surroundings, notes).map(Arc::new))
         .transpose()
@@ -145,15 +145,31 @@ fn additional_address(value: pb::AdditionalAddress) -> Result<SocketAddr, Reject
     socket_address(address.ok_or_else(|| Reject::field("address", "missing"))?).at("address")
 }
 
-/// Two chains for the same connections: one of them would never be used.
-fn refuse_twins(chains: &[Arc<FilterChain>]) -> Result<(), Reject> {
+/// Two chains for the same connections: which of them would take one is anybody's guess. As Envoy sees it, chains
+/// overlap if they share a value, or the absence of any, in every criterion.
+fn refuse_overlap(chains: &[Arc<FilterChain>]) -> Result<(), Reject> {
     for (at, chain) in chains.iter().enumerate() {
-        if let Some(twin) = chains[..at].iter().position(|earlier| earlier.matches == chain.matches) {
-            let reason = format_args!("multiple filter chains with the same matching rules: [{twin}] and [{at}]");
+        if let Some(twin) = chains[..at].iter().position(|earlier| overlap(&earlier.matches, &chain.matches)) {
+            let reason = format_args!("[{at}] has matching rules that overlap with those of [{twin}]");
             return Err(Reject::field("filter_chains", reason));
         }
     }
     Ok(())
+}
+
+fn overlap(a: &ChainMatch, b: &ChainMatch) -> bool {
+    fn share<T: PartialEq>(a: &[T], b: &[T]) -> bool {
+        (a.is_empty() && b.is_empty()) || a.iter().any(|value| b.contains(value))
+    }
+    a.destination_port == b.destination_port
+        && a.transport_protocol == b.transport_protocol
+        && a.source_type == b.source_type
+        && share(&a.server_names, &b.server_names)
+        && share(&a.destination_ranges, &b.destination_ranges)
+        && share(&a.application_protocols, &b.application_protocols)
+        && share(&a.direct_source_ranges, &b.direct_source_ranges)
+        && share(&a.source_ranges, &b.source_ranges)
+        && share(&a.source_ports, &b.source_ports)
 }
 
 #[derive(Default)]

@@ -267,7 +267,10 @@ impl ServerStream {
     }
 
     fn next_push(&mut self, r#type: &ResourceType, now: Instant) -> Turn {
-        let removable = self.may_remove(r#type, now);
+        let removable = match self.subscriptions.get(r#type) {
+            Some(subscription) if subscription.has_removals() => self.may_remove(r#type, now),
+            _ => Removal::Later,
+        };
         let patient = self.waiting_since.is_none_or(|since| now < since + PATIENCE);
         let turn_of_clusters =
             matches!(r#type, ResourceType::Listener | ResourceType::Route) && !self.clusters_settled();

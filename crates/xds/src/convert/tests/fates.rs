@@ -177,7 +177,12 @@ fn listeners_refused() {
     assert_eq!(with("filter_chains: [{}]"), "filter_chains[0].filters: empty");
     assert_eq!(
         with(&format!("filter_chains: [{{{tcp}}}, {{{tcp}, name: x}}]")),
-        "filter_chains: multiple filter chains with the same matching rules: [0] and [1]"
+        "filter_chains: [1] has matching rules that overlap with those of [0]"
+    );
+    let named = |names: &str| format!("{{{tcp}, filter_chain_match: {{server_names: [{names}]}}}}");
+    assert_eq!(
+        with(&format!("filter_chains: [{}, {}, {}]", named("a.test"), named("'*.test'"), named("b.test, A.test"))),
+        "filter_chains: [2] has matching rules that overlap with those of [0]"
     );
     assert_eq!(
         with(&format!("default_filter_chain: {{{tcp}, filter_chain_match: {{server_names: ['*w.test']}}}}")),
