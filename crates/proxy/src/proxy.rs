@@ -92,6 +92,8 @@ impl Proxy {
     pub fn configure(&self, config: Arc<Config>) {
         self.stats.retain(&config);
         self.process.upstreams.retain(&config);
+        self.stats.cluster_manager.active_clusters.set(config.clusters.len() as i64);
+        self.stats.listener_manager.total_listeners_active.set(config.listeners.len() as i64);
         self.config.send_modify(|current| *current = Numbered { number: current.number + 1, config });
     }
 

@@ -39,6 +39,7 @@ pub async fn serve(client: Rc<Io>, accepted: Accepted, proxy: Arc<TcpProxy>) {
     record.server_name = accepted.server_name.clone();
     match connect(&accepted, &proxy, &mut record).await {
         Some(upstream) => {
+            upstream.stats.upstream_rq_total.inc();
             record.upstream_local = upstream.io.local_addr();
             let over = exchange(&client, &upstream.io, &proxy, started).await;
             match over {

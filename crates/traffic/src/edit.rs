@@ -78,7 +78,10 @@ impl HeaderEdits {
                 AddAction::AddIfAbsent if headers.contains(&add.name) => {}
                 AddAction::AddIfAbsent => headers.append(&*add.name, value),
                 AddAction::OverwriteIfExists if !headers.contains(&add.name) => {}
-                AddAction::OverwriteIfExists | AddAction::OverwriteIfExistsOrAdd => headers.set(&add.name, value),
+                AddAction::OverwriteIfExists | AddAction::OverwriteIfExistsOrAdd => {
+                    headers.remove(&add.name);
+                    headers.append(&*add.name, value);
+                }
             }
         }
     }

@@ -238,7 +238,11 @@ impl Operator {
                 true
             }
             Self::Request(fields) => {
-                write_field(fields, out, |name| request.field(name).filter(|v| !v.is_empty() || !name.starts_with(':')))
+                // A request that could not be read has nothing; one that was read may have an empty authority.
+                let known = |name: &str| !request.method.is_empty() && name == ":authority";
+                write_field(fields, out, |name| {
+                    request.field(name).filter(|v| !v.is_empty() || !name.starts_with(':') || known(name))
+                })
             }
             Self::Response(fields) => write_field(fields, out, |name| response?.headers.get(name)),
             Self::Protocol => record.protocol.is_some_and(|p| put(out, p.as_str())),

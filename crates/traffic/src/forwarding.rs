@@ -20,7 +20,8 @@ pub struct Client {
 }
 
 /// Headers that steer retries and timeouts: only internal clients may send them.
-const STEERING: [&str; 15] = [
+const STEERING: [&str; 16] = [
+    "x-envoy-original-url",
     "x-envoy-upstream-stream-duration-ms",
     "x-envoy-upstream-rq-timeout-ms",
     "x-envoy-upstream-rq-per-try-timeout-ms",
@@ -40,7 +41,7 @@ const STEERING: [&str; 15] = [
 
 /// Further headers that an edge proxy takes from nobody outside.
 const EDGE_ONLY: [&str; 4] = [
-    "x-envoy-original-url",
+    "x-envoy-original-host",
     "x-envoy-original-path",
     "x-envoy-decorator-operation",
     "x-envoy-downstream-service-cluster",
@@ -67,8 +68,8 @@ pub fn prepare_request(
             0 => peer,
             hops => forwarded_address(&request.headers, hops - 1).map_or(peer, |ip| SocketAddr::new(ip, 0)),
         };
-        if edge.xff_num_trusted_hops == 0 || !request.headers.contains("x-forwarded-proto") {
-            request.headers.remove("x-forwarded-proto");
+        if edge.xff_num_trusted_hops == 0 && request.headers.contains("x-forwarded-proto") {
+            request.headers.set("x-forwarded-proto", scheme);
         }
         if !edge.skip_xff_append {
             append_address(&mut request.headers, peer, local);
@@ -108,6 +109,23 @@ pub fn prepare_request(
     Client { address, internal }
 }
 
+/// Whether the request comes from an internal client, as [`prepare_request`] marked it.
+pub fn is_internal(headers: &Headers) -> bool {
+    headers.get("x-envoy-internal") == Some(b"true")
+}
+
+/// Removes what an internal client asked of us, and is not for the next hop.
+pub fn remove_steering(headers: &mut Headers) {
+    headers.retain(|name, _| {
+        !name.starts_with("x-envoy-")
+            || !STEERING.contains(&name)
+            || matches!(
+                name,
+                "x-envoy-internal" | "x-envoy-expected-rq-timeout-ms" | "x-envoy-force-trace" | "x-envoy-ip-tags"
+            )
+    });
+}
+
 fn client_certificate(headers: &mut Headers, edge: &Edge) {
     match edge.client_cert {
         ForwardClientCert::AlwaysForwardOnly => {}
@@ -123,10 +141,14 @@ fn client_certificate(headers: &mut Headers, edge: &Edge) {
 fn request_id(headers: &mut Headers, hcm: &Hcm, internal: bool, dice: &mut dyn Dice) {
     let edge = &hcm.edge;
     let distrust = edge.use_remote_address && !internal && !edge.preserve_external_request_id;
-    if distrust {
-        headers.remove("x-request-id");
+    let given = headers.get("x-request-id").is_some_and(|id| !id.is_empty());
+    if given && !distrust {
+        return;
     }
-    if !edge.generate_request_id || headers.get("x-request-id").is_some_and(|id| !id.is_empty()) {
+    if !edge.generate_request_id {
+        if distrust {
+            headers.remove("x-request-id");
+        }
         return;
     }
     let sampled = hcm.tracing.is_some_and(|t| (dice.below(10_000) as f64) < t.random_sampling * 100.0);

@@ -80,7 +80,7 @@ fn plain(path: &str) -> bool {
     let only = path.split('?').next().unwrap_or_default().as_bytes();
     only.first() == Some(&b'/')
         && !only.contains(&b'%')
-        && !only.contains(&b'\\')
+        && !only.iter().any(|b| matches!(b, b'\\' | b'"' | b'<' | b'>' | b'{' | b'}' | b'|' | b'^' | b'`'))
         && !only.windows(2).any(|w| w == b"//" || w == b"/.")
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::Dice;
+use crate::headers::Headers;
 
 /// Envoy's `RetryPolicy`.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,6 +63,21 @@ pub struct RetryOn {
 }
 
 impl RetryOn {
+    /// Adds the conditions of another list.
+    pub fn add(&mut self, other: Self) {
+        self.five_xx |= other.five_xx;
+        self.gateway_error |= other.gateway_error;
+        self.reset |= other.reset;
+        self.reset_before_request |= other.reset_before_request;
+        self.connect_failure |= other.connect_failure;
+        self.envoy_ratelimited |= other.envoy_ratelimited;
+        self.retriable_4xx |= other.retriable_4xx;
+        self.refused_stream |= other.refused_stream;
+        self.retriable_status_codes |= other.retriable_status_codes;
+        self.http3_post_connect_failure |= other.http3_post_connect_failure;
+        self.grpc_codes |= other.grpc_codes;
+    }
+
     /// Reads a comma-separated list; unknown words are returned.
     pub fn parse(list: &str) -> (Self, Vec<&str>) {
         let mut on = Self::default();
@@ -132,6 +148,29 @@ impl RetryPolicy {
             Attempt::RefusedStream => on.refused_stream || on.five_xx || on.gateway_error || on.reset,
             Attempt::Overflow => false,
         }
+    }
+
+    /// The policy with what an internal client asks for in its headers: conditions are added, the count is replaced
+    /// (Envoy's router: `x-envoy-retry-on` and kin). `None` when neither says anything.
+    pub fn asked(base: Option<&Self>, headers: &Headers) -> Option<Self> {
+        let text = |name| headers.get_str(name);
+        let conditions = [text("x-envoy-retry-on"), text("x-envoy-retry-grpc-on")];
+        if base.is_none() && conditions.iter().all(Option::is_none) {
+            return None;
+        }
+        let mut policy = base.cloned().unwrap_or_default();
+        for list in conditions.into_iter().flatten() {
+            policy.on.add(RetryOn::parse(list).0);
+        }
+        if let Some(count) = text("x-envoy-max-retries").and_then(|n| n.parse().ok()) {
+            policy.num_retries = count;
+        }
+        if let Some(codes) = text("x-envoy-retriable-status-codes") {
+            policy.status_codes.extend(codes.split(',').filter_map(|code| code.trim().parse::<u16>().ok()));
+        }
+        let per_try = text("x-envoy-upstream-rq-per-try-timeout-ms").and_then(|ms| ms.parse().ok());
+        policy.per_try_timeout = per_try.map(Duration::from_millis).or(policy.per_try_timeout);
+        Some(policy)
     }
 
     /// The pause before the `n`-th retry, counted from 1.

@@ -121,7 +121,7 @@ impl BadRequest {
             Self::LengthAndChunked => bad("http1.content_length_and_chunked_not_allowed"),
             Self::Version => other(426, "Upgrade Required", "low_version"),
             Self::MissingHost => LocalReply::fixed(400, "", Flags::NONE, "missing_host_header"),
-            Self::InvalidAuthority => LocalReply::fixed(400, "", Flags::NONE, "http.invalid_authority"),
+            Self::InvalidAuthority => bad("http.invalid_authority"),
             Self::InvalidScheme => bad("http1.invalid_scheme"),
             Self::InvalidUrl => bad("http1.invalid_url"),
             Self::Underscore => bad("http1.unexpected_underscore"),
@@ -242,6 +242,10 @@ pub fn parse_request(
             }
             _ => {}
         }
+        if joins(name) && head.headers.contains(&name.to_ascii_lowercase()) {
+            join(&mut head.headers, &name.to_ascii_lowercase(), value);
+            continue;
+        }
         head.headers.append(name, value);
     }
     wire.framing = match (content_length, chunked) {
@@ -255,6 +259,21 @@ pub fn parse_request(
     }
     target(parsed.path.unwrap_or_default(), host, rules, head)?;
     Ok(Some(wire))
+}
+
+/// Fields that Envoy keeps as one value: given twice, they become one list (RFC 9110 section 5.3).
+fn joins(name: &str) -> bool {
+    match name.len() {
+        6 => name.eq_ignore_ascii_case("accept"),
+        10 => name.eq_ignore_ascii_case("user-agent"),
+        15 => name.eq_ignore_ascii_case("x-forwarded-for"),
+        _ => false,
+    }
+}
+
+fn join(headers: &mut Headers, name: &str, value: &[u8]) {
+    let list = [headers.get(name).unwrap_or_default(), value].join(&b","[..]);
+    headers.set(name, list);
 }
 
 /// Method and authority are refused early, so that garbage is answered without waiting for a line end.

@@ -50,12 +50,16 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
         match next {
             Next::Over => return,
             Next::Bad(bad) => {
-                refuse(&connection, &mut responder, &bad.reply()).await;
+                if bad != BadRequest::MissingHost {
+                    request.clear();
+                }
+                refuse(&connection, &mut responder, &bad.reply(), &mut request).await;
                 break;
             }
             Next::Late => {
                 connection.stats.downstream_rq_timeout.inc();
-                refuse(&connection, &mut responder, &lateen_traffic::reply::REQUEST_HEADER_TIMEOUT).await;
+                request.clear();
+                refuse(&connection, &mut responder, &lateen_traffic::reply::REQUEST_HEADER_TIMEOUT, &mut request).await;
                 break;
             }
             Next::Request(wire) => {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use lateen_traffic::cluster::{ClusterSettings, Discovery, UpstreamProtocol};
 use lateen_traffic::edit::HeaderEdits;
 use lateen_traffic::format::Facts;
+use lateen_traffic::forwarding;
 use lateen_traffic::hcm::Hcm;
 use lateen_traffic::record::Flags;
 use lateen_traffic::reply::{self, LocalReply, UpstreamFailure};
@@ -173,8 +174,18 @@ impl<'a> Exchange<'a, '_> {
             self.reply(&reply::UPGRADE_FAILED).await;
             return;
         }
-        let timeout = self.timeout(forward);
-        let retry = forward.retry.as_deref().or(routed.virtual_host.retry.as_deref());
+        let mut timeout = self.timeout(forward);
+        let mut retry = forward.retry.as_deref().or(routed.virtual_host.retry.as_deref());
+        let asked;
+        if forwarding::is_internal(&self.request.headers) {
+            let headers = &mut self.request.headers;
+            if let Some(ms) = headers.get_str("x-envoy-upstream-rq-timeout-ms").and_then(|ms| ms.parse().ok()) {
+                timeout = Some(Duration::from_millis(ms));
+            }
+            asked = RetryPolicy::asked(retry, headers);
+            retry = asked.as_ref();
+            forwarding::remove_steering(headers);
+        }
         let plan = Plan {
             hcm,
             routes,
@@ -270,11 +281,11 @@ impl<'a> Exchange<'a, '_> {
             return;
         }
         let old = std::mem::replace(&mut self.request.authority, host);
-        if forward.append_x_forwarded_host {
-            self.request.headers.append("x-forwarded-host", &old);
-        }
         if envoy_headers {
-            self.request.headers.set("x-envoy-original-host", old);
+            self.request.headers.set("x-envoy-original-host", &old);
+        }
+        if forward.append_x_forwarded_host {
+            self.request.headers.append("x-forwarded-host", old);
         }
     }
 
@@ -457,7 +468,6 @@ impl<'a> Exchange<'a, '_> {
         };
         self.response.headers.clear();
         if matches!(what, Expired::Route | Expired::Try) {
-            plan.upstream.stats.response(504);
             self.count_attempts(plan);
         }
         self.reply(&reply).await;
@@ -803,10 +813,10 @@ impl<'a> Exchange<'a, '_> {
             // The answer is here before the request is: what is left of it cannot be told from the next one.
             self.responder.close_after();
         }
+        self.edit_response(plan.routes, plan.routed, plan.cluster_edits);
         if plan.routed.virtual_host.attempt_count_in_response {
             self.response.headers.set("x-envoy-attempt-count", self.record.attempts.to_string());
         }
-        self.edit_response(plan.routes, plan.routed, plan.cluster_edits);
         if plan.hcm.tracing.is_some()
             && let Some(operation) = &plan.routed.route.decorator
             && !self.request.headers.contains("x-envoy-decorator-operation")

@@ -115,15 +115,21 @@ impl<'a, 'r> Exchange<'a, 'r> {
         if request.headers.get_all("connection").any(takes_host) {
             return Err(reply::MISSING_HOST);
         }
-        let host = &hcm.host;
-        if host.strip_trailing_dot && request.authority.ends_with('.') {
-            request.authority.pop();
+        if matches!(request.upgrade.as_str(), "h2c" | "http/2.0") {
+            // Not offered: the request is served as it is (RFC 9110 section 7.8).
+            request.upgrade.clear();
+            request.headers.remove("http2-settings");
         }
+        let host = &hcm.host;
         if let Some(port) = host.strip_port {
             let bare = without_port(&request.authority).len();
             if port.is_none_or(|p| request.authority[bare..] == format!(":{p}")) {
                 request.authority.truncate(bare);
             }
+        }
+        let bare = without_port(&request.authority).len();
+        if host.strip_trailing_dot && request.authority[..bare].ends_with('.') {
+            request.authority.remove(bare - 1);
         }
         let client = forwarding::prepare_request(
             request,
@@ -164,11 +170,6 @@ impl<'a, 'r> Exchange<'a, 'r> {
                 }
                 match &routed.route.action {
                     Action::Forward(forward) => {
-                        if self.request.upgrade == "h2c" || self.request.upgrade == "http/2.0" {
-                            // Not offered: the request is served as it is (RFC 9110 section 7.8).
-                            self.request.upgrade.clear();
-                            self.request.headers.remove("http2-settings");
-                        }
                         self.forward(hcm, config, routes, routed, forward).await;
                     }
                     Action::Redirect(redirect) => {
@@ -348,15 +349,20 @@ fn routes(hcm: &Hcm, config: &Config) -> Arc<RouteConfig> {
 }
 
 /// Answers and records a request whose head could not be read.
-pub async fn refuse(connection: &Connection, responder: &mut Responder<'_>, reply: &LocalReply) {
+/// `request` is what was read of it.
+pub async fn refuse(
+    connection: &Connection,
+    responder: &mut Responder<'_>,
+    reply: &LocalReply,
+    request: &mut RequestHead,
+) {
     connection.stats.downstream_rq_total.inc();
     connection.stats.downstream_cx_protocol_error.inc();
     responder.close_after();
-    let mut request = RequestHead::default();
     let mut response = ResponseHead::default();
     let exchange = Exchange {
         connection,
-        request: &mut request,
+        request,
         body: Incoming::new(Source::Empty, Framing::None, false),
         responder,
         timer: &mut Timer::default(),

@@ -187,7 +187,7 @@ impl Upstream {
             return Err(UpstreamFailure::Overflow);
         }
         let (io, counted) = self.open(host, &settings, bind).await?;
-        Ok(TcpLease { io, _counted: counted })
+        Ok(TcpLease { io, stats: Arc::clone(&self.stats), _counted: counted })
     }
 
     pub(super) fn pend(&self, settings: &ClusterSettings) -> Result<Pending, UpstreamFailure> {
@@ -249,6 +249,8 @@ impl Upstream {
 pub struct TcpLease {
     /// The stream.
     pub io: Rc<Io>,
+    /// Statistics of its cluster.
+    pub stats: Arc<ClusterStats>,
     _counted: Counted,
 }
 
