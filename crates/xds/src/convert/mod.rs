@@ -14,6 +14,7 @@ mod access_log;
 mod action;
 mod address;
 mod cluster;
+mod codec;
 mod endpoint;
 mod filter;
 mod hcm;

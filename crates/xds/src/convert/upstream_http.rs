@@ -17,7 +17,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
 use lateen_traffic::cluster::{Http2Upstream, UpstreamProtocol};
 
 use super::address::timeout;
-use super::hcm::{Common2, common2};
+use super::codec::{Common2, common2};
 use super::reject::{At as _, Notes, Reject, note_if_set, reject_if_set};
 
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);

@@ -7,8 +7,10 @@
 //!
 //! Knows no stream and no clock: [`crate::ads::client`] feeds it, the time is an argument.
 
+mod clusters;
 mod dump;
 mod history;
+mod listeners;
 
 #[cfg(test)]
 mod tests;
@@ -17,19 +19,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use envoy_types::pb::envoy::config::cluster::v3::Cluster as PbCluster;
-use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
-use envoy_types::pb::envoy::config::listener::v3::Listener as PbListener;
-use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::google::protobuf::Any;
 use lateen_traffic::Config;
-use lateen_traffic::cluster::{Cluster, ClusterSettings, Discovery, Endpoints};
+use lateen_traffic::cluster::Endpoints;
 use lateen_traffic::listener::Listener;
 use prost::{Message, Name};
 
 use crate::ResourceType;
 use crate::bootstrap::Bootstrap;
-use crate::convert::{self, Addresses, At as _, Notes, Reject, route_names};
+use crate::convert::{At as _, Notes, Reject};
+use clusters::ClusterParts;
 use history::Histories;
 
 /// A resource as a client receives it.
@@ -59,23 +58,6 @@ pub struct Update {
 pub struct Refused {
     pub name: Arc<str>,
     pub reason: Reject,
-}
-
-/// A cluster as the resource says, waiting for endpoints or served.
-#[derive(Clone, Debug)]
-struct ClusterParts {
-    settings: Arc<ClusterSettings>,
-    /// `None`: by EDS.
-    endpoints: Option<Arc<Endpoints>>,
-}
-
-impl ClusterParts {
-    fn service_name(&self) -> Option<&Arc<str>> {
-        match &self.settings.discovery {
-            Discovery::Eds { service_name } => Some(service_name),
-            _ => None,
-        }
-    }
 }
 
 /// What a name of a discovered resource is used by.
@@ -230,78 +212,6 @@ impl State {
         }
     }
 
-    fn put_cluster(&mut self, body: &Any, expected: Option<&Arc<str>>) -> Result<(), Reject> {
-        let message: PbCluster = decode(body)?;
-        check_name(&message.name, expected)?;
-        let converted = convert::cluster(message, &mut self.notes)?;
-        let name = Arc::clone(&converted.settings.name);
-        if expected.is_none() && (self.config.clusters.contains_key(&name) || self.warming_clusters.contains_key(&name))
-        {
-            return Err(Reject::new(format_args!("a second cluster {name:?}")));
-        }
-        let parts =
-            ClusterParts { settings: Arc::new(converted.settings), endpoints: converted.endpoints.map(Arc::new) };
-        let older = self.warming_clusters.remove(&name);
-        let endpoints = match (&parts.endpoints, parts.service_name()) {
-            (Some(inline), _) => Some(Arc::clone(inline)),
-            (None, Some(service)) => {
-                self.assignment_users.entry(Arc::clone(service)).or_default().insert(Arc::clone(&name));
-                self.assignments.get(service).cloned()
-            }
-            (None, None) => Some(Arc::default()),
-        };
-        match endpoints {
-            Some(endpoints) => self.serve_cluster(&name, parts.settings, endpoints),
-            None => {
-                self.warming_clusters.insert(Arc::clone(&name), parts);
-            }
-        }
-        if let Some(service) = older.as_ref().and_then(ClusterParts::service_name) {
-            self.release_assignment(service, &name);
-        }
-        Ok(())
-    }
-
-    /// Puts a cluster in place of what was served under its name.
-    fn serve_cluster(&mut self, name: &Arc<str>, settings: Arc<ClusterSettings>, endpoints: Arc<Endpoints>) {
-        let cluster = Arc::new(Cluster { settings, endpoints });
-        let older = self.change_clusters().insert(Arc::clone(name), cluster);
-        if let Some(older) = older
-            && let Discovery::Eds { service_name } = &older.settings.discovery
-        {
-            self.release_assignment(service_name, name);
-        }
-    }
-
-    fn remove_cluster(&mut self, name: &Arc<str>) {
-        let warming = self.warming_clusters.remove(name);
-        let served = if self.config.clusters.contains_key(name) { self.change_clusters().remove(name) } else { None };
-        let settings = warming.map(|parts| parts.settings).into_iter().chain(served.map(|c| Arc::clone(&c.settings)));
-        for settings in settings {
-            if let Discovery::Eds { service_name } = &settings.discovery {
-                self.release_assignment(service_name, name);
-            }
-        }
-    }
-
-    /// A cluster no longer uses an assignment, unless another form of it still does.
-    fn release_assignment(&mut self, service: &Arc<str>, cluster: &Arc<str>) {
-        let uses = |settings: &ClusterSettings| match &settings.discovery {
-            Discovery::Eds { service_name } => service_name == service,
-            _ => false,
-        };
-        let still = self.config.clusters.get(cluster).is_some_and(|served| uses(&served.settings))
-            || self.warming_clusters.get(cluster).is_some_and(|parts| uses(&parts.settings));
-        if still {
-            return;
-        }
-        let Some(users) = self.assignment_users.get_mut(service) else { return };
-        users.remove(cluster);
-        if users.is_empty() {
-            self.orphans.push((ResourceType::Endpoint, Arc::clone(service)));
-        }
-    }
-
     /// Drops what nothing has referred to since the end of an update. Not earlier: a later resource of the same
     /// update may refer to it again, and the server would not hear that it is wanted once more.
     fn drop_orphans(&mut self) {
@@ -320,144 +230,6 @@ impl State {
                 Arc::make_mut(&mut self.config.routes).remove(&name);
             }
         }
-    }
-
-    fn put_assignment(&mut self, body: &Any, name: &Arc<str>) -> Result<(), Reject> {
-        let message: ClusterLoadAssignment = decode(body)?;
-        check_name(&message.cluster_name, Some(name))?;
-        let endpoints = Arc::new(convert::endpoints(message, Addresses::Ready, &mut self.notes)?);
-        self.assign(name, endpoints);
-        Ok(())
-    }
-
-    /// Nobody knows the name: clusters that wait for it shall not wait for ever, and one in use keeps what it has.
-    fn assignment_is_absent(&mut self, name: &Arc<str>) {
-        if !self.assignments.contains_key(name) {
-            self.assign(name, Arc::default());
-        }
-    }
-
-    fn assign(&mut self, service: &Arc<str>, endpoints: Arc<Endpoints>) {
-        let Some(users) = self.assignment_users.get(service) else {
-            // Asked for no longer.
-            return;
-        };
-        for cluster in users.clone() {
-            let waits = self.warming_clusters.get(&cluster).is_some_and(|parts| parts.service_name() == Some(service));
-            if waits && let Some(parts) = self.warming_clusters.remove(&cluster) {
-                self.serve_cluster(&cluster, parts.settings, Arc::clone(&endpoints));
-                continue;
-            }
-            let Some(served) = self.config.clusters.get(&cluster) else { continue };
-            if matches!(&served.settings.discovery, Discovery::Eds { service_name } if service_name == service) {
-                let settings = Arc::clone(&served.settings);
-                let cluster_now = Arc::new(Cluster { settings, endpoints: Arc::clone(&endpoints) });
-                self.change_clusters().insert(cluster, cluster_now);
-            }
-        }
-        self.assignments.insert(Arc::clone(service), endpoints);
-    }
-
-    fn put_listener(&mut self, body: &Any, expected: Option<&Arc<str>>) -> Result<Arc<str>, Reject> {
-        let message: PbListener = decode(body)?;
-        if expected.is_some() {
-            check_name(&message.name, expected)?;
-        }
-        let listener = Arc::new(convert::listener(message, &mut self.notes)?);
-        let name = Arc::clone(&listener.name);
-        let others = self.config.listeners.values().chain(self.warming_listeners.values());
-        for other in others {
-            if other.name == name {
-                if expected.is_none() {
-                    return Err(Reject::new(format_args!("a second listener {name:?}")));
-                }
-                continue;
-            }
-            let shared = listener.addresses.iter().find(|address| other.addresses.contains(address));
-            if let Some(address) = shared.filter(|_| listener.bind_to_port && other.bind_to_port) {
-                let reason = format_args!("address {address} is that of listener {:?} too", other.name);
-                return Err(Reject::new(reason));
-            }
-        }
-        let older = self.warming_listeners.remove(&name);
-        for route in route_names(&listener) {
-            self.route_users.entry(Arc::clone(route)).or_default().insert(Arc::clone(&name));
-        }
-        if self.has_routes(&listener) {
-            self.serve_listener(listener);
-        } else {
-            self.warming_listeners.insert(Arc::clone(&name), listener);
-        }
-        if let Some(older) = older {
-            self.release_routes(&older);
-        }
-        Ok(name)
-    }
-
-    fn has_routes(&self, listener: &Listener) -> bool {
-        route_names(listener).all(|name| self.config.routes.contains_key(name))
-    }
-
-    fn serve_listener(&mut self, listener: Arc<Listener>) {
-        let older = self.change_listeners().insert(Arc::clone(&listener.name), listener);
-        if let Some(older) = older {
-            self.release_routes(&older);
-        }
-    }
-
-    fn remove_listener(&mut self, name: &Arc<str>) {
-        let warming = self.warming_listeners.remove(name);
-        let served = if self.config.listeners.contains_key(name) { self.change_listeners().remove(name) } else { None };
-        for listener in warming.into_iter().chain(served) {
-            self.release_routes(&listener);
-        }
-    }
-
-    /// A form of a listener no longer uses its routes; others of the same name still may.
-    fn release_routes(&mut self, older: &Listener) {
-        let forms = [self.config.listeners.get(&older.name), self.warming_listeners.get(&older.name)];
-        let still: BTreeSet<Arc<str>> =
-            forms.into_iter().flatten().flat_map(|form| route_names(form)).cloned().collect();
-        for route in route_names(older) {
-            if still.contains(route) {
-                continue;
-            }
-            let Some(users) = self.route_users.get_mut(route) else { continue };
-            users.remove(&older.name);
-            if users.is_empty() {
-                self.orphans.push((ResourceType::Route, Arc::clone(route)));
-            }
-        }
-    }
-
-    fn put_routes(&mut self, body: &Any, name: &Arc<str>) -> Result<(), Reject> {
-        let message: RouteConfiguration = decode(body)?;
-        check_name(&message.name, Some(name))?;
-        let routes = Arc::new(convert::route_config(message, &mut self.notes)?);
-        let Some(users) = self.route_users.get(name) else {
-            // Asked for no longer.
-            return Ok(());
-        };
-        let users = users.clone();
-        self.published = None;
-        Arc::make_mut(&mut self.config.routes).insert(Arc::clone(name), routes);
-        for listener in users {
-            let ready = self.warming_listeners.get(&listener).is_some_and(|waiting| self.has_routes(waiting));
-            if ready && let Some(waiting) = self.warming_listeners.remove(&listener) {
-                self.serve_listener(waiting);
-            }
-        }
-        Ok(())
-    }
-
-    fn change_clusters(&mut self) -> &mut HashMap<Arc<str>, Arc<Cluster>> {
-        self.published = None;
-        Arc::make_mut(&mut self.config.clusters)
-    }
-
-    fn change_listeners(&mut self) -> &mut BTreeMap<Arc<str>, Arc<Listener>> {
-        self.published = None;
-        Arc::make_mut(&mut self.config.listeners)
     }
 }
 

@@ -4,6 +4,7 @@ use envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
 
 use super::*;
 use crate::bootstrap::parse_document;
+use crate::convert::route_names;
 use crate::json::Schema;
 
 struct Told {

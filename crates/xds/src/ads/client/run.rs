@@ -288,7 +288,13 @@ struct StreamEnd {
 
 impl From<TransportError> for StreamEnd {
     fn from(error: TransportError) -> StreamEnd {
-        StreamEnd { served: false, reason: error.to_string() }
+        // tonic's own words say only that there was an error; the causes say which.
+        let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+        let reason = causes.fold(error.to_string(), |said, cause| match cause.to_string() {
+            cause if said.contains(&cause) => said,
+            cause => format!("{said}: {cause}"),
+        });
+        StreamEnd { served: false, reason }
     }
 }
 
