@@ -147,6 +147,26 @@ impl Mesh {
         }
     }
 
+    /// Waits until so many pods of a namespace are there, all of them ready.
+    ///
+    /// # Panics
+    /// With what `lateen up` wrote, when they are not.
+    pub async fn ready(&self, namespace: &str, count: usize) {
+        let ready = wait::within(wait::PATIENCE, || async {
+            let output = self.run(&["get", "pods", "-n", namespace, "-o", "json"]).await;
+            let list: Value = serde_json::from_slice(&output.stdout).ok()?;
+            let pods = list.get("items")?.as_array()?;
+            (pods.len() == count && pods.iter().all(is_ready)).then_some(())
+        })
+        .await;
+        assert!(
+            ready.is_some(),
+            "{count} ready pods in {namespace}: {:#?}\n{}",
+            self.pods(namespace).await,
+            self.output()
+        );
+    }
+
     /// The name of the only pod of a namespace whose name begins so.
     pub async fn pod(&self, namespace: &str, prefix: &str) -> String {
         let names: Vec<String> = self
@@ -201,6 +221,11 @@ impl Mesh {
         let status = self.supervisor.exit().await;
         assert!(status.success(), "`lateen up` ended with {status} after `lateen down`:\n{}", self.output());
     }
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
+    conditions.into_iter().flatten().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
 fn lateen(user: User) -> Command {

@@ -7,7 +7,7 @@ use lateen_tests::load::{Load, failures};
 use lateen_tests::mesh::{Mesh, Traces, User, links};
 use lateen_tests::wait;
 
-use crate::canary::{assert_all_good, assert_share, example, share, version};
+use crate::canary::{assert_all_good, assert_share, example, served, share, version};
 
 fn kill(pid: i32) {
     // SAFETY: the pid was just found among the descendants of a process of this test.
@@ -45,7 +45,7 @@ async fn any_part_may_die() {
     let _alone = crate::one_mesh_at_a_time().await;
     let before = links();
     let mut mesh = Mesh::up(example(User::Invoker), User::Invoker, &[]);
-    mesh.answers("any.test", "/").await;
+    served(&mesh).await;
 
     let control_plane = mesh.process(&["lateen", "control-plane"]);
     let failed = killed(&mesh, control_plane, "the control plane").await;
@@ -71,7 +71,7 @@ async fn any_part_may_die() {
     mesh.supervisor().exit().await;
     traces.vanish(&mesh.state()).await;
     mesh.up_again(&[]);
-    let target = mesh.answers("any.test", "/").await;
+    let target = served(&mesh).await;
     let load = Load::start(&target, 4);
     load.passes(1000).await;
     let samples = load.finish().await;

@@ -6,7 +6,7 @@ use lateen_tests::mesh::{Mesh, User};
 use lateen_tests::{peers, wait};
 use serde_json::Value;
 
-use crate::canary::{assert_all_good, assert_share, edit, example, through_own_sidecar};
+use crate::canary::{assert_all_good, assert_share, edit, example, served, through_own_sidecar};
 
 fn envoy() -> String {
     format!(
@@ -27,19 +27,20 @@ async fn acknowledged(mesh: &Mesh, count: usize) {
     }
 }
 
-/// For each type what was sent is what was acknowledged.
+/// Everything sent is acknowledged, and nothing was ever refused.
 fn in_step(proxy: &Value) -> bool {
-    let Some(fields) = proxy.as_object() else { return false };
-    let told = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or("");
-    let kinds: Vec<&str> = fields.keys().filter_map(|key| key.strip_suffix("_sent")).collect();
-    !told("cluster_sent").is_empty()
-        && !told("listener_sent").is_empty()
-        && kinds.iter().all(|kind| told(&format!("{kind}_sent")) == told(&format!("{kind}_acked")))
+    let Some(types) = proxy["types"].as_object() else { return false };
+    let told =
+        ["CDS", "EDS", "LDS", "RDS"].iter().all(|kind| types.get(*kind).is_some_and(|of_kind| of_kind["sent"] != ""));
+    told && proxy["synced"] == true
+        && types.values().all(|of_kind| {
+            of_kind["sent"] == of_kind["acked"] && of_kind["rejects"] == 0 && of_kind["last_error"].is_null()
+        })
 }
 
 /// The example's promises hold with whatever proxies the mesh runs.
 async fn serves(mesh: &Mesh) {
-    let target = mesh.answers("any.test", "/").await;
+    let target = served(mesh).await;
     let load = Load::start(&target, 4);
     load.passes(1000).await;
     let samples = load.finish().await;
