@@ -63,6 +63,17 @@ fn endpoints_change_at_once_and_alone() {
 }
 
 #[test]
+fn the_same_objects_read_again_are_no_change() {
+    let cluster = Cluster::read(CANARY);
+    let mut state = cluster.state(Config::default());
+    let proxy = testing::add(&mut state, &testing::node(GATEWAY, &[]));
+    let before = all(&proxy.resources.borrow());
+    assert_eq!(state.take(Cluster::read(CANARY).snapshot()), Pending::Nothing);
+    assert_eq!(all(&proxy.resources.borrow()), before);
+    assert_eq!(state.take(Cluster::read(&CANARY.replace("weight: 90", "weight: 80")).snapshot()), Pending::WhenQuiet);
+}
+
+#[test]
 fn endpoints_do_not_wait_for_other_changes() {
     let mut cluster = Cluster::read(CANARY);
     let mut state = cluster.state(Config::default());

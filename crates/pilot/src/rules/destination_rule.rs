@@ -60,6 +60,9 @@ impl PartialEq for Merged {
         self.digest == other.digest
             && self.host == other.host
             && self.namespace == other.namespace
+            && self.name == other.name
+            && self.export_to == other.export_to
+            && self.selector == other.selector
             && self.subsets == other.subsets
             && self.policy == other.policy
     }
@@ -74,13 +77,13 @@ impl Hash for Merged {
 }
 
 /// All rules, by namespace.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DestinationRules {
     by_namespace: BTreeMap<String, OfNamespace>,
     root: String,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct OfNamespace {
     exact: BTreeMap<String, Vec<Arc<Merged>>>,
     /// The most specific first.
