@@ -35,8 +35,8 @@ fn an_edge_says_who_the_client_is() {
         headers,
         [
             "x-forwarded-for: 1.1.1.1,10.0.0.9",
-            "x-envoy-attempt-count: 7",
             "x-forwarded-proto: http",
+            "x-envoy-attempt-count: 7",
             "x-envoy-external-address: 10.0.0.9"
         ]
     );
