@@ -244,10 +244,13 @@ impl Kubelet {
         let limit = locked(&self.limits).get(entry.object.uid()).copied();
         let grace = Duration::from_secs(limit.map_or(own, |limit| limit.min(own)));
         let deadline = Instant::now() + most.map_or(grace, |most| most.min(grace));
+        // A pod that is ending already may have to be quicker: the cluster shuts down, say.
         entry.doomed.send_if_modified(|doomed| {
-            let first = doomed.is_none();
-            doomed.get_or_insert(deadline);
-            first
+            let sooner = doomed.is_none_or(|until| deadline < until);
+            if sooner {
+                *doomed = Some(deadline);
+            }
+            sooner
         });
     }
 
