@@ -2,12 +2,17 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use lateen_galley::{Kind, ReadOptions, kind};
+use lateen_local::client::Client;
 
 use crate::error::Error;
 use crate::manifests;
 use crate::state_dir::StateDir;
+
+/// Between two looks at what is going.
+const PAUSE: Duration = Duration::from_millis(20);
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -25,6 +30,9 @@ pub struct Arguments {
     /// Objects that are not there are no error
     #[arg(long)]
     ignore_not_found: bool,
+    /// Return at once instead of when everything is gone
+    #[arg(long)]
+    no_wait: bool,
     /// Seconds pods may take to end
     #[arg(long, value_name = "SECONDS")]
     grace_period: Option<u32>,
@@ -38,9 +46,13 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     let client = arguments.state_dir.client();
     super::block_on(async {
         let mut code = ExitCode::SUCCESS;
+        let mut going = Vec::new();
         for (kind, namespace, name) in objects {
             match client.delete(kind, &namespace, &name, arguments.grace_period).await {
-                Ok(_) => println!("{} \"{name}\" deleted", super::label(kind.info())),
+                Ok(_) => {
+                    println!("{} \"{name}\" deleted", super::label(kind.info()));
+                    going.push((kind, namespace, name));
+                }
                 Err(error) if error.is_not_found() && arguments.ignore_not_found => {}
                 Err(error) if error.code().is_some() => {
                     eprintln!("{}", Error::from(error));
@@ -49,8 +61,25 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
                 Err(error) => return Err(error.into()),
             }
         }
+        if !arguments.no_wait {
+            for (kind, namespace, name) in going {
+                gone(&client, kind, &namespace, &name).await?;
+            }
+        }
         Ok(code)
     })
+}
+
+/// Waits until an object is no longer there, or another one of that name is.
+async fn gone(client: &Client, kind: Kind, namespace: &str, name: &str) -> Result<(), Error> {
+    loop {
+        match client.get(kind, namespace, name).await {
+            Ok(object) if object.pointer("/metadata/deletionTimestamp").is_none() => return Ok(()),
+            Ok(_) => tokio::time::sleep(PAUSE).await,
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn objects(arguments: &Arguments) -> Result<Vec<(Kind, String, String)>, Error> {
