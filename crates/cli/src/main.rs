@@ -26,7 +26,7 @@ use commands::Command;
 
 /// A service mesh: Istio's API for people, Envoy's xDS between its parts, one binary.
 #[derive(Parser)]
-#[command(name = "lateen", version, about, max_term_width = 110)]
+#[command(name = "lateen", version, max_term_width = 110)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

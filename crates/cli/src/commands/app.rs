@@ -7,9 +7,10 @@ use crate::app::{self, Behaviour, Identity, Options};
 use crate::duration;
 use crate::error::Error;
 
-/// Every request may override `--delay`, `--status`, `--fail-rate` and `--response-size` by its query:
-/// `?delay=100ms&status=503&fail-rate=0.1&size=1024`.
 #[derive(clap::Args)]
+#[command(
+    after_help = "Every request may override --delay, --status, --fail-rate and --response-size by its query: ?delay=100ms&status=503&fail-rate=0.1&size=1024."
+)]
 pub struct Arguments {
     /// What the service says its version is
     #[arg(long = "version", env = "VERSION", default_value = "v1")]

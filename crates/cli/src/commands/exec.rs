@@ -9,8 +9,8 @@ use crate::error::Error;
 use crate::state_dir::StateDir;
 use crate::terminal::RawMode;
 
-/// Ends with the program's exit code.
 #[derive(clap::Args)]
+#[command(after_help = "Ends with the program's exit code.")]
 pub struct Arguments {
     pod: String,
     #[arg(short, long, default_value = "default")]

@@ -13,8 +13,8 @@ use crate::duration;
 use crate::error::Error;
 use crate::load::{self, Options, Report};
 
-/// Exits 0 when every request was answered, whatever the status.
 #[derive(clap::Args)]
+#[command(after_help = "Exits 0 when every request was answered, whatever the status.")]
 pub struct Arguments {
     /// Where to: http://HOST[:PORT][/PATH]
     url: Uri,

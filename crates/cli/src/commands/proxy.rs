@@ -14,8 +14,8 @@ use crate::error::Error;
 /// The first descriptor of sd_listen_fds(3).
 const FIRST_DESCRIPTOR: RawFd = 3;
 
-/// Options of Envoy's that are not in this list are refused: none is accepted and ignored.
 #[derive(clap::Args)]
+#[command(after_help = "Options of Envoy's that are not in this list are refused: none is accepted and ignored.")]
 pub struct Arguments {
     /// An Envoy bootstrap, YAML or JSON: static resources, ADS, or both
     #[arg(short, long, value_name = "FILE")]

@@ -12,8 +12,10 @@ use crate::error::Error;
 use crate::state_dir::StateDir;
 use crate::waiting;
 
-/// The program gets this directory and this environment, and PORT, POD_NAME, POD_NAMESPACE, POD_IP and HOST_IP.
 #[derive(clap::Args)]
+#[command(
+    after_help = "The program gets this directory and this environment, and PORT, POD_NAME, POD_NAMESPACE, POD_IP and HOST_IP."
+)]
 pub struct Arguments {
     /// Name of the pod, of its service and of its `app` label
     #[arg(long)]

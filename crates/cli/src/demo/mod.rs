@@ -250,14 +250,30 @@ fn judge(report: &Report, parts: &[promise::Part]) -> Result<(), Error> {
 fn how_to_reach(options: &Options, style: Style, routing: &str) -> String {
     let default = StateDir::default().path() == options.state.path();
     let at = if default { String::new() } else { format!(" --state-dir {}", options.state.path().display()) };
+    let lateen = own_name();
     let lines = [
-        (format!("curl $(lateen ingress{at})/hello"), "a request through the ingress gateway"),
-        (format!("lateen get pods -n canary{at}"), "what runs"),
+        (format!("curl $({lateen} ingress{at})/hello"), "a request through the ingress gateway"),
+        (format!("{lateen} get pods -n canary{at}"), "what runs"),
         (format!("$EDITOR {routing}"), "change the weights: saved is applied"),
-        (format!("lateen down{at}"), "take it down"),
+        (format!("{lateen} down{at}"), "take it down"),
     ];
     let width = lines.iter().map(|(command, _)| command.chars().count()).max().unwrap_or(0);
     let shown =
         lines.iter().map(|(command, what)| format!("    {command:<width$}   {}", style.dim(&format!("# {what}"))));
     format!("  It is still running:\n\n{}", shown.collect::<Vec<_>>().join("\n"))
+}
+
+/// How this program is called here: by its name if that is found, else by its path.
+fn own_name() -> String {
+    let name = || {
+        let program = std::env::current_exe().ok()?;
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let found = std::env::split_paths(&path).map(|directory| directory.join("lateen")).find(|file| file.is_file());
+        if found.is_some_and(|found| found.canonicalize().is_ok_and(|found| found == program)) {
+            return None;
+        }
+        let here = std::env::current_dir().ok()?;
+        Some(program.strip_prefix(here).unwrap_or(&program).display().to_string())
+    };
+    name().unwrap_or_else(|| "lateen".to_string())
 }
