@@ -167,7 +167,8 @@ impl Cluster {
         let relay = Relay::new(backends_reader, Dialer::new(node.clone()));
         let listeners = Arc::new(Mutex::new(HostListeners::new(relay.clone())));
         // Gateways that inherit the host's listeners must find them open.
-        LoadBalancers::new(admission.store().clone(), Arc::clone(&listeners)).reconcile(&admission.store().snapshot());
+        let mut balancers = LoadBalancers::new(admission.store().clone(), Arc::clone(&listeners));
+        balancers.reconcile(&admission.store().snapshot());
 
         let inherit =
             (options.gateway_entry == GatewayEntry::Inherit).then(|| GatewayListeners::new(Arc::clone(&listeners)));
@@ -205,7 +206,7 @@ impl Cluster {
         let redirected = node.tcp_listener(Place::Node, relay_address).await?;
         running.spawn(must_go_on("the relay of virtual addresses", relay.serve_redirected(redirected)));
 
-        let controllers = controllers::start(&admission, listeners, Views { zone, backends });
+        let controllers = controllers::start(&admission, balancers, Views { zone, backends });
         running.spawn(kubelet.clone().follow());
         running.spawn(progress::follow_pods(admission.store().clone(), progress.clone()));
         let (changes, changes_reader) = mpsc::unbounded_channel();

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 use crate::admission::Admission;
 use crate::dns::Zone;
-use crate::hosts::{Backends, HostListeners};
+use crate::hosts::Backends;
 
 pub use load_balancers::LoadBalancers;
 
@@ -38,7 +38,7 @@ pub struct Views {
 }
 
 /// Starts all controllers; they end when the set is dropped.
-pub fn start(admission: &Admission, listeners: Arc<std::sync::Mutex<HostListeners>>, views: Views) -> JoinSet<()> {
+pub fn start(admission: &Admission, mut balancers: LoadBalancers, views: Views) -> JoinSet<()> {
     let mut running = JoinSet::new();
     let store = admission.store().clone();
     let own = || (admission.clone(), store.clone());
@@ -63,7 +63,6 @@ pub fn start(admission: &Admission, listeners: Arc<std::sync::Mutex<HostListener
     let kinds = &[Kind::Deployment, Kind::Service, Kind::Pod, Kind::EndpointSlice];
     running.spawn(on_change(store.clone(), kinds, move |snapshot| garbage::reconcile(&admitting, snapshot)));
 
-    let mut balancers = LoadBalancers::new(store.clone(), listeners);
     running.spawn(on_change(store.clone(), &[Kind::Service], move |snapshot| balancers.reconcile(snapshot)));
 
     let kinds = &[Kind::Service, Kind::EndpointSlice, Kind::ServiceEntry, Kind::WorkloadEntry, Kind::Pod];
