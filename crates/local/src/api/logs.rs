@@ -15,6 +15,7 @@ use super::status::Refusal;
 use super::{Server, objects};
 use crate::kubelet::{self, logs};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 
 /// Which container a request means: the one it names, or the pod's application.
 pub fn container(object: &Object, asked: &str) -> Result<String, Refusal> {
@@ -49,12 +50,28 @@ pub async fn log(server: &Server, path: &ObjectPath, call: &Call) -> Result<Resp
         "" => None,
         text => Some(text.parse().map_err(|_| Refusal::BadRequest(format!("tailLines: {text:?} is no number")))?),
     };
+    let since = match (call.query("sinceSeconds"), call.query("sinceTime")) {
+        ("", "") => None,
+        ("", time) => Some(
+            time.parse::<Timestamp>().map_err(|_| Refusal::BadRequest(format!("sinceTime: {time:?} is no time")))?,
+        ),
+        (text, _) => {
+            let wrong = || Refusal::BadRequest(format!("sinceSeconds: {text:?} is no number"));
+            let seconds: i64 = text.parse().map_err(|_| wrong())?;
+            let then = crate::clock::now().as_second().saturating_sub(seconds);
+            Some(Timestamp::from_second(then).map_err(|_| wrong())?)
+        }
+    };
+    if !call.query("limitBytes").is_empty() {
+        return Err(Refusal::BadRequest("limitBytes is not supported".to_owned()));
+    }
     let mut reader = kubelet.logs().of(pod.uid(), &container).read(previous, call.flag("follow")).map_err(|_| {
         let what = if previous { "previous terminated container" } else { "container" };
         Refusal::BadRequest(format!("{what} \"{container}\" in pod \"{}\" has not started yet", pod.name()))
     })?;
     let stored = reader.now().map_err(|error| Refusal::Internal(format!("cannot read the log: {error}")))?;
-    let stored = tail.map_or(stored.as_slice(), |lines| logs::tail(&stored, lines));
+    let stored = since.map_or(stored.as_slice(), |since| logs::since(&stored, since));
+    let stored = tail.map_or(stored, |lines| logs::tail(stored, lines));
     let first = logs::plain(stored, timestamps);
     let pieces = stream::unfold((Some(first), reader), move |(first, mut reader)| async move {
         let piece = match first {

@@ -77,6 +77,10 @@ fn shown(path: &ObjectPath, object: Value, call: &Call) -> Value {
 
 fn list(server: &Server, kind: Kind, path: &ObjectPath, call: &Call) -> Result<Response<Body>, Refusal> {
     let selector = selector(call)?;
+    // Lists are always whole, so that nobody can hold a token to go on with.
+    if !call.query("continue").is_empty() {
+        return Err(Refusal::Expired("The provided continue parameter is too old; list again without it".to_owned()));
+    }
     let snapshot = server.admission.store().snapshot();
     let objects = selected(&snapshot, kind, path, &selector);
     let objects: Vec<Value> = objects.into_iter().map(|object| object.to_json(&path.version)).collect();
@@ -158,6 +162,9 @@ fn delete(server: &Server, kind: Kind, path: &ObjectPath, name: &str, call: &Cal
     let dry = call.dry_run()? || options.get("dryRun").is_some_and(|dry| dry == &json!(["All"]));
     if let (Some(kubelet), Some(grace), false) = (&server.kubelet, grace.filter(|_| kind == Kind::Pod), dry) {
         kubelet.limit_grace(object.uid(), grace);
+    }
+    if text("/propagationPolicy").as_deref() == Some("Orphan") || call.query("propagationPolicy") == "Orphan" {
+        return Err(Refusal::BadRequest("propagationPolicy: \"Orphan\" is not supported".to_owned()));
     }
     let revision = match text("/preconditions/resourceVersion") {
         Some(text) => {

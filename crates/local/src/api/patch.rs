@@ -29,35 +29,62 @@ pub enum PatchError {
 
 /// Applies a JSON merge patch.
 pub fn merge(target: &mut Value, patch: &Value) {
-    combine(target, patch, &|_, target, patch| *target = patch.clone());
-}
-
-/// Applies a strategic merge patch: lists of objects known to have a key are merged by it, all others
-/// are replaced, which is what Kubernetes does with kinds that declare no merge keys (all of Istio's).
-pub fn strategic(target: &mut Value, patch: &Value) {
-    combine(target, patch, &|field, target, patch| match (merge_keys(field), target, patch) {
-        (keys @ [_, ..], Value::Array(target), Value::Array(patch)) => merge_lists(keys, target, patch),
-        (_, target, patch) => *target = patch.clone(),
-    });
-}
-
-fn combine(target: &mut Value, patch: &Value, replace: &dyn Fn(&str, &mut Value, &Value)) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
         return;
     };
-    if !target.is_object() {
-        *target = Value::Object(Map::new());
-    }
-    let Value::Object(target) = target else { return };
+    let mut fields = take_fields(target);
     for (field, patch) in patch {
-        match patch {
-            Value::Null => {
-                target.remove(field);
-            }
-            Value::Object(_) => combine(target.entry(field.clone()).or_insert(Value::Null), patch, replace),
-            patch => replace(field, target.entry(field.clone()).or_insert(Value::Null), patch),
+        if patch.is_null() {
+            fields.remove(field);
+        } else {
+            merge(fields.entry(field.clone()).or_insert(Value::Null), patch);
         }
+    }
+    *target = Value::Object(fields);
+}
+
+/// Applies a strategic merge patch: lists of objects known to have a key are merged by it, all others
+/// are replaced, which is what Kubernetes does with kinds that declare no merge keys (all of Istio's).
+/// Of the directives, `$patch` and `$retainKeys` are carried out; the order that `$setElementOrder` asks for
+/// means nothing in lists merged by key.
+pub fn strategic(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if patch.get("$patch").and_then(Value::as_str) == Some("replace") {
+        *target = Value::Object(patch.iter().filter(|(field, _)| !field.starts_with('$')).map(owned).collect());
+        return;
+    }
+    let mut fields = take_fields(target);
+    if let Some(Value::Array(retained)) = patch.get("$retainKeys") {
+        fields.retain(|field, _| retained.iter().any(|name| name == field.as_str()));
+    }
+    for (field, patch) in patch.iter().filter(|(field, _)| !field.starts_with('$')) {
+        let deleted = patch.get("$patch").and_then(Value::as_str) == Some("delete");
+        if patch.is_null() || deleted {
+            fields.remove(field);
+            continue;
+        }
+        let old = fields.entry(field.clone()).or_insert(Value::Null);
+        match (merge_keys(field), old, patch) {
+            (keys @ [_, ..], Value::Array(old), Value::Array(patch)) => merge_lists(keys, old, patch),
+            (_, old, patch) => strategic(old, patch),
+        }
+    }
+    *target = Value::Object(fields);
+}
+
+fn owned((field, value): (&String, &Value)) -> (String, Value) {
+    (field.clone(), value.clone())
+}
+
+/// The fields of an object, taken out of it; none if it is something else.
+fn take_fields(target: &mut Value) -> Map<String, Value> {
+    match target.take() {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
     }
 }
 
@@ -206,6 +233,23 @@ mod tests {
             target,
             json!({"containers": [{"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]}]})
         );
+    }
+
+    #[test]
+    fn what_kubectl_apply_adds_to_its_patches_is_understood() {
+        let mut target =
+            json!({"spec": {"strategy": {"type": "RollingUpdate", "rollingUpdate": {}}, "ports": [{"port": 80}]}});
+        let patch = json!({"spec": {
+            "$setElementOrder/ports": [{"port": 80}], "ports": [{"port": 80, "name": "http"}],
+            "strategy": {"$retainKeys": ["type"], "type": "Recreate"},
+        }});
+        strategic(&mut target, &patch);
+        assert_eq!(
+            target,
+            json!({"spec": {"strategy": {"type": "Recreate"}, "ports": [{"port": 80, "name": "http"}]}})
+        );
+        strategic(&mut target, &json!({"spec": {"strategy": {"$patch": "delete"}}}));
+        assert_eq!(target, json!({"spec": {"ports": [{"port": 80, "name": "http"}]}}));
     }
 
     #[test]

@@ -87,7 +87,7 @@ fn slices(snapshot: &Snapshot, object: &Object, service: &Service) -> Vec<Value>
             .enumerate()
             .filter_map(|(index, port)| Some((index, selection::target_port(port, pod)?)))
             .collect();
-        groups.entry(ports).or_default().push(endpoint(pod_object, pod, address, unready_too));
+        groups.entry(ports).or_default().push(endpoint(object.name(), pod_object, pod, address, unready_too));
     }
     if groups.is_empty() {
         // A Service nobody serves says so.
@@ -172,7 +172,7 @@ fn slice(service: &Object, headless: bool, number: usize, endpoints: &[Value], p
     })
 }
 
-fn endpoint(object: &Object, pod: &Pod, address: IpAddr, unready_too: bool) -> Value {
+fn endpoint(service: &str, object: &Object, pod: &Pod, address: IpAddr, unready_too: bool) -> Value {
     let (ready, ending) = (selection::is_ready(pod), selection::is_ending(pod));
     let mut endpoint = json!({
         "addresses": [address.to_string()],
@@ -184,7 +184,8 @@ fn endpoint(object: &Object, pod: &Pod, address: IpAddr, unready_too: bool) -> V
         if let Some(node) = spec.and_then(|spec| spec.node_name.as_deref()) {
             fields.insert("nodeName".to_owned(), json!(node));
         }
-        if let Some(hostname) = spec.filter(|spec| spec.subdomain.is_some()).and_then(|spec| spec.hostname.as_deref()) {
+        let named = spec.filter(|spec| spec.subdomain.as_deref() == Some(service));
+        if let Some(hostname) = named.and_then(|spec| spec.hostname.as_deref()) {
             fields.insert("hostname".to_owned(), json!(hostname));
         }
     }

@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use k8s_openapi::jiff::Timestamp;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
@@ -272,6 +273,16 @@ pub fn plain(stored: &[u8], timestamps: bool) -> Vec<u8> {
     text
 }
 
+/// The part of stored text that was written at that time or later.
+pub fn since(stored: &[u8], time: Timestamp) -> &[u8] {
+    let earlier = |line: &&[u8]| {
+        let written = line.split(|byte| *byte == b' ').next().and_then(|text| std::str::from_utf8(text).ok());
+        written.and_then(|text| text.parse::<Timestamp>().ok()).is_none_or(|written| written < time)
+    };
+    let skipped: usize = stored.split_inclusive(|byte| *byte == b'\n').take_while(earlier).map(<[u8]>::len).sum();
+    stored.get(skipped..).unwrap_or_default()
+}
+
 /// The last so many whole lines of stored text.
 pub fn tail(stored: &[u8], lines: u64) -> &[u8] {
     let mut left = lines;
@@ -310,6 +321,9 @@ mod tests {
         let stored = reader.now().unwrap();
         assert_eq!(text(plain(&stored, false)), "one\ntwo\n");
         assert_eq!(text(plain(tail(&stored, 1), false)), "two\n");
+        let hour = k8s_openapi::jiff::SignedDuration::from_hours(1);
+        assert_eq!(text(plain(since(&stored, crate::clock::now() - hour), false)), "one\ntwo\n");
+        assert_eq!(since(&stored, crate::clock::now() + hour), b"");
         assert!(text(plain(&stored, true)).lines().all(|line| line.contains("Z ")));
         log.append(b"three\n", Stream::Stderr);
         assert_eq!(text(plain(&reader.more().await.unwrap().unwrap(), false)), "three\n");
