@@ -19,6 +19,8 @@ pub struct Io {
     stream: RefCell<Stream>,
     // Bytes read while the protocol was found out; they come first.
     prefix: RefCell<Bytes>,
+    // Asked of the system once, not for each request's record.
+    local: Cell<Option<SocketAddr>>,
     received: Cell<u64>,
     sent: Cell<u64>,
 }
@@ -41,7 +43,7 @@ impl Io {
 
     fn new(stream: Stream, prefix: Bytes) -> Self {
         let received = Cell::new(prefix.len() as u64);
-        Self { stream: RefCell::new(stream), prefix: RefCell::new(prefix), received, sent: Cell::new(0) }
+        Self { stream: RefCell::new(stream), prefix: RefCell::new(prefix), local: Cell::new(None), received, sent: Cell::new(0) }
     }
 
     /// Bytes read so far.
@@ -56,10 +58,12 @@ impl Io {
 
     /// Our address, if it is an Internet socket.
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        match &*self.stream.borrow() {
-            Stream::Tcp(s) => s.local_addr().ok(),
-            Stream::Unix(_) => None,
+        if self.local.get().is_none()
+            && let Stream::Tcp(stream) = &*self.stream.borrow()
+        {
+            self.local.set(stream.local_addr().ok());
         }
+        self.local.get()
     }
 
     /// Appends what can be read to `buffer`; 0 at the end of the stream.

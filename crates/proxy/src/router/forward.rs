@@ -482,13 +482,14 @@ impl<'a> Exchange<'a, '_> {
             UpstreamProtocol::Http2 => true,
             UpstreamProtocol::Downstream => self.request.protocol == Protocol::Http2,
         };
-        let default_bind = self.connection.worker.process.upstreams.default_bind.clone();
+        let worker = Rc::clone(&self.connection.worker);
+        let default_bind = worker.process.upstreams.default_bind.as_ref();
         let connected = {
             let connecting = async {
                 if http2 {
-                    plan.upstream.http2(host, default_bind.as_ref()).await.map(Lease::Http2)
+                    plan.upstream.http2(host, default_bind).await.map(Lease::Http2)
                 } else {
-                    plan.upstream.http1(host, default_bind.as_ref()).await.map(Lease::Http1)
+                    plan.upstream.http1(host, default_bind).await.map(Lease::Http1)
                 }
             };
             tokio::select! {
