@@ -43,7 +43,13 @@ impl Io {
 
     fn new(stream: Stream, prefix: Bytes) -> Self {
         let received = Cell::new(prefix.len() as u64);
-        Self { stream: RefCell::new(stream), prefix: RefCell::new(prefix), local: Cell::new(None), received, sent: Cell::new(0) }
+        Self {
+            stream: RefCell::new(stream),
+            prefix: RefCell::new(prefix),
+            local: Cell::new(None),
+            received,
+            sent: Cell::new(0),
+        }
     }
 
     /// Bytes read so far.

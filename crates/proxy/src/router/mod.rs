@@ -3,10 +3,14 @@
 //! Decisions come from `lateen-traffic`; here they are carried out. Every request ends in [`Exchange::finish`], which
 //! writes statistics and access logs from the one record of what happened.
 
+mod attempts;
 pub mod body;
+mod deadlines;
 mod forward;
+mod relay;
 pub mod respond;
 mod tunnel;
+mod upper;
 
 use std::borrow::Cow;
 use std::rc::Rc;

@@ -12,8 +12,9 @@ use tokio::time::Instant;
 
 use super::Exchange;
 use super::body::{CopyError, Piece, Sink, Source, copy};
-use super::forward::{Plan, http2_request};
+use super::forward::Plan;
 use super::respond::Responder;
+use super::upper::http2_request;
 use crate::http1::head::{self, Framing, MAX_RESPONSE_HEAD};
 use crate::http1::{Reader, Writer};
 use crate::upstream::{Http1Lease, http2_failure};

@@ -1,0 +1,192 @@
+//! Attempts: a host for each, a pause between them, and the answer when none worked.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use lateen_traffic::record::Flags;
+use lateen_traffic::reply::{self, LocalReply, UpstreamFailure};
+use lateen_traffic::retry::Attempt;
+use lateen_traffic::route::HostRewrite;
+use tokio::time::Instant;
+
+use super::deadlines::{Deadlines, Expired};
+use super::forward::Plan;
+use super::relay::End;
+use super::{Exchange, Tried};
+use crate::upstream::Permit;
+
+impl Exchange<'_, '_> {
+    pub(super) async fn attempts(&mut self, plan: &Plan<'_>) {
+        let worker = Rc::clone(&self.connection.worker);
+        let timeouts = &plan.hcm.timeouts;
+        let policy = plan.retry;
+        let per_try = policy.and_then(|p| p.per_try_timeout).filter(|t| plan.timeout.is_none_or(|whole| *t < whole));
+        let deadlines = Deadlines {
+            timeout: plan.timeout.filter(|t| !t.is_zero()),
+            per_try,
+            idle: plan.forward.idle_timeout.unwrap_or(timeouts.stream_idle).filter(|t| !t.is_zero()),
+            stream: plan
+                .forward
+                .max_stream_duration
+                .unwrap_or(timeouts.max_stream_duration)
+                .filter(|t| !t.is_zero())
+                .map(|t| self.started + t),
+            request_at: Cell::new(timeouts.request.filter(|t| !t.is_zero()).map(|t| self.started + t)),
+            route_at: Cell::new(None),
+            try_at: Cell::new(None),
+            active: Cell::new(self.started),
+        };
+        if self.body.ended {
+            deadlines.request_ended(self.started);
+        }
+        self.body.replay.whole = policy.is_some();
+        let mut tried: Tried = Vec::new();
+        let mut retries = 0;
+        let mut retry_permit: Option<Permit> = None;
+        loop {
+            let selections = policy.filter(|p| p.avoid_previous_hosts).map_or(0, |p| p.host_selection_attempts);
+            let picked = plan.upstream.pick(self.original(&plan.settings), &tried, selections, &mut worker.dice());
+            let Some(host) = picked else {
+                plan.upstream.stats.upstream_cx_none_healthy.inc();
+                self.count_attempts(plan);
+                self.reply(&reply::NO_HEALTHY_UPSTREAM).await;
+                return;
+            };
+            if retries > 0 {
+                self.prepare_again(plan, &deadlines, retries);
+            }
+            if matches!(plan.forward.host_rewrite, HostRewrite::Auto) && !host.hostname.is_empty() {
+                self.rewrite_host(plan.forward, !plan.hcm.suppress_envoy_headers, host.hostname.to_string());
+            }
+            self.record.attempts = retries + 1;
+            let left = policy.map_or(0, |p| p.num_retries.saturating_sub(retries));
+            let end = self.attempt(plan, &host, &deadlines, left > 0).await;
+            drop(retry_permit.take());
+            let (attempt, failure) = match end {
+                End::Answered => return,
+                End::ClientGone => return self.gone(plan),
+                End::ClientError => return self.broken(plan).await,
+                End::Expired(Expired::Try) => (Attempt::Reset { sent: true }, None),
+                End::Expired(what) => return self.expired(plan, what).await,
+                End::Failed(failure, attempt) => (attempt, Some(failure)),
+                End::Retriable(attempt) => (attempt, None),
+            };
+            let wanted = policy.is_some_and(|p| p.wants(attempt)) && self.body.replay.whole;
+            if wanted && left > 0 {
+                match Permit::take(&plan.upstream.shared, |s| &s.retries, plan.settings.limits.max_retries) {
+                    Some(permit) => {
+                        retry_permit = Some(permit);
+                        retries += 1;
+                        tried.push(host);
+                        plan.upstream.stats.upstream_rq_retry.inc();
+                        deadlines.try_at.set(None);
+                        let pause = policy.map_or(Duration::ZERO, |p| p.pause(retries, &mut worker.dice()));
+                        match self.pause(&deadlines, pause).await {
+                            None => {}
+                            Some(End::Expired(what)) => return self.expired(plan, what).await,
+                            Some(_) => return self.gone(plan),
+                        }
+                        if self.body.ended {
+                            deadlines.request_ended(Instant::now());
+                        }
+                        continue;
+                    }
+                    None => {
+                        plan.upstream.stats.upstream_rq_retry_overflow.inc();
+                        self.record.flags.add(Flags::UPSTREAM_OVERFLOW);
+                    }
+                }
+            } else if wanted {
+                plan.upstream.stats.upstream_rq_retry_limit_exceeded.inc();
+                self.record.flags.add(Flags::RETRY_LIMIT);
+            }
+            match failure {
+                Some(failure) => self.fail(plan, &failure).await,
+                None => self.expired(plan, Expired::Try).await,
+            }
+            return;
+        }
+    }
+
+    /// Waits before a retry, unless the client goes or time is over.
+    async fn pause(&mut self, deadlines: &Deadlines, pause: Duration) -> Option<End> {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => None,
+            () = self.responder.gone() => Some(End::ClientGone),
+            expired = deadlines.wait(self.timer) => Some(End::Expired(expired)),
+        }
+    }
+
+    fn gone(&mut self, plan: &Plan<'_>) {
+        plan.upstream.stats.upstream_rq_tx_reset.inc();
+        self.client_gone();
+    }
+
+    async fn broken(&mut self, plan: &Plan<'_>) {
+        plan.upstream.stats.upstream_rq_tx_reset.inc();
+        self.connection.stats.downstream_cx_protocol_error.inc();
+        let bad = LocalReply::fixed(400, "Bad Request", Flags::DOWNSTREAM_PROTOCOL_ERROR, "http1.codec_error");
+        self.reply(&bad).await;
+    }
+
+    pub(super) async fn fail(&mut self, plan: &Plan<'_>, failure: &UpstreamFailure) {
+        self.record.upstream_failure = failure.transport_reason();
+        self.response.headers.clear();
+        if *failure == UpstreamFailure::Overflow && self.record.attempts > 0 {
+            // Nobody was asked.
+            self.record.upstream_host = None;
+        }
+        let reply = failure.reply(self.record.attempts > 1);
+        if reply.overloaded {
+            self.response.headers.append("x-envoy-overloaded", "true");
+        }
+        self.count_attempts(plan);
+        plan.upstream.stats.response(reply.status);
+        self.reply(&reply).await;
+    }
+
+    /// Clears what a discarded response left, and says how many attempts there were, if the virtual host asks for it.
+    fn count_attempts(&mut self, plan: &Plan<'_>) {
+        if plan.routed.virtual_host.attempt_count_in_response {
+            self.response.headers.append("x-envoy-attempt-count", self.record.attempts.to_string());
+        }
+    }
+
+    /// Another attempt tells its number, and what is left of the time.
+    fn prepare_again(&mut self, plan: &Plan<'_>, deadlines: &Deadlines, retries: u32) {
+        if plan.routed.virtual_host.attempt_count_in_request {
+            self.request.headers.set("x-envoy-attempt-count", (retries + 1).to_string());
+        }
+        if deadlines.per_try.is_none()
+            && self.request.headers.contains("x-envoy-expected-rq-timeout-ms")
+            && let Some(at) = deadlines.route_at.get()
+        {
+            let left = at.saturating_duration_since(Instant::now()).as_millis().max(1);
+            self.request.headers.set("x-envoy-expected-rq-timeout-ms", left.to_string());
+        }
+    }
+
+    async fn expired(&mut self, plan: &Plan<'_>, what: Expired) {
+        plan.upstream.stats.upstream_rq_tx_reset.inc();
+        let reply = match what {
+            Expired::Route => {
+                plan.upstream.stats.upstream_rq_timeout.inc();
+                reply::RESPONSE_TIMEOUT
+            }
+            Expired::Try => {
+                plan.upstream.stats.upstream_rq_per_try_timeout.inc();
+                reply::PER_TRY_TIMEOUT
+            }
+            Expired::Idle if !self.body.ended => reply::STREAM_IDLE_DOWNSTREAM,
+            Expired::Idle => reply::STREAM_IDLE_UPSTREAM,
+            Expired::Stream => reply::MAX_STREAM_DURATION,
+            Expired::Request => reply::REQUEST_TIMEOUT,
+        };
+        self.response.headers.clear();
+        if matches!(what, Expired::Route | Expired::Try) {
+            self.count_attempts(plan);
+        }
+        self.reply(&reply).await;
+    }
+}

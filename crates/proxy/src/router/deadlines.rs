@@ -1,0 +1,80 @@
+//! When an exchange is over, whatever happens: the route's timeout, a try's, idleness, age.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::timer::Timer;
+
+/// When an exchange is over, whatever happens.
+pub(super) struct Deadlines {
+    // From the end of the request on.
+    pub(super) timeout: Option<Duration>,
+    pub(super) per_try: Option<Duration>,
+    pub(super) idle: Option<Duration>,
+    pub(super) stream: Option<Instant>,
+    // Until the request has arrived.
+    pub(super) request_at: Cell<Option<Instant>>,
+    pub(super) route_at: Cell<Option<Instant>>,
+    pub(super) try_at: Cell<Option<Instant>>,
+    pub(super) active: Cell<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Expired {
+    Request,
+    Route,
+    Try,
+    Idle,
+    Stream,
+}
+
+impl Deadlines {
+    pub(super) fn nearest(&self) -> Option<Instant> {
+        let idle = self.idle.map(|limit| self.active.get() + limit);
+        [self.request_at.get(), self.route_at.get(), self.try_at.get(), idle, self.stream].into_iter().flatten().min()
+    }
+
+    pub(super) fn request_ended(&self, now: Instant) {
+        self.request_at.set(None);
+        if self.route_at.get().is_none() {
+            self.route_at.set(self.timeout.map(|t| now + t));
+        }
+        if self.try_at.get().is_none() {
+            self.try_at.set(self.per_try.map(|t| now + t));
+        }
+    }
+
+    pub(super) fn expired(&self, now: Instant) -> Option<Expired> {
+        let over = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if over(self.request_at.get()) {
+            Some(Expired::Request)
+        } else if over(self.route_at.get()) {
+            Some(Expired::Route)
+        } else if over(self.try_at.get()) {
+            Some(Expired::Try)
+        } else if over(self.stream) {
+            Some(Expired::Stream)
+        } else if over(self.idle.map(|limit| self.active.get() + limit)) {
+            Some(Expired::Idle)
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn touch(&self) {
+        if self.idle.is_some() {
+            self.active.set(Instant::now());
+        }
+    }
+
+    pub(super) async fn wait(&self, timer: &mut Timer) -> Expired {
+        loop {
+            timer.until(self.nearest()).await;
+            if let Some(expired) = self.expired(Instant::now()) {
+                return expired;
+            }
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! One attempt: the request goes up and the response comes down, both at once.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+use lateen_traffic::Protocol;
+use lateen_traffic::cluster::UpstreamProtocol;
+use lateen_traffic::record::Flags;
+use lateen_traffic::reply::UpstreamFailure;
+use lateen_traffic::retry::Attempt;
+use tokio::time::Instant;
+
+use super::body::{CopyError, Piece, Sink, SourceError, copy};
+use super::deadlines::{Deadlines, Expired};
+use super::forward::Plan;
+use super::respond::Responder;
+use super::upper::{Upper, http2_request, request_framing};
+use super::{Exchange, Incoming};
+use crate::http1::head::{self, Framing};
+use crate::upstream::{Host, Http1Lease, Http2Lease, http2_failure};
+
+/// Bytes of a pipelined next request that are read while the upstream works.
+const READ_AHEAD: usize = 64 * 1024;
+
+/// How an attempt ended.
+pub(super) enum End {
+    /// The response went to the client, whole or not; all is recorded.
+    Answered,
+    /// The client is gone.
+    ClientGone,
+    /// The client broke the protocol inside its body.
+    ClientError,
+    /// No response; perhaps again.
+    Failed(UpstreamFailure, Attempt),
+    /// A response that asks to be tried again, when there are tries left.
+    Retriable(Attempt),
+    /// Time is over before a response began.
+    Expired(Expired),
+}
+
+impl Exchange<'_, '_> {
+    /// One attempt on one host.
+    pub(super) async fn attempt(
+        &mut self,
+        plan: &Plan<'_>,
+        host: &Rc<Host>,
+        deadlines: &Deadlines,
+        may_retry: bool,
+    ) -> End {
+        self.record.upstream_host = Some(host.target.clone());
+        self.record.upstream_local = None;
+        let http2 = match plan.settings.protocol {
+            UpstreamProtocol::Http1 => false,
+            UpstreamProtocol::Http2 => true,
+            UpstreamProtocol::Downstream => self.request.protocol == Protocol::Http2,
+        };
+        let worker = Rc::clone(&self.connection.worker);
+        let default_bind = worker.process.upstreams.default_bind.as_ref();
+        let connected = {
+            let connecting = async {
+                if http2 {
+                    plan.upstream.http2(host, default_bind).await.map(Lease::Http2)
+                } else {
+                    plan.upstream.http1(host, default_bind).await.map(Lease::Http1)
+                }
+            };
+            tokio::select! {
+                biased;
+                connected = connecting => connected,
+                () = self.responder.gone() => return End::ClientGone,
+                () = self.body.source.gone(READ_AHEAD), if self.body.ended => return End::ClientGone,
+                expired = deadlines.wait(self.timer) => return End::Expired(expired),
+            }
+        };
+        let lease = match connected {
+            Ok(lease) => lease,
+            Err(failure) => {
+                host.shared.errors.fetch_add(1, Ordering::Relaxed);
+                let attempt = match failure {
+                    UpstreamFailure::Overflow => Attempt::Overflow,
+                    _ => Attempt::ConnectFailure,
+                };
+                return End::Failed(failure, attempt);
+            }
+        };
+        let stats = &plan.upstream.stats;
+        stats.upstream_rq_total.inc();
+        stats.upstream_rq_active.inc();
+        host.shared.requests.fetch_add(1, Ordering::Relaxed);
+        host.shared.active.fetch_add(1, Ordering::Relaxed);
+        let end = match lease {
+            Lease::Http1(lease) => self.over_http1(plan, lease, deadlines, may_retry).await,
+            Lease::Http2(lease) => self.over_http2(plan, lease, deadlines, may_retry).await,
+        };
+        host.shared.active.fetch_sub(1, Ordering::Relaxed);
+        stats.upstream_rq_active.dec();
+        if matches!(end, End::Expired(_)) {
+            host.shared.timeouts.fetch_add(1, Ordering::Relaxed);
+        }
+        if matches!(end, End::Failed(..)) || self.record.code >= 500 {
+            host.shared.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        end
+    }
+
+    async fn over_http1(
+        &mut self,
+        plan: &Plan<'_>,
+        mut lease: Http1Lease,
+        deadlines: &Deadlines,
+        may_retry: bool,
+    ) -> End {
+        let Some((reader, writer, io)) = lease.parts() else { return failed(UpstreamFailure::Termination, false) };
+        self.record.upstream_local = io.local_addr();
+        let sent_at = Instant::now();
+        let framing = request_framing(&self.body, self.request);
+        head::write_request(self.request, framing, &mut writer.buffer);
+        writer.start_body(framing);
+        let mut reusable = false;
+        let end = {
+            let mut sink = Sink::Http1(writer);
+            let bodiless = self.request.method == "HEAD";
+            let mut source =
+                Upper::Http1 { reader, method: if bodiless { "HEAD" } else { "GET" }, keep: &mut reusable };
+            if self.body.ended && self.body.replay.pieces.is_empty() && sink.flush().await.is_err() {
+                // The response may still be there to read.
+            }
+            self.relay(plan, &mut sink, &mut source, deadlines, sent_at, may_retry).await
+        };
+        if reusable && matches!(end, End::Answered | End::Retriable(_)) {
+            lease.release(&plan.settings);
+        }
+        end
+    }
+
+    async fn over_http2(
+        &mut self,
+        plan: &Plan<'_>,
+        mut lease: Http2Lease,
+        deadlines: &Deadlines,
+        may_retry: bool,
+    ) -> End {
+        self.record.upstream_local = lease.io().local_addr();
+        let sent_at = Instant::now();
+        let Some(request) = http2_request(self.request) else { return failed(UpstreamFailure::Protocol, false) };
+        let empty = self.body.ended && self.body.replay.pieces.is_empty();
+        let (response, mut stream) = match lease.sender.send_request(request, empty) {
+            Ok(pair) => pair,
+            Err(error) => return failed(http2_failure(&error), false),
+        };
+        let mut sink = Sink::Http2(&mut stream);
+        let mut source = Upper::Http2 { response: Some(response), body: None };
+        let end = self.relay(plan, &mut sink, &mut source, deadlines, sent_at, may_retry).await;
+        match end {
+            End::Answered if !source.unfinished() => {}
+            // Whatever is left of the exchange, the upstream should stop working on it.
+            _ => stream.send_reset(h2::Reason::INTERNAL_ERROR),
+        }
+        end
+    }
+
+    /// Sends the body up and brings the response down, both at once.
+    async fn relay(
+        &mut self,
+        plan: &Plan<'_>,
+        up: &mut Sink<'_>,
+        down: &mut Upper<'_>,
+        deadlines: &Deadlines,
+        sent_at: Instant,
+        may_retry: bool,
+    ) -> End {
+        let no_body = self.body.ended && self.body.replay.pieces.is_empty();
+        let limit = plan.hcm.limits.per_request_buffer;
+        let received = Cell::new(0u64);
+        // First: the body goes up until the head of the response is here.
+        let arrived = {
+            let body = &mut self.body;
+            let upload = async {
+                if !no_body {
+                    upload(body, up, deadlines, limit, &received).await?;
+                }
+                body.source.gone(READ_AHEAD).await;
+                Err(UploadEnd::ClientGone)
+            };
+            let mut upload = std::pin::pin!(upload);
+            let responder = &mut *self.responder;
+            let response = &mut *self.response;
+            let interim = async |status: u16| responder.interim(status).await;
+            let mut head = std::pin::pin!(down.head(response, plan.hcm.proxy_100_continue, interim));
+            let mut uploading = true;
+            loop {
+                tokio::select! {
+                    biased;
+                    arrived = &mut head => break Ok(arrived),
+                    stopped = &mut upload, if uploading => {
+                        let stopped: Result<(), UploadEnd> = stopped;
+                        match stopped {
+                            // The upstream takes no more; it may have answered all the same.
+                            Ok(()) | Err(UploadEnd::Upstream) => uploading = false,
+                            Err(other) => break Err(other),
+                        }
+                    }
+                    expired = deadlines.wait(self.timer) => break Err(UploadEnd::Expired(expired)),
+                }
+            }
+        };
+        self.record.bytes_received += received.replace(0);
+        let mut framing = match arrived {
+            Ok(Ok(framing)) => framing,
+            Ok(Err(failure)) => {
+                plan.upstream.stats.upstream_rq_rx_reset.inc();
+                return failed(failure, true);
+            }
+            Err(UploadEnd::ClientGone | UploadEnd::Upstream) => return End::ClientGone,
+            Err(UploadEnd::ClientError) => return End::ClientError,
+            Err(UploadEnd::Expired(what)) => return End::Expired(what),
+        };
+        deadlines.touch();
+        if let Some(attempt) = self.retriable(plan, may_retry) {
+            // The connection is of use again only if there is no body to read.
+            down.settle(framing);
+            return End::Retriable(attempt);
+        }
+        // Then: the rest of the body goes up while the response comes down.
+        self.begin_response(plan, sent_at);
+        let head_only = framing == Framing::None;
+        if framing == Framing::UntilClose {
+            framing = Framing::Chunked;
+        }
+        if self.responder.head(self.response, framing, None).is_err() {
+            return End::ClientGone;
+        }
+        let sent = Cell::new(0u64);
+        let outcome = {
+            let body = &mut self.body;
+            let http1_client = matches!(self.responder, Responder::Http1(_));
+            let Ok(mut client) = self.responder.sink() else { return End::ClientGone };
+            let mut source = down.body();
+            let download = async {
+                if head_only {
+                    return Ok(client.flush().await?);
+                }
+                copy(&mut source, &mut client, |piece| {
+                    if let Piece::Data(data) = piece {
+                        sent.set(sent.get() + data.len() as u64);
+                    }
+                    deadlines.touch();
+                })
+                .await
+            };
+            let upload = async {
+                if !body.ended {
+                    upload(body, up, deadlines, limit, &received).await?;
+                }
+                if http1_client {
+                    body.source.gone(READ_AHEAD).await;
+                    return Err(UploadEnd::ClientGone);
+                }
+                std::future::pending().await
+            };
+            let mut upload = std::pin::pin!(upload);
+            let mut download = std::pin::pin!(download);
+            let mut uploading = true;
+            loop {
+                tokio::select! {
+                    biased;
+                    copied = &mut download => break match copied {
+                        Ok(()) => Download::Whole,
+                        Err(CopyError::Sink) => Download::Client,
+                        Err(CopyError::Source(error)) => Download::Upstream(error),
+                    },
+                    stopped = &mut upload, if uploading => {
+                        let stopped: Result<(), UploadEnd> = stopped;
+                        match stopped {
+                            Ok(()) | Err(UploadEnd::Upstream) => uploading = false,
+                            Err(UploadEnd::ClientGone) => break Download::Client,
+                            Err(UploadEnd::ClientError) => break Download::ClientError,
+                            Err(UploadEnd::Expired(what)) => break Download::Expired(what),
+                        }
+                    }
+                    expired = deadlines.wait(self.timer) => break Download::Expired(expired),
+                }
+            }
+        };
+        self.record.bytes_sent += sent.get();
+        self.record.bytes_received += received.get();
+        match outcome {
+            Download::Whole => {
+                down.settle(framing);
+                if !self.body.ended {
+                    // The upstream answered without wanting the rest.
+                    down.spoil();
+                    self.responder.close_after();
+                }
+                End::Answered
+            }
+            Download::Client => {
+                self.responder.abort().await;
+                self.client_gone();
+                plan.upstream.stats.upstream_rq_tx_reset.inc();
+                down.spoil();
+                End::Answered
+            }
+            other => {
+                self.responder.abort().await;
+                down.spoil();
+                match other {
+                    Download::Upstream(error) => {
+                        let failure = match error {
+                            SourceError::Closed | SourceError::Framing => UpstreamFailure::Protocol,
+                            SourceError::Http2(error) => match http2_failure(&error) {
+                                UpstreamFailure::RefusedStream => UpstreamFailure::RemoteReset,
+                                other => other,
+                            },
+                        };
+                        plan.upstream.stats.upstream_rq_rx_reset.inc();
+                        self.record.flags.add(failure.flags());
+                        self.record.details = failure.details_after();
+                    }
+                    Download::Expired(what) => {
+                        let (flags, details) = match what {
+                            Expired::Route | Expired::Try => {
+                                plan.upstream.stats.upstream_rq_timeout.inc();
+                                (Flags::UPSTREAM_TIMEOUT, "response_timeout")
+                            }
+                            Expired::Idle => (Flags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout"),
+                            Expired::Request => (Flags::NONE, "request_overall_timeout"),
+                            Expired::Stream => (Flags::NONE, "max_duration_timeout"),
+                        };
+                        self.record.flags.add(flags);
+                        self.record.details = Cow::Borrowed(details);
+                    }
+                    Download::ClientError => {
+                        self.record.flags.add(Flags::DOWNSTREAM_PROTOCOL_ERROR);
+                        self.record.details = Cow::Borrowed("http1.codec_error");
+                    }
+                    Download::Whole | Download::Client => {}
+                }
+                // What was read before the failure is already with the client; it is cut there.
+                End::Answered
+            }
+        }
+    }
+
+    /// Whether the response that arrived is to be thrown away for another attempt.
+    fn retriable(&mut self, plan: &Plan<'_>, may_retry: bool) -> Option<Attempt> {
+        let policy = plan.retry?;
+        let attempt = Attempt::Response {
+            status: self.response.status,
+            grpc_status: self.response.headers.get_str("grpc-status").and_then(|s| s.parse().ok()),
+            ratelimited: self.response.headers.contains("x-envoy-ratelimited"),
+        };
+        if !policy.wants(attempt) || !self.body.replay.whole {
+            return None;
+        }
+        if !may_retry {
+            self.record.flags.add(Flags::RETRY_LIMIT);
+            plan.upstream.stats.upstream_rq_retry_limit_exceeded.inc();
+            return None;
+        }
+        let limits = &plan.settings.limits;
+        if limits.max_retries != u32::MAX && plan.upstream.shared.retries.load(Ordering::Relaxed) >= limits.max_retries
+        {
+            plan.upstream.stats.upstream_rq_retry_overflow.inc();
+            self.record.flags.add(Flags::UPSTREAM_OVERFLOW);
+            return None;
+        }
+        plan.upstream.stats.response(self.response.status);
+        Some(attempt)
+    }
+
+    /// The upstream's head becomes the client's.
+    pub(super) fn begin_response(&mut self, plan: &Plan<'_>, sent_at: Instant) {
+        self.record.code = self.response.status;
+        self.record.details = Cow::Borrowed("via_upstream");
+        plan.upstream.stats.response(self.response.status);
+        if self.record.attempts > 1 && self.response.status < 500 {
+            plan.upstream.stats.upstream_rq_retry_success.inc();
+        }
+        plan.upstream.stats.upstream_rq_time.record(sent_at.elapsed());
+        let switched = !self.request.upgrade.is_empty() || self.request.is_connect();
+        if !plan.hcm.suppress_envoy_headers && self.body.ended && !switched {
+            self.response.headers.set("x-envoy-upstream-service-time", sent_at.elapsed().as_millis().to_string());
+        }
+        if !self.body.ended {
+            // The answer is here before the request is: what is left of it cannot be told from the next one.
+            self.responder.close_after();
+        }
+        self.edit_response(plan.routes, plan.routed, plan.cluster_edits);
+        if plan.routed.virtual_host.attempt_count_in_response {
+            self.response.headers.set("x-envoy-attempt-count", self.record.attempts.to_string());
+        }
+        if plan.hcm.tracing.is_some()
+            && let Some(operation) = &plan.routed.route.decorator
+            && !self.request.headers.contains("x-envoy-decorator-operation")
+        {
+            self.response.headers.set("x-envoy-decorator-operation", operation.as_bytes());
+        }
+        self.complete_response(false);
+    }
+}
+
+enum Lease {
+    Http1(Http1Lease),
+    Http2(Http2Lease),
+}
+
+enum Download {
+    Whole,
+    Client,
+    ClientError,
+    Upstream(SourceError),
+    Expired(Expired),
+}
+
+/// Why an upload stopped.
+enum UploadEnd {
+    ClientGone,
+    ClientError,
+    Upstream,
+    Expired(Expired),
+}
+
+fn failed(failure: UpstreamFailure, sent: bool) -> End {
+    let attempt = match failure {
+        UpstreamFailure::RefusedStream => Attempt::RefusedStream,
+        UpstreamFailure::Overflow => Attempt::Overflow,
+        _ => Attempt::Reset { sent },
+    };
+    End::Failed(failure, attempt)
+}
+
+/// Sends what is kept of the body, then the rest as it comes.
+async fn upload(
+    body: &mut Incoming<'_>,
+    up: &mut Sink<'_>,
+    deadlines: &Deadlines,
+    limit: usize,
+    received: &Cell<u64>,
+) -> Result<(), UploadEnd> {
+    let Incoming { source, replay, ended, .. } = body;
+    for piece in &replay.pieces {
+        let sent = match piece {
+            Piece::Data(data) => up.data(data.clone()).await,
+            Piece::End(trailers) => up.end(trailers.clone()),
+        };
+        sent.map_err(|_| UploadEnd::Upstream)?;
+    }
+    if !*ended {
+        let copied = copy(source, up, |piece| {
+            deadlines.touch();
+            if let Piece::Data(data) = piece {
+                received.set(received.get() + data.len() as u64);
+                replay.size += data.len();
+            }
+            if replay.whole && replay.size <= limit {
+                replay.pieces.push(piece.clone());
+            } else {
+                replay.whole = false;
+                replay.pieces.clear();
+            }
+            if matches!(piece, Piece::End(_)) {
+                *ended = true;
+            }
+        })
+        .await;
+        match copied {
+            Ok(()) => {}
+            Err(CopyError::Sink) => return Err(UploadEnd::Upstream),
+            Err(CopyError::Source(SourceError::Framing)) => return Err(UploadEnd::ClientError),
+            Err(CopyError::Source(_)) => return Err(UploadEnd::ClientGone),
+        }
+    }
+    up.flush().await.map_err(|_| UploadEnd::Upstream)?;
+    deadlines.request_ended(Instant::now());
+    Ok(())
+}
