@@ -145,7 +145,7 @@ pub fn warn<'a>(response: &mut Response<Body>, warnings: impl Iterator<Item = &'
             .filter(|c| !c.is_control())
             .flat_map(|c| if matches!(c, '"' | '\\') { vec!['\\', c] } else { vec![c] })
             .collect();
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
             response.headers_mut().append(WARNING, value);
         }
     }

@@ -110,6 +110,21 @@ async fn what_is_wrong_is_told_with_its_field() {
 }
 
 #[tokio::test]
+async fn what_looks_wrong_is_a_warning() {
+    let World { client, .. } = &world(StoreSettings::default()).await;
+    let entry = json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "metadata": {"name": "all"},
+        "spec": {
+            "hosts": ["all.example.com"], "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}],
+            "resolution": "STATIC", "location": "MESH_INTERNAL", "workloadSelector": {"labels": {}},
+        },
+    });
+    let applied = client.apply(&entry, "shop", false).await.unwrap();
+    assert_eq!(applied.warnings.len(), 1, "{:?}", applied.warnings);
+    assert!(applied.warnings[0].contains("spec.workloadSelector.labels: empty"), "{:?}", applied.warnings);
+}
+
+#[tokio::test]
 async fn watches_begin_where_lists_end() {
     let World { client, .. } = &world(StoreSettings::default()).await;
     client.apply(&service("a"), "shop", false).await.unwrap();

@@ -9,7 +9,7 @@ mod watch;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -70,6 +70,8 @@ pub struct Applied {
     pub created: bool,
     /// Whether it is another than before.
     pub changed: bool,
+    /// What was accepted and yet looks wrong.
+    pub warnings: Vec<String>,
 }
 
 /// Log text as it comes.
@@ -164,11 +166,12 @@ impl Client {
             path.push_str("&dryRun=All");
         }
         let request = Request::patch(path).header(header::CONTENT_TYPE, "application/apply-patch+yaml");
-        let (_, body) = self.answer(request, Bytes::from(object.to_string())).await?;
-        let object: Value = parse(&body)?;
+        let response = self.send(request, Bytes::from(object.to_string())).await?;
+        let warnings = warnings(response.headers());
+        let object: Value = parse(&read(response.into_body()).await?)?;
         let revision = |object: &Value| object.pointer("/metadata/resourceVersion").cloned();
         let changed = before.as_ref().and_then(revision) != revision(&object);
-        Ok(Applied { created: before.is_none(), changed, object })
+        Ok(Applied { created: before.is_none(), changed, object, warnings })
     }
 
     /// Makes a new object.
@@ -295,6 +298,13 @@ impl Client {
 async fn read(body: Incoming) -> Result<Bytes, ClientError> {
     let collected = Limited::new(body, ANSWER_LIMIT).collect().await;
     collected.map(http_body_util::Collected::to_bytes).map_err(ClientError::broken)
+}
+
+/// The texts of `299 - "TEXT"` warnings.
+fn warnings(headers: &HeaderMap) -> Vec<String> {
+    let texts = headers.get_all(header::WARNING).iter().filter_map(|value| std::str::from_utf8(value.as_bytes()).ok());
+    let quoted = texts.filter_map(|text| text.strip_prefix("299 - \"")?.strip_suffix('"'));
+    quoted.map(|text| text.replace("\\\"", "\"").replace("\\\\", "\\")).collect()
 }
 
 fn parse(body: &[u8]) -> Result<Value, ClientError> {

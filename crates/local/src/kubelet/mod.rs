@@ -21,14 +21,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use lateen_galley::{Kind, Object, Snapshot, Store};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use command::{CommandError, ImageCommands};
 pub use exec::{Command, ExecError, Running};
 
-use crate::admission::PROXY_CONTAINER;
+use crate::admission::{POD_FINALIZER, PROXY_CONTAINER};
 use crate::hosts::GatewayListeners;
 use crate::network;
 use crate::node::NodeHandle;
@@ -112,6 +112,8 @@ pub struct Kubelet {
     context: Arc<Context>,
     pods: Arc<Mutex<HashMap<String, Entry>>>,
     limits: Arc<Mutex<HashMap<String, u64>>>,
+    /// A worker is done: its pod may have to begin anew.
+    ended: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -119,6 +121,7 @@ struct Entry {
     object: Arc<Object>,
     doomed: watch::Sender<Option<Instant>>,
     jobs: watch::Receiver<Vec<Job>>,
+    done: Arc<AtomicBool>,
     worker: JoinHandle<()>,
 }
 
@@ -142,7 +145,7 @@ impl Kubelet {
             inherit_from,
             leaving: AtomicBool::new(false),
         };
-        Self { context: Arc::new(context), pods: Arc::default(), limits: Arc::default() }
+        Self { context: Arc::new(context), pods: Arc::default(), limits: Arc::default(), ended: Arc::default() }
     }
 
     /// The logs of all containers.
@@ -189,22 +192,34 @@ impl Kubelet {
                 self.reconcile(&snapshot);
                 seen = Some(snapshot);
             }
-            if revisions.changed().await.is_err() {
-                return;
+            tokio::select! {
+                changed = revisions.changed() => if changed.is_err() { return },
+                () = self.ended.notified() => seen = None,
             }
         }
     }
 
     fn reconcile(&self, snapshot: &Snapshot) {
         let mut pods = locked(&self.pods);
+        pods.retain(|uid, entry| {
+            let running = !entry.done.load(Ordering::Acquire);
+            if !running {
+                locked(&self.limits).remove(uid);
+            }
+            running
+        });
         for object in snapshot.objects(Kind::Pod) {
             let deleted = object.metadata().deletion_timestamp.is_some();
             match pods.get(object.uid()) {
                 Some(entry) if deleted => self.doom(entry, None),
+                // Kubernetes refuses to change what a pod runs; here it is ended and begun anew with the same name.
+                Some(entry) if entry.object.generation() != object.generation() => self.doom(entry, None),
                 Some(_) => {}
-                // Deleted pods nobody works for any more are taken away by a worker too.
                 None => {
-                    if let Some(entry) = self.start(object) {
+                    // Deleted pods nobody works for any more are taken away by a worker too.
+                    let ours = |names: &Vec<String>| names.iter().any(|name| name == POD_FINALIZER);
+                    let held = object.metadata().finalizers.as_ref().is_some_and(ours);
+                    if let Some(entry) = (held || !deleted).then(|| self.start(object)).flatten() {
                         if deleted {
                             self.doom(&entry, Some(Duration::ZERO));
                         }
@@ -213,19 +228,12 @@ impl Kubelet {
                 }
             }
         }
-        let mut gone = Vec::new();
         for (uid, entry) in pods.iter() {
             let stored = snapshot.get(&entry.object.key()).is_some_and(|stored| stored.uid() == uid);
-            if entry.worker.is_finished() {
-                gone.push(uid.clone());
-            } else if !stored {
+            if !stored {
                 // Its namespace was taken away, and its object with it.
                 self.doom(entry, Some(Duration::from_secs(1)));
             }
-        }
-        for uid in gone {
-            pods.remove(&uid);
-            locked(&self.limits).remove(&uid);
         }
     }
 
@@ -234,7 +242,13 @@ impl Kubelet {
         let (doomed, doom) = watch::channel(None);
         let (jobs_sender, jobs) = watch::channel(Vec::new());
         let worker = pod::Worker::new(Arc::clone(&self.context), Arc::clone(object), pod, doom, jobs_sender);
-        Some(Entry { object: Arc::clone(object), doomed, jobs, worker: tokio::spawn(worker.run()) })
+        let done = Arc::new(AtomicBool::new(false));
+        let guard = Done { done: Arc::clone(&done), ended: Arc::clone(&self.ended) };
+        let worker = tokio::spawn(async move {
+            let _guard = guard;
+            worker.run().await;
+        });
+        Some(Entry { object: Arc::clone(object), doomed, jobs, done, worker })
     }
 
     fn doom(&self, entry: &Entry, most: Option<Duration>) {
@@ -266,6 +280,19 @@ impl Kubelet {
             // One that panicked has ended too.
             let _ = worker.await;
         }
+    }
+}
+
+/// Says that a worker is done, however it ended.
+struct Done {
+    done: Arc<AtomicBool>,
+    ended: Arc<Notify>,
+}
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Release);
+        self.ended.notify_one();
     }
 }
 

@@ -105,6 +105,7 @@ pub fn run(name: &str) {
         a_crashed_container_is_restarted(&client).await;
         a_new_template_replaces_pods_without_a_failed_request(&client, &file, &mut progress).await;
 
+        a_changed_pod_begins_anew(&client).await;
         what_is_deleted_ends(&client).await;
 
         let begun = Instant::now();
@@ -200,6 +201,22 @@ async fn the_gateway_accepts_host_clients_itself(client: &Client) {
         assert!(asked(address.replace('/', "/crash")).await.is_err());
         assert_eq!(asked(address).await.unwrap(), "inheritor");
     }
+}
+
+async fn a_changed_pod_begins_anew(client: &Client) {
+    let mut pod = client.get(Kind::Pod, "shop", "client").await.unwrap();
+    let uid = pod["metadata"]["uid"].clone();
+    pod["spec"]["containers"][0]["env"] = serde_json::json!([{"name": "CHANGED", "value": "yes"}]);
+    client.replace(Kind::Pod, "shop", "client", &pod).await.unwrap();
+    let command = || Exec {
+        namespace: "shop".to_owned(),
+        pod: "client".to_owned(),
+        command: ["sh", "-c", "test $CHANGED = yes"].map(str::to_owned).to_vec(),
+        ..Exec::default()
+    };
+    let nowhere = || Streams { stdin: None, stdout: Box::new(tokio::io::sink()), stderr: Box::new(tokio::io::sink()) };
+    eventually("the changed pod", || async { matches!(client.exec(&command(), nowhere()).await, Ok(0)) }).await;
+    assert_eq!(client.get(Kind::Pod, "shop", "client").await.unwrap()["metadata"]["uid"], uid);
 }
 
 async fn what_is_deleted_ends(client: &Client) {
