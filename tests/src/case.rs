@@ -26,8 +26,11 @@ pub enum Do {
     FinishWriting,
     /// Reads until the proxy ends the connection and keeps how it did.
     End,
-    /// Reads HTTP/2 frames until the connection ends; keeps kinds and error codes.
+    /// Reads HTTP/2 frames until a PING is acknowledged or the connection ends; keeps kinds and error
+    /// codes.
     Frames,
+    /// The same until a stream has ended.
+    Stream,
     Reset,
 }
 
@@ -46,7 +49,18 @@ pub struct Better {
     /// Why Lateen answers otherwise.
     pub reason: &'static str,
     /// What Lateen must answer instead.
-    pub seen: Seen,
+    pub instead: Instead,
+}
+
+/// What is wanted in place of Envoy's outcome.
+#[derive(Clone, Debug)]
+pub enum Instead {
+    /// An answer of this status.
+    Status(u16),
+    /// Exactly these facts for the client.
+    Facts(Vec<String>),
+    /// What Envoy's client gets, too, but nothing for the access log.
+    Unlogged,
 }
 
 /// A row.
@@ -210,9 +224,14 @@ impl Case {
         self
     }
 
-    /// Lateen answers this instead of what Envoy does, for a reason.
-    pub fn better(mut self, reason: &'static str, status: u16) -> Case {
-        self.better = Some(Better { reason, seen: Seen { status: Some(status), ..Seen::default() } });
+    /// Lateen answers with this status instead of what Envoy does, for a reason.
+    pub fn better(self, reason: &'static str, status: u16) -> Case {
+        self.instead(reason, Instead::Status(status))
+    }
+
+    /// Lateen does this instead of what Envoy does, for a reason.
+    pub fn instead(mut self, reason: &'static str, instead: Instead) -> Case {
+        self.better = Some(Better { reason, instead });
         self
     }
 

@@ -108,10 +108,8 @@ async fn raw(case: &Case, source: Ipv4Addr, port: u16, stage: &Stage, facts: &mu
                 }
                 closes = true;
             }
-            Do::Frames => {
-                frames(&mut reader, facts).await;
-                closes = true;
-            }
+            Do::Frames => closes = !frames(&mut reader, Until::Pong, facts).await,
+            Do::Stream => closes = !frames(&mut reader, Until::StreamEnd, facts).await,
             Do::Reset => {
                 let _ = SockRef::from(write.as_ref()).set_linger(Some(Duration::ZERO));
                 facts.push("reset by the client".to_owned());
@@ -168,24 +166,44 @@ pub fn show(bytes: &[u8]) -> String {
     format!("({}) #{hash:016x}", bytes.len())
 }
 
-/// Kinds and codes of HTTP/2 frames until the end. SETTINGS, WINDOW_UPDATE and PING are the
-/// connection's own affair and left out.
-async fn frames<R: tokio::io::AsyncRead + Unpin>(reader: &mut Reader<R>, facts: &mut Vec<String>) {
+/// What ends the reading of frames on a connection that lives.
+#[derive(Clone, Copy, PartialEq)]
+enum Until {
+    /// A PING is acknowledged.
+    Pong,
+    /// A stream has ended.
+    StreamEnd,
+}
+
+/// Kinds and codes of HTTP/2 frames until what is waited for (`true`), or to the end. SETTINGS and WINDOW_UPDATE are the connection's own affair and left
+/// out.
+async fn frames<R: tokio::io::AsyncRead + Unpin>(
+    reader: &mut Reader<R>,
+    until: Until,
+    facts: &mut Vec<String>,
+) -> bool {
     loop {
         let head = reader.exactly(9).await;
         if head.len() < 9 {
-            return;
+            return false;
         }
         let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
         let payload = reader.exactly(length).await;
         let code = |at: usize| payload.get(at + 3).copied().unwrap_or(255);
         match head[3] {
+            // In how many frames is the sender's affair.
+            0 if facts.last().is_some_and(|fact| fact == "< DATA") => {}
             0 => facts.push("< DATA".to_owned()),
             // The first octet of our answers' header blocks is `:status`, indexed when it is a common one.
             1 => facts.push(format!("< HEADERS {:#x}", payload.first().copied().unwrap_or(0))),
             3 => facts.push(format!("< RST_STREAM {}", code(0))),
+            6 if head[4] & 1 == 1 && until == Until::Pong => return true,
             7 => facts.push(format!("< GOAWAY {}", code(4))),
             _ => {}
+        }
+        let ended = head[3] == 3 || (head[3] < 2 && head[4] & 1 == 1);
+        if ended && until == Until::StreamEnd {
+            return true;
         }
     }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::ads::ControlPlane;
 use crate::bootstrap::{self, Flavour, Layout};
-use crate::case::{Case, Seen};
+use crate::case::{Case, Instead, Seen};
 use crate::client;
 use crate::h2_upstream::{self, H2Act, H2Scripts};
 use crate::peers;
@@ -269,7 +269,7 @@ pub async fn compare(world: &World, source: Source) {
         let (theirs, ours) = (&envoy[&case.name], &lateen[&case.name]);
         match &case.better {
             Some(better) => {
-                for fact in contradictions(&better.seen, ours) {
+                for fact in unlike(&better.instead, theirs, ours) {
                     failures.push(format!("{} ({}): {fact}\n{}", case.name, better.reason, show(ours)));
                 }
             }
@@ -305,6 +305,15 @@ fn report(world: &World, failures: &[String], what: &str) {
         world.cases.len(),
         failures.join("\n")
     );
+}
+
+fn unlike(instead: &Instead, theirs: &Outcome, ours: &Outcome) -> Vec<String> {
+    match instead {
+        Instead::Status(status) => contradictions(&Seen { status: Some(*status), ..Seen::default() }, ours),
+        Instead::Facts(facts) if *facts != ours.client => vec![format!("not {facts:?}")],
+        Instead::Unlogged if theirs.client != ours.client => vec![format!("not {:?}", theirs.client)],
+        Instead::Facts(_) | Instead::Unlogged => Vec::new(),
+    }
 }
 
 fn contradictions(seen: &Seen, outcome: &Outcome) -> Vec<String> {
