@@ -33,8 +33,6 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    // A reader that goes away (`lateen get pods | head`) is not an error of ours to report.
-    terminal::die_quietly_on_closed_pipe();
     let arguments = Arguments::parse();
     match run(arguments.command) {
         Ok(code) => code,

@@ -4,10 +4,11 @@
 
 use std::io::IsTerminal;
 
-/// Restores the default action of SIGPIPE, which Rust's runtime ignores: a closed reader then ends the program
-/// without a message, as with any Unix tool.
+/// Restores the default action of SIGPIPE, which Rust's runtime ignores: when the reader of what a command prints goes
+/// away (`lateen get pods | head`), the command ends without a message, as any Unix tool. For commands that only print:
+/// whatever serves connections would be ended by the first peer that closes one.
 pub fn die_quietly_on_closed_pipe() {
-    // SAFETY: called first thing in main, when no other thread exists.
+    // SAFETY: the default action needs no handler.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::error::Error;
 use crate::state_dir::StateDir;
 use crate::table::{Show, Table};
+use crate::terminal;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -47,6 +48,7 @@ struct Wanted {
 
 /// Prints what was asked for.
 pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
+    terminal::die_quietly_on_closed_pipe();
     let wanted = wanted(&arguments)?;
     let client = arguments.state_dir.client();
     super::block_on(async {

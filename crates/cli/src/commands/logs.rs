@@ -7,6 +7,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::error::Error;
 use crate::state_dir::StateDir;
+use crate::terminal;
 
 /// The name Istio gives the sidecar's container.
 const PROXY: &str = "istio-proxy";
@@ -40,6 +41,7 @@ pub struct Arguments {
 
 /// Prints the log.
 pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
+    terminal::die_quietly_on_closed_pipe();
     let client = arguments.state_dir.client();
     let pod = arguments.pod.strip_prefix("pod/").unwrap_or(&arguments.pod);
     let options = LogOptions {

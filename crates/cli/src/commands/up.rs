@@ -102,7 +102,7 @@ fn options(arguments: &Arguments) -> Result<Options, Error> {
         search_path: search_path(&program),
         working_directory: directory,
         resolv_conf: PathBuf::from("/etc/resolv.conf"),
-        gateway_entry: GatewayEntry::Relay,
+        gateway_entry: GatewayEntry::Inherit,
     })
 }
 
