@@ -161,6 +161,7 @@ fn upgrades() -> Vec<Case> {
             .client(vec![
                 say(format!("POST /ws HTTP/1.1\r\nhost: a.test\r\n{ASK}@@\r\ncontent-length: 3\r\n\r\nabc")),
                 Do::Interim,
+                Do::Exactly(3),
                 Do::FinishWriting,
                 Do::End,
             ])
