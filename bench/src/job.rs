@@ -97,7 +97,12 @@ pub async fn measure(job: Job, contender: Contender, duration: Duration) -> Figu
     let proxy = contender.start(job, ports, dir.path()).await;
     listening(ports.front).await;
 
-    load(job, ports.front, WARM_UP).await;
+    // Streams need less than the generators of requests, which count in whole seconds.
+    let (warm_up, duration) = match job {
+        Job::Tcp => (WARM_UP / 4, duration / 2),
+        Job::Http1 | Job::H2c => (WARM_UP, duration),
+    };
+    load(job, ports.front, warm_up).await;
     let before = proxy.cost().expect("the proxy runs");
     let run = load(job, ports.front, duration).await;
     let after = proxy.cost().unwrap_or_else(|| panic!("{} did not survive:\n{}", contender.name(), proxy.output()));
