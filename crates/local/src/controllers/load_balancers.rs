@@ -4,12 +4,13 @@
 //! A LoadBalancer gets an address 127.0.0.x, x from 11 on, at which all its TCP ports can be bound. Where that is
 //! not allowed (ports below 1024, for an ordinary user) it stays pending, and its node ports serve.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::jiff::Timestamp;
 use lateen_galley::{Kind, Object, Snapshot, Store};
 use serde_json::{Value, json};
 
@@ -18,6 +19,9 @@ use crate::hosts::{HostListeners, ServicePort};
 
 /// First and last x of 127.0.0.x.
 const ADDRESSES: (u8, u8) = (11, 250);
+/// The condition of Services some of whose ports on the host belong to somebody else, another mesh perhaps. It is there
+/// while that is so.
+pub const HOST_PORTS_BOUND: &str = "lateen.local/HostPortsBound";
 
 /// The controller.
 #[derive(Debug)]
@@ -26,14 +30,14 @@ pub struct LoadBalancers {
     listeners: Arc<Mutex<HostListeners>>,
     /// Services that got no address, with the ports they wanted then.
     refused: BTreeMap<String, Vec<u16>>,
-    /// Node ports that could not be bound and were told of.
-    unbound: BTreeSet<SocketAddr>,
+    /// Ports that could not be bound, and why.
+    unbound: BTreeMap<SocketAddr, String>,
 }
 
 impl LoadBalancers {
     /// Opens listeners in `listeners`.
     pub fn new(store: Store, listeners: Arc<Mutex<HostListeners>>) -> Self {
-        Self { store, listeners, refused: BTreeMap::new(), unbound: BTreeSet::new() }
+        Self { store, listeners, refused: BTreeMap::new(), unbound: BTreeMap::new() }
     }
 
     /// Opens what is wanted, closes what is not, tells each Service its address.
@@ -69,19 +73,30 @@ impl LoadBalancers {
             statuses.push((Arc::clone(object), address));
         }
         listeners.retain(|address, port| wanted.get(&address) == Some(port));
-        self.unbound.retain(|address| wanted.contains_key(address));
-        for (address, port) in wanted {
-            if let Err((_, error)) = listeners.open_all(&[(address, port.clone())])
-                && self.unbound.insert(address)
-            {
-                let service = format!("{}/{}", port.namespace, port.service);
-                tracing::warn!(%address, service, %error, "a port cannot be bound on this machine");
+        self.unbound.retain(|address, _| wanted.contains_key(address));
+        for (address, port) in &wanted {
+            match listeners.open_all(&[(*address, port.clone())]) {
+                Ok(()) => drop(self.unbound.remove(address)),
+                Err((_, error)) => {
+                    if self.unbound.insert(*address, error.to_string()).is_none() {
+                        let service = format!("{}/{}", port.namespace, port.service);
+                        tracing::warn!(%address, service, %error, "a port cannot be bound on this machine");
+                    }
+                }
             }
         }
         drop(listeners);
         for (object, address) in statuses {
-            tell(&self.store, &object, address);
+            let own = |port: &ServicePort| port.namespace == object.namespace() && port.service == object.name();
+            let unbound = self.unbound.iter().filter(|(address, _)| wanted.get(address).is_some_and(own));
+            let unbound: Vec<String> = unbound.map(|(address, error)| format!("{address}: {error}")).collect();
+            tell(&self.store, &object, address, &unbound.join(", "));
         }
+    }
+
+    /// Whether there are ports to try again: who has them now may let go.
+    pub fn wants_retry(&self) -> bool {
+        !self.unbound.is_empty()
     }
 
     /// Finds an address at which all ports are open.
@@ -138,12 +153,27 @@ fn address_of(object: &Object) -> Option<Ipv4Addr> {
     object.raw().pointer("/status/loadBalancer/ingress/0/ip")?.as_str()?.parse().ok()
 }
 
-fn tell(store: &Store, object: &Object, address: Option<Ipv4Addr>) {
+/// Writes a Service's status; a condition says whether the host's ports are there. `unbound` is empty if all are.
+fn tell(store: &Store, object: &Object, address: Option<Ipv4Addr>, unbound: &str) {
     let mut status = status_of(object);
     let balancer = match address {
         Some(address) => json!({"ingress": [{"ip": address.to_string(), "ipMode": "Proxy"}]}),
         None => json!({}),
     };
     status.insert("loadBalancer".to_owned(), balancer);
+    if unbound.is_empty() {
+        status.remove("conditions");
+    } else {
+        let known = status.get("conditions").and_then(Value::as_array).and_then(|conditions| conditions.first());
+        let since = known.and_then(|known| known.get("lastTransitionTime").cloned()).unwrap_or_else(|| {
+            let now = crate::clock::now();
+            json!(Timestamp::from_second(now.as_second()).unwrap_or(now).to_string())
+        });
+        let condition = json!({
+            "type": HOST_PORTS_BOUND, "status": "False", "reason": "CannotBind", "message": unbound,
+            "lastTransitionTime": since,
+        });
+        status.insert("conditions".to_owned(), json!([condition]));
+    }
     write_status(store, object, Value::Object(status));
 }

@@ -15,7 +15,7 @@ mod views;
 mod tests;
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use lateen_galley::{Change, Kind, Object, Snapshot, Store};
 use serde_json::{Map, Value};
@@ -26,7 +26,10 @@ use crate::admission::Admission;
 use crate::dns::Zone;
 use crate::hosts::Backends;
 
-pub use load_balancers::LoadBalancers;
+pub use load_balancers::{HOST_PORTS_BOUND, LoadBalancers};
+
+/// How often ports of the host that belong to somebody else are tried again.
+const BIND_RETRY: Duration = Duration::from_secs(2);
 
 /// What the controllers work for: readers of names and of endpoints.
 #[derive(Debug)]
@@ -63,7 +66,23 @@ pub fn start(admission: &Admission, mut balancers: LoadBalancers, views: Views) 
     let kinds = &[Kind::Deployment, Kind::Service, Kind::Pod, Kind::EndpointSlice];
     running.spawn(on_change(store.clone(), kinds, move |snapshot| garbage::reconcile(&admitting, snapshot)));
 
-    running.spawn(on_change(store.clone(), &[Kind::Service], move |snapshot| balancers.reconcile(snapshot)));
+    let services = store.clone();
+    running.spawn(async move {
+        let mut revisions = services.revisions();
+        let mut seen: Option<Snapshot> = None;
+        loop {
+            revisions.mark_unchanged();
+            let snapshot = services.snapshot();
+            if seen.as_ref().is_none_or(|seen| !seen.same(&snapshot, Kind::Service)) {
+                balancers.reconcile(&snapshot);
+                seen = Some(snapshot);
+            }
+            tokio::select! {
+                changed = revisions.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(BIND_RETRY), if balancers.wants_retry() => seen = None,
+            }
+        }
+    });
 
     let kinds = &[Kind::Service, Kind::EndpointSlice, Kind::ServiceEntry, Kind::WorkloadEntry, Kind::Pod];
     running.spawn(on_change(store, kinds, move |snapshot| {

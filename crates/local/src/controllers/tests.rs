@@ -208,3 +208,32 @@ fn service_entries_without_address_get_one_and_keep_it() {
     let behind = backends.behind("240.240.0.3:80".parse().unwrap()).unwrap();
     assert_eq!(backends.of(behind), [Endpoint::Address("192.0.2.1:80".parse().unwrap())]);
 }
+
+#[tokio::test]
+async fn ports_that_belong_to_somebody_else_are_told_of_and_taken_when_free() {
+    let admission = cluster();
+    // Whatever port is free here is most likely no node port: the range is checked where objects are admitted, not here.
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap().port();
+    let raw = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"type": "NodePort", "selector": {"app": "web"}, "ports": [{"port": 80, "nodePort": port}]},
+    });
+    admission.store().write(Change::Create(Object::decode(raw).unwrap()), SystemTime::now()).unwrap();
+    let (_sender, backends) = tokio::sync::watch::channel(Arc::default());
+    let relay = crate::hosts::Relay::new(backends, crate::hosts::Dialer::host_only());
+    let listeners = Arc::new(std::sync::Mutex::new(crate::hosts::HostListeners::new(relay)));
+    let mut balancers = super::LoadBalancers::new(admission.store().clone(), listeners);
+    balancers.reconcile(&snapshot(&admission));
+    let conditions = || {
+        let service = snapshot(&admission).find(Kind::Service, "shop", "web").cloned().unwrap();
+        service.raw()["status"]["conditions"].clone()
+    };
+    assert!(balancers.wants_retry());
+    assert_eq!(conditions()[0]["type"], super::HOST_PORTS_BOUND);
+    assert!(conditions()[0]["message"].as_str().unwrap().starts_with(&format!("127.0.0.1:{port}: ")));
+    drop(other);
+    balancers.reconcile(&snapshot(&admission));
+    assert!(!balancers.wants_retry());
+    assert_eq!(conditions(), Value::Null);
+}
