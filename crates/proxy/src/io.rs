@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
@@ -163,6 +163,8 @@ impl AsyncWrite for &Io {
 pub struct OwnedIo {
     io: Rc<Io>,
     pending: BytesMut,
+    // The flush was put off for one turn, so that streams that are ready now can add to it.
+    put_off: bool,
 }
 
 /// Gathered bytes beyond which a write goes out at once.
@@ -171,7 +173,7 @@ const GATHER: usize = 64 * 1024;
 impl OwnedIo {
     /// Wraps a shared connection.
     pub fn new(io: Rc<Io>) -> Self {
-        Self { io, pending: BytesMut::new() }
+        Self { io, pending: BytesMut::new(), put_off: false }
     }
 
     fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -198,25 +200,25 @@ impl AsyncRead for OwnedIo {
 impl AsyncWrite for OwnedIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.pending.len() >= GATHER {
-            match self.poll_pending(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
-                Poll::Pending => return Poll::Pending,
-            }
+            ready!(self.poll_pending(cx))?;
         }
         self.pending.extend_from_slice(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_pending(cx)
+        if !self.put_off && !self.pending.is_empty() && self.pending.len() < GATHER {
+            self.put_off = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        ready!(self.poll_pending(cx))?;
+        self.put_off = false;
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.poll_pending(cx) {
-            Poll::Ready(Ok(())) => {}
-            other => return other,
-        }
+        ready!(self.poll_pending(cx))?;
         let mut io = &*self.io;
         Pin::new(&mut io).poll_shutdown(cx)
     }

@@ -319,7 +319,12 @@ async fn serve_http(accepted: Accepted, hcm: Arc<Hcm>, mut stream: TcpStream, mu
     let http2 = match hcm.codec {
         Codec::Http1 => Some(false),
         Codec::Http2 => Some(true),
-        Codec::Auto => is_http2(&mut stream, &mut prefix, &hcm).await,
+        Codec::Auto => tokio::select! {
+            biased;
+            known = is_http2(&mut stream, &mut prefix, &hcm) => known,
+            // Nothing was asked yet: the connection is idle.
+            () = accepted.drain.begun() => None,
+        },
     };
     if let Some(http2) = http2 {
         let io = Rc::new(Io::tcp(stream, prefix.freeze()));

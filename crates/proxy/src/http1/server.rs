@@ -39,7 +39,7 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
     let hcm = std::sync::Arc::clone(&connection.hcm);
     let mut served = 0u32;
     loop {
-        let next = next_request(&mut reader, &mut timer, &connection, &mut request, opened, served).await;
+        let next = next_request(&mut reader, &mut timer, &connection, &mut request, opened).await;
         let mut responder = Responder::Http1(Http1Responder {
             writer: &mut writer,
             close: false,
@@ -116,7 +116,6 @@ async fn next_request(
     connection: &Connection,
     request: &mut RequestHead,
     opened: Instant,
-    served: u32,
 ) -> Next {
     let hcm = &connection.hcm;
     let rules = RequestRules { limits: &hcm.limits, http1: &hcm.http1 };
@@ -147,7 +146,7 @@ async fn next_request(
             tokio::select! {
                 biased;
                 read = reader.fill() => Some(read),
-                () = connection.drain.begun(), if !waiting && served > 0 => None,
+                () = connection.drain.begun(), if !waiting => None,
             }
         };
         match crate::timer::before(timer, deadline, read).await {
