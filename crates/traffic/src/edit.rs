@@ -69,20 +69,24 @@ impl HeaderEdits {
         for name in &self.remove {
             headers.remove(name);
         }
-        for (add, value) in self.add.iter().zip(values) {
-            if value.is_empty() && !add.keep_empty {
-                continue;
-            }
+        // As Envoy: what depends on a field being there is decided first, then fields are replaced, then added.
+        let mut added = Vec::new();
+        let mut replaced = Vec::new();
+        for (add, value) in self.add.iter().zip(values).filter(|(add, value)| add.keep_empty || !value.is_empty()) {
             match add.action {
-                AddAction::AppendIfExistsOrAdd => headers.append(&*add.name, value),
+                AddAction::AppendIfExistsOrAdd => added.push((add, value)),
                 AddAction::AddIfAbsent if headers.contains(&add.name) => {}
-                AddAction::AddIfAbsent => headers.append(&*add.name, value),
+                AddAction::AddIfAbsent => added.push((add, value)),
                 AddAction::OverwriteIfExists if !headers.contains(&add.name) => {}
-                AddAction::OverwriteIfExists | AddAction::OverwriteIfExistsOrAdd => {
-                    headers.remove(&add.name);
-                    headers.append(&*add.name, value);
-                }
+                AddAction::OverwriteIfExists | AddAction::OverwriteIfExistsOrAdd => replaced.push((add, value)),
             }
+        }
+        for (add, value) in replaced {
+            headers.remove(&add.name);
+            headers.append(&*add.name, value);
+        }
+        for (add, value) in added {
+            headers.append(&*add.name, value);
         }
     }
 }

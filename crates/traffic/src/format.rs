@@ -239,7 +239,8 @@ impl Operator {
             }
             Self::Request(fields) => {
                 // A request that could not be read has nothing; one that was read may have an empty authority.
-                let known = |name: &str| !request.method.is_empty() && name == ":authority";
+                let known =
+                    |name: &str| !request.method.is_empty() && !request.authority_missing && name == ":authority";
                 write_field(fields, out, |name| {
                     request.field(name).filter(|v| !v.is_empty() || !name.starts_with(':') || known(name))
                 })

@@ -20,8 +20,7 @@ pub struct Client {
 }
 
 /// Headers that steer retries and timeouts: only internal clients may send them.
-const STEERING: [&str; 16] = [
-    "x-envoy-original-url",
+const STEERING: [&str; 15] = [
     "x-envoy-upstream-stream-duration-ms",
     "x-envoy-upstream-rq-timeout-ms",
     "x-envoy-upstream-rq-per-try-timeout-ms",
@@ -40,7 +39,8 @@ const STEERING: [&str; 16] = [
 ];
 
 /// Further headers that an edge proxy takes from nobody outside.
-const EDGE_ONLY: [&str; 4] = [
+const EDGE_ONLY: [&str; 5] = [
+    "x-envoy-downstream-service-node",
     "x-envoy-original-host",
     "x-envoy-original-path",
     "x-envoy-decorator-operation",
@@ -81,11 +81,14 @@ pub fn prepare_request(
     if !request.headers.contains("x-forwarded-proto") {
         request.headers.append("x-forwarded-proto", scheme);
     }
+    // What an earlier version of a rewriting proxy wrote; nobody may.
+    request.headers.remove("x-envoy-original-url");
     let internal_peer = edge.internal_ranges.iter().any(|r| r.contains(address.ip()));
     let internal = internal_peer && had_xff != edge.use_remote_address;
 
     if internal {
-        request.headers.set("x-envoy-internal", "true");
+        request.headers.remove("x-envoy-internal");
+        request.headers.append("x-envoy-internal", "true");
     } else {
         request.headers.retain(|name, _| !name.starts_with("x-envoy-") || !STEERING.contains(&name));
         if edge.use_remote_address {
@@ -207,7 +210,8 @@ fn append_address(headers: &mut Headers, peer: SocketAddr, local: SocketAddr) {
     add_to_list(headers, "x-forwarded-for", &ip.to_string(), ",");
 }
 
-fn add_to_list(headers: &mut Headers, name: &str, item: &str, separator: &str) {
+/// Adds an item to a list in one field, joining what was several.
+pub fn add_to_list(headers: &mut Headers, name: &str, item: &str, separator: &str) {
     let mut all = String::new();
     for value in headers.get_all(name) {
         all.push_str(&String::from_utf8_lossy(value));

@@ -34,6 +34,8 @@ pub struct RequestHead {
     pub scheme: String,
     /// Host and port the client asked for; empty if it sent an empty Host.
     pub authority: String,
+    /// There is no authority at all; only of requests that are refused for that.
+    pub authority_missing: bool,
     /// Path and query; empty for CONNECT.
     pub path: String,
     /// For extended CONNECT (RFC 8441) and HTTP/1 upgrades: the protocol asked for, lower case; else empty.
@@ -50,6 +52,7 @@ impl RequestHead {
         self.method.clear();
         self.scheme.clear();
         self.authority.clear();
+        self.authority_missing = false;
         self.path.clear();
         self.upgrade.clear();
         self.headers.clear();

@@ -155,7 +155,8 @@ impl RetryPolicy {
     pub fn asked(base: Option<&Self>, headers: &Headers) -> Option<Self> {
         let text = |name| headers.get_str(name);
         let conditions = [text("x-envoy-retry-on"), text("x-envoy-retry-grpc-on")];
-        if base.is_none() && conditions.iter().all(Option::is_none) {
+        let per_try = text("x-envoy-upstream-rq-per-try-timeout-ms").and_then(|ms| ms.parse().ok());
+        if base.is_none() && per_try.is_none() && conditions.iter().all(Option::is_none) {
             return None;
         }
         let mut policy = base.cloned().unwrap_or_default();
@@ -168,7 +169,6 @@ impl RetryPolicy {
         if let Some(codes) = text("x-envoy-retriable-status-codes") {
             policy.status_codes.extend(codes.split(',').filter_map(|code| code.trim().parse::<u16>().ok()));
         }
-        let per_try = text("x-envoy-upstream-rq-per-try-timeout-ms").and_then(|ms| ms.parse().ok());
         policy.per_try_timeout = per_try.map(Duration::from_millis).or(policy.per_try_timeout);
         Some(policy)
     }

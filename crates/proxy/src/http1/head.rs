@@ -242,11 +242,7 @@ pub fn parse_request(
             }
             _ => {}
         }
-        if joins(name) && head.headers.contains(&name.to_ascii_lowercase()) {
-            join(&mut head.headers, &name.to_ascii_lowercase(), value);
-            continue;
-        }
-        head.headers.append(name, value);
+        add(&mut head.headers, name, value);
     }
     wire.framing = match (content_length, chunked) {
         (Some(_), true) => return Err(BadRequest::LengthAndChunked),
@@ -271,9 +267,17 @@ fn joins(name: &str) -> bool {
     }
 }
 
-fn join(headers: &mut Headers, name: &str, value: &[u8]) {
-    let list = [headers.get(name).unwrap_or_default(), value].join(&b","[..]);
-    headers.set(name, list);
+/// Adds a field of a request.
+pub fn add(headers: &mut Headers, name: &str, value: &[u8]) {
+    if joins(name) {
+        let name = name.to_ascii_lowercase();
+        if let Some(first) = headers.get(&name) {
+            let list = [first, value].join(&b","[..]);
+            headers.set(&name, list);
+            return;
+        }
+    }
+    headers.append(name, value);
 }
 
 /// Method and authority are refused early, so that garbage is answered without waiting for a line end.
@@ -343,7 +347,10 @@ fn target(
     let authority = match (authority, default) {
         (Some(a), _) => std::str::from_utf8(a).map_err(|_| BadRequest::InvalidAuthority)?,
         (None, Some(default)) => default,
-        (None, None) => return Err(BadRequest::MissingHost),
+        (None, None) => {
+            head.authority_missing = true;
+            return Err(BadRequest::MissingHost);
+        }
     };
     if !valid_authority(authority) {
         return Err(BadRequest::InvalidAuthority);

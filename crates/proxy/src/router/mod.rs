@@ -117,6 +117,8 @@ impl<'a, 'r> Exchange<'a, 'r> {
         }
         let takes_host = |v: &[u8]| v.split(|b| *b == b',').any(|n| n.trim_ascii().eq_ignore_ascii_case(b"host"));
         if request.headers.get_all("connection").any(takes_host) {
+            request.authority.clear();
+            request.authority_missing = true;
             return Err(reply::MISSING_HOST);
         }
         if matches!(request.upgrade.as_str(), "h2c" | "http/2.0") {
@@ -309,9 +311,10 @@ impl<'a, 'r> Exchange<'a, 'r> {
             ServerHeader::AppendIfAbsent | ServerHeader::PassThrough => {}
         }
         if let Some(via) = &hcm.via {
-            headers.append("via", via.as_bytes());
+            forwarding::add_to_list(headers, "via", via, ", ");
         }
-        if hcm.edge.request_id_in_response
+        // Only internal clients can ask for a trace; they get its id.
+        if (hcm.edge.request_id_in_response || self.request.headers.contains("x-envoy-force-trace"))
             && let Some(id) = self.request.headers.get("x-request-id")
         {
             headers.set("x-request-id", id);
