@@ -54,12 +54,10 @@ impl Begun {
 
     async fn refused(&self, listener: &str) {
         let port = self.layout.listener(listener);
-        wait::until("new connections are refused", || async move {
-            match TcpStream::connect(("127.0.0.1", port)).await {
-                Ok(_) => None,
-                Err(error) => Some(error),
-            }
-        })
+        wait::until(
+            "new connections are refused",
+            || async move { TcpStream::connect(("127.0.0.1", port)).await.err() },
+        )
         .await;
     }
 
