@@ -14,6 +14,9 @@ use super::serve::{Body, json as answer, warn};
 use super::status::{Cause, Refusal};
 use super::{Server, patch, table};
 
+/// How often a patch is tried while others write to the same object, as Kubernetes does.
+const PATCH_ATTEMPTS: u32 = 5;
+
 /// Carries a request out.
 pub fn handle(server: &Server, kind: Kind, path: &ObjectPath, call: &Call) -> Result<Response<Body>, Refusal> {
     match (&call.method, &path.name) {
@@ -125,21 +128,28 @@ fn change(server: &Server, kind: Kind, path: &ObjectPath, name: &str, call: &Cal
     }
     let patch: Value = serde_json::from_slice(&call.body)
         .map_err(|error| Refusal::BadRequest(format!("the patch is no JSON: {error}")))?;
-    let object = find(server, &key(kind, path, name))?;
-    let mut changed = object.to_json(&path.version);
-    match call.content_type() {
-        "application/merge-patch+json" => patch::merge(&mut changed, &patch),
-        "application/strategic-merge-patch+json" => patch::strategic(&mut changed, &patch),
-        "application/json-patch+json" => {
-            patch::json(&mut changed, &patch).map_err(|error| Refusal::BadRequest(error.to_string()))?;
+    let conditional = patch.pointer("/metadata/resourceVersion").is_some();
+    let mut attempts = if conditional { 1 } else { PATCH_ATTEMPTS };
+    loop {
+        let object = find(server, &key(kind, path, name))?;
+        let mut changed = object.to_json(&path.version);
+        match call.content_type() {
+            "application/merge-patch+json" => patch::merge(&mut changed, &patch),
+            "application/strategic-merge-patch+json" => patch::strategic(&mut changed, &patch),
+            "application/json-patch+json" => {
+                patch::json(&mut changed, &patch).map_err(|error| Refusal::BadRequest(error.to_string()))?;
+            }
+            _ => return Err(Refusal::UnsupportedMediaType { accepted: ACCEPTED }),
         }
-        _ => return Err(Refusal::UnsupportedMediaType { accepted: ACCEPTED }),
+        let changed = Object::decode(changed).map_err(|error| undecodable(kind, name, &error))?;
+        same_name(&changed, name)?;
+        attempts -= 1;
+        match write(server, update(path, changed), path, call) {
+            // Somebody wrote between our reading and our writing: the patch is for what is there now.
+            Err(Refusal::Conflict { .. }) if attempts > 0 => {}
+            written => return written,
+        }
     }
-    // A patch is made to what was read just now: without a revision of its own it must not undo
-    // what somebody else did meanwhile.
-    let changed = Object::decode(changed).map_err(|error| undecodable(kind, name, &error))?;
-    same_name(&changed, name)?;
-    write(server, update(path, changed), path, call)
 }
 
 fn delete(server: &Server, kind: Kind, path: &ObjectPath, name: &str, call: &Call) -> Result<Response<Body>, Refusal> {

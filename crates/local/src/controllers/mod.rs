@@ -69,6 +69,7 @@ pub fn start(admission: &Admission, mut balancers: LoadBalancers, views: Views) 
     let services = store.clone();
     running.spawn(async move {
         let mut revisions = services.revisions();
+        let mut retry = tokio::time::interval(BIND_RETRY);
         let mut seen: Option<Snapshot> = None;
         loop {
             revisions.mark_unchanged();
@@ -79,7 +80,7 @@ pub fn start(admission: &Admission, mut balancers: LoadBalancers, views: Views) 
             }
             tokio::select! {
                 changed = revisions.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(BIND_RETRY), if balancers.wants_retry() => seen = None,
+                _ = retry.tick(), if balancers.wants_retry() => seen = None,
             }
         }
     });

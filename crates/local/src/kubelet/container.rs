@@ -56,6 +56,45 @@ pub struct Job {
     pub stop: watch::Receiver<Option<Instant>>,
 }
 
+/// When a container that ended is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartPolicy {
+    /// However it ended.
+    Always,
+    /// Unless it ended with 0.
+    OnFailure,
+    /// Never.
+    Never,
+}
+
+impl RestartPolicy {
+    /// The pod's.
+    pub fn of(pod: &Pod) -> Self {
+        match pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) {
+            Some("OnFailure") => Self::OnFailure,
+            Some("Never") => Self::Never,
+            _ => Self::Always,
+        }
+    }
+
+    /// An init container's: it runs until it succeeds once, unless it is a sidecar or its pod never restarts.
+    pub fn of_init(container: &Container, pod: &Pod) -> Self {
+        match (container.restart_policy.as_deref(), Self::of(pod)) {
+            (Some("Always"), _) => Self::Always,
+            (_, Self::Never) => Self::Never,
+            _ => Self::OnFailure,
+        }
+    }
+
+    fn restarts(self, exit: ExitStatus) -> bool {
+        match self {
+            Self::Always => true,
+            Self::OnFailure => exit.code() != 0,
+            Self::Never => false,
+        }
+    }
+}
+
 /// Why a run did not even begin.
 struct NotStarted {
     reason: &'static str,
@@ -83,8 +122,7 @@ impl Job {
     }
 
     /// Runs the container until it has ended for good.
-    pub async fn supervise(mut self, always: bool) {
-        let policy = self.pod.spec.as_ref().and_then(|spec| spec.restart_policy.clone()).unwrap_or_default();
+    pub async fn supervise(mut self, policy: RestartPolicy) {
         let log = self.context.logs.of(self.pod.metadata.uid.as_deref().unwrap_or_default(), &self.container.name);
         let mut pause = Duration::ZERO;
         let mut run = 0;
@@ -107,8 +145,7 @@ impl Job {
             let stopping = self.stop.borrow().is_some();
             if let Some(exit) = exit {
                 let ending = Ending { exit, started, finished: crate::clock::now(), message };
-                let again =
-                    always || policy == "Always" || policy.is_empty() || (policy == "OnFailure" && exit.code() != 0);
+                let again = policy.restarts(exit);
                 self.update(|state| {
                     (state.ready, state.started) = (false, false);
                     state.last = Some(ending.clone());

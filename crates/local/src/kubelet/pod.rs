@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::bootstrap::{Proxy, ProxyType};
-use super::container::Job;
+use super::container::{Job, RestartPolicy};
 use super::status::{Doing, PodState};
 use super::{Context, files};
 use crate::admission::{POD_FINALIZER, PROXY_CONTAINER};
@@ -184,7 +184,7 @@ impl Worker {
         let (proxies, apps): (Vec<Job>, Vec<Job>) = jobs.iter().cloned().partition(|job| job.proxy.is_some());
         let mut running_proxies = JoinSet::new();
         let mut running_apps = JoinSet::new();
-        proxies.into_iter().for_each(|job| drop(running_proxies.spawn(job.supervise(true))));
+        proxies.into_iter().for_each(|job| drop(running_proxies.spawn(job.supervise(RestartPolicy::Always))));
         self.jobs.send_replace(jobs);
 
         let mut doomed = self.doomed.clone();
@@ -194,20 +194,20 @@ impl Worker {
             }
             for container in spec.init_containers.iter().flatten() {
                 let job = job(container);
-                let sidecar = container.restart_policy.as_deref() == Some("Always");
+                let policy = RestartPolicy::of_init(container, &self.pod);
                 let name = container.name.clone();
-                running_apps.spawn(job.supervise(sidecar));
+                running_apps.spawn(job.supervise(policy));
                 self.until(|state| {
                     state.containers.get(&name).is_some_and(|init| match &init.doing {
                         Doing::Ended(ending) => ending.exit.code() == 0,
-                        Doing::Running(_) => sidecar && init.started,
+                        Doing::Running(_) => policy == RestartPolicy::Always && init.started,
                         Doing::Waiting { .. } => false,
                     })
                 })
                 .await;
             }
             self.state.send_modify(|state| state.initialized = true);
-            apps.into_iter().for_each(|job| drop(running_apps.spawn(job.supervise(false))));
+            apps.into_iter().for_each(|job| drop(running_apps.spawn(job.supervise(RestartPolicy::of(&self.pod)))));
             // Pods that run to completion stay until they are deleted.
             std::future::pending::<()>().await;
         };

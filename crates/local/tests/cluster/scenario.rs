@@ -17,9 +17,33 @@ use super::app;
 /// For any one thing to come about; each takes a fraction of a second.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn manifests(image: &str) -> String {
+/// Node ports nobody on this machine uses: other meshes may be running.
+#[derive(Clone, Copy)]
+struct Ports {
+    web: u16,
+    gateway: u16,
+}
+
+impl Ports {
+    fn free() -> Self {
+        let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        let mut ports = (0..).map(|_| rand::random_range(30000..=32767)).filter(free);
+        Self { web: ports.next().unwrap(), gateway: ports.next().unwrap() }
+    }
+}
+
+fn manifests(image: &str, ports: Ports) -> String {
+    let Ports { web, gateway } = ports;
     format!(
         "
+apiVersion: v1
+kind: Service
+metadata: {{name: istio-ingressgateway, namespace: istio-system}}
+spec:
+  type: LoadBalancer
+  selector: {{istio: ingressgateway}}
+  ports: [{{name: http2, port: 80, targetPort: 8080, nodePort: {gateway}}}]
+---
 apiVersion: v1
 kind: Namespace
 metadata: {{name: shop, labels: {{istio-injection: disabled}}}}
@@ -35,7 +59,7 @@ metadata: {{name: web, namespace: shop}}
 spec:
   type: NodePort
   selector: {{app: web}}
-  ports: [{{name: http, port: 80, targetPort: http}}]
+  ports: [{{name: http, port: 80, targetPort: http, nodePort: {web}}}]
 ---
 apiVersion: v1
 kind: Service
@@ -79,7 +103,8 @@ pub fn run(name: &str) {
     runtime.block_on(async {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("shop.yaml");
-        std::fs::write(&file, manifests("web:v1")).unwrap();
+        let ports = Ports::free();
+        std::fs::write(&file, manifests("web:v1", ports)).unwrap();
         let inherit = name == "inherited_listeners";
         let gateway_entry = if inherit { GatewayEntry::Inherit } else { GatewayEntry::Relay };
         let options = Options { gateway_entry, ..options(directory.path(), &file) };
@@ -94,18 +119,19 @@ pub fn run(name: &str) {
         let client = cluster.client().clone();
 
         if inherit {
-            the_gateway_accepts_host_clients_itself(&client).await;
+            the_gateway_accepts_host_clients_itself(&client, ports).await;
             within("the end", cluster.shutdown()).await;
             return;
         }
         names_and_addresses_lead_to_pods(&client).await;
-        host_ports_lead_to_pods_and_the_gateway(&client).await;
+        host_ports_lead_to_pods_and_the_gateway(&client, ports).await;
         commands_run_in_pods(&client).await;
         logs_are_kept(&client).await;
         a_crashed_container_is_restarted(&client).await;
-        a_new_template_replaces_pods_without_a_failed_request(&client, &file, &mut progress).await;
+        a_new_template_replaces_pods_without_a_failed_request(&client, &file, ports, &mut progress).await;
 
         a_changed_pod_begins_anew(&client).await;
+        manifests_mean_what_they_say(&client).await;
         what_is_deleted_ends(&client).await;
 
         let begun = Instant::now();
@@ -175,24 +201,24 @@ async fn names_and_addresses_lead_to_pods(client: &Client) {
     assert_ne!(code, 0, "{errors}");
 }
 
-async fn host_ports_lead_to_pods_and_the_gateway(client: &Client) {
-    let service = client.get(Kind::Service, "shop", "web").await.unwrap();
-    let port = service["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
-    assert!(asked(format!("127.0.0.1:{port}/")).await.unwrap().starts_with("v1 web-"));
+async fn host_ports_lead_to_pods_and_the_gateway(client: &Client, ports: Ports) {
+    assert!(asked(format!("127.0.0.1:{}/", ports.web)).await.unwrap().starts_with("v1 web-"));
+    assert_eq!(asked(format!("127.0.0.1:{}/", ports.gateway)).await.unwrap(), "gateway");
     let gateway = client.get(Kind::Service, "istio-system", "istio-ingressgateway").await.unwrap();
-    let address = match gateway.pointer("/status/loadBalancer/ingress/0/ip").and_then(Value::as_str) {
-        Some(ip) => format!("{ip}:80/"),
-        None => "127.0.0.1:31380/".to_owned(),
-    };
-    assert_eq!(asked(address).await.unwrap(), "gateway");
+    let balancer = gateway.pointer("/status/loadBalancer/ingress/0/ip").and_then(Value::as_str);
+    if let Some(ip) = balancer {
+        assert_eq!(asked(format!("{ip}:80/")).await.unwrap(), "gateway");
+    }
     let everywhere = Selection { namespace: Some("istio-system".to_owned()), ..Selection::default() };
     let table = client.table(Kind::Service, &everywhere, None).await.unwrap();
-    assert_eq!(table["rows"][0]["cells"][4], "80:31380/TCP,443:31390/TCP,31400:31400/TCP");
+    let cells = &table["rows"][0]["cells"];
+    assert_eq!(cells[3], balancer.unwrap_or("<pending>"));
+    assert_eq!(cells[4], format!("80:{}/TCP", ports.gateway));
 }
 
-async fn the_gateway_accepts_host_clients_itself(client: &Client) {
+async fn the_gateway_accepts_host_clients_itself(client: &Client, ports: Ports) {
     let gateway = client.get(Kind::Service, "istio-system", "istio-ingressgateway").await.unwrap();
-    let mut addresses = vec!["127.0.0.1:31380/".to_owned()];
+    let mut addresses = vec![format!("127.0.0.1:{}/", ports.gateway)];
     let balancer = gateway.pointer("/status/loadBalancer/ingress/0/ip").and_then(Value::as_str);
     addresses.extend(balancer.map(|ip| format!("{ip}:80/")));
     for address in addresses {
@@ -217,6 +243,83 @@ async fn a_changed_pod_begins_anew(client: &Client) {
     let nowhere = || Streams { stdin: None, stdout: Box::new(tokio::io::sink()), stderr: Box::new(tokio::io::sink()) };
     eventually("the changed pod", || async { matches!(client.exec(&command(), nowhere()).await, Ok(0)) }).await;
     assert_eq!(client.get(Kind::Pod, "shop", "client").await.unwrap()["metadata"]["uid"], uid);
+}
+
+/// A pod that uses what manifests can say of containers.
+fn elaborate() -> Value {
+    let volumes = serde_json::json!([
+        {"name": "shared", "emptyDir": {}},
+        {"name": "greeting", "configMap": {"name": "greeting"}},
+    ]);
+    let mounts = serde_json::json!([
+        {"name": "shared", "mountPath": "/shared"},
+        {"name": "greeting", "mountPath": "/etc/greeting"},
+    ]);
+    serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "elaborate"},
+        "spec": {
+            "terminationGracePeriodSeconds": 0, "volumes": volumes,
+            "initContainers": [{
+                "name": "first", "image": "none", "volumeMounts": mounts,
+                "command": ["sh", "-c", "cat /etc/greeting/text > /shared/file"],
+            }],
+            "containers": [{
+                "name": "app", "image": "none", "volumeMounts": mounts, "workingDir": "/shared",
+                "command": ["sh", "-c", "cat file; echo; touch alive; exec sleep 1000"],
+                "readinessProbe": {"exec": {"command": ["test", "-e", "/shared/ready"]}, "periodSeconds": 1},
+                "livenessProbe": {"exec": {"command": ["test", "-e", "/shared/alive"]}, "periodSeconds": 1, "failureThreshold": 1},
+            }],
+        },
+    })
+}
+
+async fn manifests_mean_what_they_say(client: &Client) {
+    client.apply(&elaborate(), "shop", false).await.unwrap();
+    let state = |index: usize| async move {
+        let pod = client.get(Kind::Pod, "shop", "elaborate").await.unwrap();
+        pod["status"]["containerStatuses"][index].clone()
+    };
+    eventually("the application after its init container", || async {
+        log(client, "elaborate", LogOptions::default()).await.is_ok_and(|text| text.starts_with("hello"))
+    })
+    .await;
+    assert_eq!(state(0).await["ready"], false, "its probe says no");
+    let touch = |file: &str, command: &str| Exec {
+        namespace: "shop".to_owned(),
+        pod: "elaborate".to_owned(),
+        command: [command, file].map(str::to_owned).to_vec(),
+        ..Exec::default()
+    };
+    let nowhere = || Streams { stdin: None, stdout: Box::new(tokio::io::sink()), stderr: Box::new(tokio::io::sink()) };
+    assert_eq!(client.exec(&touch("/shared/ready", "touch"), nowhere()).await.unwrap(), 0);
+    eventually("readiness", || async { state(0).await["ready"] == true }).await;
+    assert_eq!(client.exec(&touch("/shared/alive", "rm"), nowhere()).await.unwrap(), 0);
+    eventually("the restart of what is not alive", || async { state(0).await["restartCount"] == 1 }).await;
+
+    for (name, code, phase) in [("good", "0", "Succeeded"), ("bad", "3", "Failed")] {
+        let once = serde_json::json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {"restartPolicy": "Never", "containers": [
+                {"name": "once", "image": "none", "command": ["sh", "-c", "exit $(CODE)"], "env": [{"name": "CODE", "value": code}]},
+            ]},
+        });
+        client.apply(&once, "shop", false).await.unwrap();
+        eventually(phase, || async { client.get(Kind::Pod, "shop", name).await.unwrap()["status"]["phase"] == phase })
+            .await;
+    }
+
+    let unmapped = serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "unmapped"},
+        "spec": {"containers": [{"name": "app", "image": "quay.io/some/app:v1"}]},
+    });
+    client.apply(&unmapped, "shop", false).await.unwrap();
+    eventually("what to do about an image", || async {
+        let pod = client.get(Kind::Pod, "shop", "unmapped").await.unwrap();
+        let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
+        waiting["reason"] == "ErrImagePull"
+            && waiting["message"].as_str().unwrap().contains("--image 'quay.io/some/app:v1=COMMAND'")
+    })
+    .await;
 }
 
 async fn what_is_deleted_ends(client: &Client) {
@@ -304,11 +407,11 @@ async fn a_crashed_container_is_restarted(client: &Client) {
 async fn a_new_template_replaces_pods_without_a_failed_request(
     client: &Client,
     file: &Path,
+    ports: Ports,
     progress: &mut mpsc::UnboundedReceiver<Progress>,
 ) {
-    let service = client.get(Kind::Service, "shop", "web").await.unwrap();
-    let url = format!("127.0.0.1:{}/", service["spec"]["ports"][0]["nodePort"]);
-    std::fs::write(file, manifests("web:v2")).unwrap();
+    let url = format!("127.0.0.1:{}/", ports.web);
+    std::fs::write(file, manifests("web:v2", ports)).unwrap();
     let mut old = 0;
     within("the new version alone", async {
         loop {
@@ -332,7 +435,7 @@ async fn a_new_template_replaces_pods_without_a_failed_request(
     }
     assert!(seen.iter().any(|event| matches!(event, Progress::Changed { objects: 1, .. })), "{seen:?}");
 
-    std::fs::write(file, manifests("web:v2").replace("replicas: 2", "replicsa: 2")).unwrap();
+    std::fs::write(file, manifests("web:v2", ports).replace("replicas: 2", "replicsa: 2")).unwrap();
     let refused = within("the refusal", async {
         loop {
             if let Progress::Refused(text) = progress.recv().await.unwrap() {
@@ -341,5 +444,5 @@ async fn a_new_template_replaces_pods_without_a_failed_request(
         }
     })
     .await;
-    assert!(refused.contains("shop.yaml, document 5") && refused.contains("replicsa"), "{refused}");
+    assert!(refused.contains("shop.yaml, document 6") && refused.contains("replicsa"), "{refused}");
 }
