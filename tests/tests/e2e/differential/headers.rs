@@ -44,6 +44,7 @@ fn cases() -> Vec<Case> {
         ("plain", ""),
         ("upper case", "X-Upper: V\r\nACCEPT: */*\r\n"),
         ("blanks", "a:   x  \r\nb:\ty\t\r\nc:\r\nd: x  y\r\n"),
+        ("accept twice", "accept: a\r\nb: 2\r\naccept: b\r\n"),
         ("same name twice", "a: 1\r\nb: 2\r\na: 3\r\n"),
         ("cookies", "cookie: a=1\r\ncookie: b=2\r\n"),
         ("connection names one", "connection: x-hop\r\nx-hop: 1\r\nx-kept: 1\r\n"),
@@ -123,6 +124,11 @@ fn cases() -> Vec<Case> {
             let trusted = !matches!(*listener, "edge" | "edge-internal" | "istio");
             cases.push(match *name {
                 "proto empty" if trusted => case.better("an empty scheme is a hop's mistake, not a missing route", 200),
+                "connection names host" => case.better("the log keeps the authority that was there", 400),
+                "hedge and kin" if *listener == "edge-internal" => {
+                    case.better("forcing a trace is for tracing to answer", 200)
+                }
+                "accept twice" => case.better("RFC 9110, 5.2: fields of one name may stay apart", 200),
                 _ => case,
             });
         }

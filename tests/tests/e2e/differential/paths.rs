@@ -92,7 +92,10 @@ async fn paths() {
         "/.a",
     ] {
         for listener in LISTENERS {
-            cases.push(Case::get(&format!("{listener} {path}"), path).on(listener));
+            let case = Case::get(&format!("{listener} {path}"), path).on(listener);
+            // What is left of a path of slashes alone, once its dot segments are gone, Envoy merges to two.
+            let slashes = matches!(path, "///") && !matches!(*listener, "main" | "normalize");
+            cases.push(if slashes { case.better("merged slashes are one slash", 200) } else { case });
         }
     }
     let world = World {
