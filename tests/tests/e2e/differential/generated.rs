@@ -180,14 +180,11 @@ impl Dice {
         Case::of(&name).client(acts).tries(self.answer(method))
     }
 
-    /// Some header names, any of them twice apart from those whose values Envoy joins.
+    /// Some header names, any of them more than once.
     fn names(&mut self) -> Vec<&'static str> {
         let mut names: Vec<&str> = Vec::new();
         for _ in 0..self.0.random_range(0..4) {
-            let name = self.pick(HEADERS);
-            if !(matches!(name, "accept" | "user-agent") && names.contains(&name)) {
-                names.push(name);
-            }
+            names.push(self.pick(HEADERS));
         }
         names
     }
@@ -253,7 +250,7 @@ impl Dice {
         for _ in 0..self.0.random_range(0..4) {
             let line = format!(
                 "{}: {}\r\n",
-                self.pick(&["X-A", "x-b", "Server", "set-cookie", "x-version"]),
+                self.pick(&["X-A", "x-b", "Server", "set-cookie", "Via", "x-version"]),
                 self.pick(VALUES)
             );
             bytes.extend_from_slice(line.as_bytes());

@@ -124,11 +124,9 @@ fn cases() -> Vec<Case> {
             let trusted = !matches!(*listener, "edge" | "edge-internal" | "istio");
             cases.push(match *name {
                 "proto empty" if trusted => case.better("an empty scheme is a hop's mistake, not a missing route", 200),
-                "connection names host" => case.better("the log keeps the authority that was there", 400),
                 "hedge and kin" if *listener == "edge-internal" => {
                     case.better("forcing a trace is for tracing to answer", 200)
                 }
-                "accept twice" => case.better("RFC 9110, 5.2: fields of one name may stay apart", 200),
                 _ => case,
             });
         }
