@@ -81,8 +81,6 @@ pub fn prepare_request(
     if !request.headers.contains("x-forwarded-proto") {
         request.headers.append("x-forwarded-proto", scheme);
     }
-    // What an earlier version of a rewriting proxy wrote; nobody may.
-    request.headers.remove("x-envoy-original-url");
     let internal_peer = edge.internal_ranges.iter().any(|r| r.contains(address.ip()));
     let internal = internal_peer && had_xff != edge.use_remote_address;
 
@@ -90,7 +88,8 @@ pub fn prepare_request(
         request.headers.remove("x-envoy-internal");
         request.headers.append("x-envoy-internal", "true");
     } else {
-        request.headers.retain(|name, _| !name.starts_with("x-envoy-") || !STEERING.contains(&name));
+        let stripped = |name: &str| STEERING.contains(&name) || name == "x-envoy-original-url";
+        request.headers.retain(|name, _| !name.starts_with("x-envoy-") || !stripped(name));
         if edge.use_remote_address {
             request.headers.retain(|name, _| !name.starts_with("x-envoy-") || !EDGE_ONLY.contains(&name));
             request.headers.set("x-envoy-external-address", address.ip().to_canonical().to_string());

@@ -272,7 +272,12 @@ pub fn add(headers: &mut Headers, name: &str, value: &[u8]) {
     if joins(name) {
         let name = name.to_ascii_lowercase();
         if let Some(first) = headers.get(&name) {
-            let list = [first, value].join(&b","[..]);
+            // An empty item is none.
+            let list = match (first, value) {
+                ([], value) => value.to_vec(),
+                (_, []) => return,
+                both => <[&[u8]; 2]>::from(both).join(&b","[..]),
+            };
             headers.set(&name, list);
             return;
         }

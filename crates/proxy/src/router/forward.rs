@@ -184,7 +184,7 @@ impl<'a> Exchange<'a, '_> {
             self.request.headers.set("x-envoy-original-host", &old);
         }
         if forward.append_x_forwarded_host {
-            self.request.headers.append("x-forwarded-host", old);
+            forwarding::add_to_list(&mut self.request.headers, "x-forwarded-host", &old, ",");
         }
     }
 

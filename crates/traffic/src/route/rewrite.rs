@@ -76,15 +76,13 @@ pub fn redirect_location(request: &RequestHead, matched: &RouteMatch, redirect: 
         None => (request.path.as_str(), None),
     };
     let path = match &redirect.path {
-        Some(new) => match (new.split_once('?'), query) {
-            // The request's query replaces one that the configuration wrote.
-            (Some((before, _)), Some(_)) => before.to_owned(),
-            _ => new.to_string(),
-        },
+        Some(new) => new.to_string(),
         None => rewrite_path(only, matched, &redirect.path_rewrite).unwrap_or_else(|| only.to_owned()),
     };
+    // A query that the configuration wrote stands in place of the request's.
+    let own_query = redirect.path.as_ref().is_some_and(|new| new.contains('?'));
     match query {
-        Some(query) if !redirect.strip_query => format!("{scheme}://{host}{path}?{query}"),
+        Some(query) if !redirect.strip_query && !own_query => format!("{scheme}://{host}{path}?{query}"),
         _ => format!("{scheme}://{host}{path}"),
     }
 }

@@ -118,7 +118,7 @@ fn redirects_follow_the_observed_table() {
     assert_eq!(location("a:8080", "/", https()), "https://a:8080/");
     let path = |p: &str| Redirect { path: Some(p.into()), ..Default::default() };
     assert_eq!(location("a:80", "/x?y=1", path("/new")), "http://a:80/new?y=1");
-    assert_eq!(location("a", "/x?y=1", path("/new?z=9")), "http://a/new?y=1");
+    assert_eq!(location("a", "/x?y=1", path("/new?z=9")), "http://a/new?z=9");
     assert_eq!(location("a", "/x", path("/new?z=9")), "http://a/new?z=9");
     assert_eq!(location("a", "/x?y=1", Redirect { strip_query: true, ..path("/new") }), "http://a/new");
     assert_eq!(location("a.test:81", "/", Redirect { port: Some(80), ..Default::default() }), "http://a.test:80/");

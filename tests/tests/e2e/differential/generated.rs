@@ -250,7 +250,7 @@ impl Dice {
         for _ in 0..self.0.random_range(0..4) {
             let line = format!(
                 "{}: {}\r\n",
-                self.pick(&["X-A", "x-b", "Server", "set-cookie", "Via", "x-version"]),
+                self.pick(&["X-A", "x-b", "Server", "set-cookie", "x-version"]),
                 self.pick(VALUES)
             );
             bytes.extend_from_slice(line.as_bytes());
