@@ -2,6 +2,7 @@
 //! injection webhook do: cluster IPs and node ports of Services, sidecars of pods. Every way into the
 //! store leads through here.
 
+mod not_here;
 mod services;
 mod sidecar;
 
@@ -47,7 +48,10 @@ impl Admission {
         // Nothing is left half done by a panic here: what was allocated is only known once it is stored.
         let _allocating = self.allocating.lock().unwrap_or_else(PoisonError::into_inner);
         let prepared = prepare(&self.store.snapshot(), batch)?;
-        self.store.commit(prepared, SystemTime::now())
+        let told = told(&prepared);
+        let mut committed = self.store.commit(prepared, SystemTime::now())?;
+        committed.warnings.extend(told);
+        Ok(committed)
     }
 
     /// What [`Self::write`] would do, without doing it. Warnings and uids are those of a real write only.
@@ -111,6 +115,22 @@ impl Admission {
             Err(refused) => Err(refused.0.into_iter().next().map_or(Refusal::NotFound(key), |first| first.refusal)),
         }
     }
+}
+
+/// What of a batch is accepted and not carried out.
+fn told(batch: &Batch) -> Vec<Problem> {
+    let mut told = Vec::new();
+    for (change, origin) in batch {
+        let (Change::Create(object) | Change::Update(object) | Change::Upsert(object)) = change else { continue };
+        // Whoever wrote a Deployment was told of its pods.
+        if object.metadata().owner_references.is_some() {
+            continue;
+        }
+        let subject = Some((&object.key()).into());
+        let problem = |field| Problem { origin: origin.clone(), subject: subject.clone(), field };
+        told.extend(not_here::not_carried_out(object).into_iter().map(problem));
+    }
+    told
 }
 
 /// Completes the objects of a batch. Pure.

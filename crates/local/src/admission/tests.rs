@@ -97,3 +97,37 @@ fn pods_get_a_sidecar_unless_somebody_says_no() {
     assert_eq!(containers(&wanted), ["app", "istio-proxy"]);
     assert_eq!(wanted["spec"]["containers"][1]["image"], "envoy");
 }
+
+#[test]
+fn what_one_machine_does_not_do_is_told() {
+    let deployment = object(json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "namespace": "shop"},
+        "spec": {
+            "paused": true, "selector": {"matchLabels": {"app": "a"}},
+            "template": {
+                "metadata": {"labels": {"app": "a"}},
+                "spec": {"hostPID": false, "nodeSelector": {"a": "b"}, "containers": [{
+                    "name": "a", "image": "a", "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}},
+                    "ports": [{"containerPort": 1}, {"containerPort": 2, "hostPort": 80}],
+                    "securityContext": {"runAsUser": 1000, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": true},
+                    "readinessProbe": {"grpc": {"port": 1}}, "livenessProbe": {"httpGet": {"port": 1}},
+                }]},
+            },
+        },
+    }));
+    let paths: Vec<String> =
+        super::not_here::not_carried_out(&deployment).into_iter().map(|problem| problem.path).collect();
+    let container = "spec.template.spec.containers[0]";
+    assert_eq!(
+        paths,
+        [
+            "spec.paused".to_owned(),
+            format!("{container}.resources.limits"),
+            format!("{container}.securityContext.runAsNonRoot"),
+            format!("{container}.ports[1].hostPort"),
+            format!("{container}.readinessProbe"),
+        ]
+    );
+    let plain = service("a", json!({"sessionAffinity": "ClientIP", "ports": [{"port": 80}]}));
+    assert_eq!(super::not_here::not_carried_out(&plain).len(), 1);
+}

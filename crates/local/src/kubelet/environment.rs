@@ -223,3 +223,91 @@ pub fn binary_data(object: &lateen_galley::Object) -> Vec<(String, Vec<u8>)> {
     let bytes = bytes.map(|(key, value)| (key.clone(), value.0.clone()));
     bytes.chain(text.map(|(key, value)| (key.clone(), value.clone().into_bytes()))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use lateen_galley::Object;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn snapshot() -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        let map = json!({"kind": "ConfigMap", "metadata": {"name": "m", "namespace": "shop"}, "data": {"A": "one", "B": "two"}});
+        // "three" in base64.
+        let secret =
+            json!({"kind": "Secret", "metadata": {"name": "s", "namespace": "shop"}, "data": {"C": "dGhyZWU="}});
+        for mut object in [map, secret] {
+            object["apiVersion"] = json!("v1");
+            snapshot.insert(Arc::new(Object::decode(object).unwrap()));
+        }
+        snapshot
+    }
+
+    fn variables(env: Value, env_from: Value) -> Result<Variables, EnvironmentError> {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "web-1", "namespace": "shop", "labels": {"app": "web"}},
+            "spec": {"containers": [{"name": "c", "env": env, "envFrom": env_from, "ports": [{"containerPort": 8080}]}]},
+        }))
+        .unwrap();
+        let container = pod.spec.as_ref().unwrap().containers[0].clone();
+        let addresses = ["10.244.0.5".parse().unwrap()];
+        let running =
+            Running { addresses: &addresses, host: "10.244.0.1".parse().unwrap(), node: "lateen", search_path: "/bin" };
+        environment(&pod, &container, &snapshot(), running)
+    }
+
+    #[test]
+    fn a_container_knows_its_pod() {
+        let variables = variables(json!([]), json!([])).unwrap();
+        for (name, value) in [
+            ("PORT", "8080"),
+            ("POD_NAME", "web-1"),
+            ("POD_NAMESPACE", "shop"),
+            ("POD_IP", "10.244.0.5"),
+            ("HOST_IP", "10.244.0.1"),
+            ("HOSTNAME", "web-1"),
+            ("PATH", "/bin"),
+        ] {
+            assert_eq!(get(&variables, name).as_deref(), Some(value), "{name}");
+        }
+    }
+
+    #[test]
+    fn values_come_from_where_the_manifest_says_and_later_ones_win() {
+        let env = json!([
+            {"name": "PORT", "value": "9090"},
+            {"name": "URL", "value": "http://$(POD_IP):$(PORT)/$(P_A)$(NONE)"},
+            {"name": "SECRET", "valueFrom": {"secretKeyRef": {"name": "s", "key": "C"}}},
+            {"name": "MAYBE", "valueFrom": {"configMapKeyRef": {"name": "none", "key": "x", "optional": true}}},
+            {"name": "LABEL", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
+            {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+        ]);
+        let from = json!([{"prefix": "P_", "configMapRef": {"name": "m"}}, {"secretRef": {"name": "s"}}]);
+        let variables = variables(env, from).unwrap();
+        for (name, value) in [
+            ("URL", "http://10.244.0.5:9090/one$(NONE)"),
+            ("P_B", "two"),
+            ("C", "three"),
+            ("SECRET", "three"),
+            ("LABEL", "web"),
+            ("NODE", "lateen"),
+        ] {
+            assert_eq!(get(&variables, name).as_deref(), Some(value), "{name}");
+        }
+        assert_eq!(get(&variables, "MAYBE"), None);
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let missing = |env: Value| variables(env, json!([])).unwrap_err().to_string();
+        let key = json!([{"name": "X", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "Z"}}}]);
+        assert_eq!(missing(key), "couldn't find key Z in ConfigMap shop/m");
+        let map = json!([{"name": "X", "valueFrom": {"secretKeyRef": {"name": "none", "key": "Z"}}}]);
+        assert_eq!(missing(map), "secret \"none\" not found");
+        let field = json!([{"name": "X", "valueFrom": {"fieldRef": {"fieldPath": "spec.color"}}}]);
+        assert!(missing(field).contains("spec.color"));
+    }
+}
