@@ -70,6 +70,8 @@ pub fn watch(server: &Server, kind: Kind, path: &ObjectPath, call: &Call) -> Res
             seconds.parse().map_err(|_| Refusal::BadRequest(format!("timeoutSeconds: {seconds:?} is no number")))?,
         ),
     };
+    // A client that asks for more than the longest watch gets that one.
+    let lasts = lasts.min(2 * LASTS);
     let following = Following {
         watch,
         view,

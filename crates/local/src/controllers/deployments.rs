@@ -44,7 +44,10 @@ fn reconcile_one(admission: &Admission, snapshot: &Snapshot, object: &Object, de
     if object.metadata().deletion_timestamp.is_none() {
         let step = next(goal, &existing);
         for _ in 0..step.create {
-            create(admission, pod_of(object, &template, &hash));
+            // What is refused once is refused again: a full store, a namespace that goes away.
+            if !create(admission, pod_of(object, &template, &hash)) {
+                break;
+            }
         }
         let over = pods.iter().filter(|(_, pod)| selection::is_over(pod)).map(|(over, _)| over.name().to_owned());
         for name in step.delete.into_iter().chain(over) {

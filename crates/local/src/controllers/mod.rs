@@ -132,16 +132,21 @@ fn service_accounts(admission: &Admission, snapshot: &Snapshot) {
     }
 }
 
-/// Creates an object of a controller's making.
-fn create(admission: &Admission, raw: Value) {
+/// Creates an object of a controller's making; whether it is there now.
+fn create(admission: &Admission, raw: Value) -> bool {
     match Object::decode(raw) {
         Ok(object) => {
             let key = object.key();
-            if let Err(refusal) = admission.write(Change::Create(object)) {
+            let created = admission.write(Change::Create(object));
+            if let Err(refusal) = &created {
                 tracing::warn!(%key, %refusal, "cannot create an object");
             }
+            created.is_ok()
         }
-        Err(error) => tracing::error!(%error, "a controller made an object that is none"),
+        Err(error) => {
+            tracing::error!(%error, "a controller made an object that is none");
+            false
+        }
     }
 }
 

@@ -71,7 +71,7 @@ pub fn next(goal: Goal, pods: &[Existing]) -> Step {
         Strategy::Rolling { surge, unavailable } => {
             // With neither allowed nothing could ever move (Kubernetes resolves both to zero likewise).
             let unavailable = if surge == 0 { unavailable.max(1) } else { unavailable };
-            let room = (goal.replicas + surge).saturating_sub(current.len() + old.len());
+            let room = goal.replicas.saturating_add(surge).saturating_sub(current.len() + old.len());
             step.create = if old.is_empty() { lacking } else { lacking.min(room) };
             let least_ready = goal.replicas.saturating_sub(unavailable);
             let ready = current.iter().chain(&old).filter(|pod| pod.ready).count();

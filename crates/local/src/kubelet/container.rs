@@ -319,8 +319,7 @@ impl Job {
 
     /// Asks the container to end, and makes it end when its time is over.
     async fn terminate(&self, container: &mut node::Container) -> Result<ExitStatus, NodeError> {
-        let own = self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
-        let own = Instant::now() + Duration::from_secs(u64::try_from(own).unwrap_or(0));
+        let own = Instant::now() + super::grace(&self.pod);
         let deadline = self.stop.borrow().unwrap_or(own);
         if self.context.leaving.load(Ordering::Relaxed) && !handles_term(container) {
             let _ = self.context.node.kill(container.id(), libc::SIGKILL).await;
@@ -358,7 +357,7 @@ impl Job {
         let hook = self.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
         let Some(hook) = hook else { return };
         if let Some(pause) = &hook.sleep {
-            sleep(Duration::from_secs(u64::try_from(pause.seconds).unwrap_or(0))).await;
+            sleep(super::seconds(pause.seconds)).await;
         }
         let words = hook.exec.as_ref().and_then(|exec| exec.command.clone()).unwrap_or_default();
         if !words.is_empty() {

@@ -158,7 +158,7 @@ impl Kubelet {
         locked(&self.limits).insert(uid.to_owned(), seconds);
         // It may be ending already.
         if let Some(entry) = locked(&self.pods).get(uid) {
-            let deadline = Instant::now() + Duration::from_secs(seconds);
+            let deadline = Instant::now() + self::seconds(seconds);
             entry.doomed.send_if_modified(|doomed| match doomed {
                 Some(until) if deadline < *until => {
                     *until = deadline;
@@ -252,11 +252,9 @@ impl Kubelet {
     }
 
     fn doom(&self, entry: &Entry, most: Option<Duration>) {
-        let spec = entry.object.typed::<Pod>().and_then(|pod| pod.spec.as_ref());
-        let own = spec.and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
-        let own = u64::try_from(own).unwrap_or(0);
+        let own = entry.object.typed::<Pod>().map_or(Duration::ZERO, grace);
         let limit = locked(&self.limits).get(entry.object.uid()).copied();
-        let grace = Duration::from_secs(limit.map_or(own, |limit| limit.min(own)));
+        let grace = limit.map_or(own, |limit| seconds(limit).min(own));
         let deadline = Instant::now() + most.map_or(grace, |most| most.min(grace));
         // A pod that is ending already may have to be quicker: the cluster shuts down, say.
         entry.doomed.send_if_modified(|doomed| {
@@ -296,6 +294,16 @@ impl Drop for Done {
     }
 }
 
+/// A time from a manifest or a request: never below zero, never more than a day, so that it can be added to any other.
+fn seconds(given: impl TryInto<u64>) -> Duration {
+    Duration::from_secs(given.try_into().unwrap_or(0)).min(Duration::from_secs(24 * 3600))
+}
+
+/// The time a pod has to end, by its own account.
+fn grace(pod: &Pod) -> Duration {
+    seconds(pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30))
+}
+
 /// The name a pod knows itself by.
 pub(crate) fn pod_hostname(pod: &Pod) -> &str {
     let given = pod.spec.as_ref().and_then(|spec| spec.hostname.as_deref());
@@ -317,4 +325,32 @@ pub(crate) fn main_container(pod: &Pod) -> Option<&str> {
     let named = annotations.and_then(|annotations| annotations.get("kubectl.kubernetes.io/default-container"));
     let names = || pod.spec.iter().flat_map(|spec| &spec.containers).map(|container| container.name.as_str());
     named.map(String::as_str).or_else(|| names().find(|name| *name != PROXY_CONTAINER)).or_else(|| names().next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_from_outside_can_be_added_to_any_other() {
+        assert_eq!(seconds(-5_i64), Duration::ZERO);
+        assert_eq!(seconds(30_i64), Duration::from_secs(30));
+        for most in [seconds(i64::MAX), seconds(u64::MAX)] {
+            assert!(Instant::now() + most > Instant::now());
+        }
+    }
+
+    #[test]
+    fn the_main_container_is_the_application() {
+        let pod = |raw: serde_json::Value| serde_json::from_value::<Pod>(raw).unwrap();
+        let containers = serde_json::json!([{"name": "istio-proxy"}, {"name": "app"}, {"name": "other"}]);
+        let plain = pod(serde_json::json!({"spec": {"containers": containers}}));
+        assert_eq!(main_container(&plain), Some("app"));
+        let annotations = serde_json::json!({"kubectl.kubernetes.io/default-container": "other"});
+        let named =
+            pod(serde_json::json!({"metadata": {"annotations": annotations}, "spec": {"containers": containers}}));
+        assert_eq!(main_container(&named), Some("other"));
+        let gateway = pod(serde_json::json!({"spec": {"containers": [{"name": "istio-proxy"}]}}));
+        assert_eq!(main_container(&gateway), Some("istio-proxy"));
+    }
 }
