@@ -36,11 +36,12 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        _ => run_as_everyone(),
+        filters => run_as_everyone(filters),
     }
 }
 
-fn run_as_everyone() -> ExitCode {
+fn run_as_everyone(filters: &[&str]) -> ExitCode {
+    let filters: Vec<&str> = filters.iter().copied().filter(|filter| !filter.starts_with('-')).collect();
     // A place where the other user may execute from.
     let directory = tempfile::tempdir_in("/tmp").unwrap();
     let binary = directory.path().join("cluster-test");
@@ -54,13 +55,17 @@ fn run_as_everyone() -> ExitCode {
         if root { &[("root", None), ("user", Some(NOBODY))] } else { &[("user", None)] };
     let mut failed = false;
     for ((name, user), scenario) in users.iter().flat_map(|user| scenario::NAMES.map(|name| (user, name))) {
+        let full = format!("{name}::{scenario}");
+        if !filters.is_empty() && !filters.iter().any(|filter| full.contains(filter)) {
+            continue;
+        }
         let mut command = Command::new(&binary);
         command.args(["--scenario", scenario]).current_dir("/");
         if let Some(user) = user {
             command.uid(*user).gid(*user);
         }
         let passed = command.status().unwrap().success();
-        println!("test {name}::{scenario} ... {}", if passed { "ok" } else { "FAILED" });
+        println!("test {full} ... {}", if passed { "ok" } else { "FAILED" });
         failed |= !passed;
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }

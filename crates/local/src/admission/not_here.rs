@@ -53,6 +53,21 @@ pub fn not_carried_out(object: &Object) -> Vec<FieldProblem> {
         }
         Kind::Service => {
             fields("spec", raw.get("spec"), &SERVICE, &mut found);
+            let ports = raw.pointer("/spec/ports").and_then(Value::as_array).into_iter().flatten();
+            let headless = raw.pointer("/spec/clusterIP").and_then(Value::as_str) == Some("None");
+            for (index, port) in ports.enumerate().filter(|_| !headless) {
+                let protocol = port.get("protocol").and_then(Value::as_str).unwrap_or("TCP");
+                if protocol != "TCP" && !protocol.is_empty() {
+                    let message = format!(
+                        "{protocol} does not reach a Service's address here; a headless Service's pods it does"
+                    );
+                    found.push(FieldProblem::new(format!("spec.ports[{index}].protocol"), message));
+                }
+            }
+            let families = raw.pointer("/spec/ipFamilies").and_then(Value::as_array).into_iter().flatten();
+            if families.into_iter().any(|family| family == "IPv6") {
+                found.push(FieldProblem::new("spec.ipFamilies", "Services have IPv4 addresses here"));
+            }
             if raw.pointer("/spec/sessionAffinity").and_then(Value::as_str) == Some("ClientIP") {
                 found.push(FieldProblem::new("spec.sessionAffinity", "clients are not kept at one pod"));
             }

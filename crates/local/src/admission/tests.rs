@@ -128,6 +128,8 @@ fn what_one_machine_does_not_do_is_told() {
             format!("{container}.readinessProbe"),
         ]
     );
-    let plain = service("a", json!({"sessionAffinity": "ClientIP", "ports": [{"port": 80}]}));
-    assert_eq!(super::not_here::not_carried_out(&plain).len(), 1);
+    let told = |spec: Value| super::not_here::not_carried_out(&service("a", spec)).len();
+    assert_eq!(told(json!({"sessionAffinity": "ClientIP", "ports": [{"port": 80}]})), 1);
+    assert_eq!(told(json!({"ports": [{"port": 80}, {"port": 53, "protocol": "UDP"}]})), 1);
+    assert_eq!(told(json!({"clusterIP": "None", "ports": [{"port": 53, "protocol": "UDP"}]})), 0);
 }

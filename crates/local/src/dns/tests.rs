@@ -24,6 +24,7 @@ fn zone() -> Zone {
     zone.add_addresses("api.example.com", [address("240.240.0.1")]);
     zone.add_addresses("*.wild.example.com", [address("240.240.0.2")]);
     zone.add_addresses("*.deep.wild.example.com", [address("240.240.0.3")]);
+    zone.add_addresses("*.wild.svc.cluster.local", [address("240.240.0.4")]);
     zone.add_pointer(address("10.96.0.5"), "reviews.default.svc.cluster.local");
     zone
 }
@@ -109,6 +110,7 @@ fn service_entry_hosts_and_the_most_specific_wildcard_answer() {
     assert_eq!(addresses(&reply("api.example.com", RecordType::A)), ["240.240.0.1"]);
     assert_eq!(addresses(&reply("a.b.wild.example.com", RecordType::A)), ["240.240.0.2"]);
     assert_eq!(addresses(&reply("a.deep.wild.example.com", RecordType::A)), ["240.240.0.3"]);
+    assert_eq!(addresses(&reply("a.wild.svc.cluster.local", RecordType::A)), ["240.240.0.4"]);
     assert!(matches!(answer(&zone(), &query("wild.example.com", RecordType::A)), Outcome::Forward));
     assert!(matches!(answer(&zone(), &query("example.org", RecordType::A)), Outcome::Forward));
     assert!(matches!(answer(&zone(), &query("notcluster.local", RecordType::A)), Outcome::Forward));

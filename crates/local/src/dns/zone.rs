@@ -97,9 +97,6 @@ impl Zone {
         if self.ancestors.contains(&name) {
             return Found::Empty;
         }
-        if in_cluster_domain(&name) {
-            return Found::Missing;
-        }
         // The most specific wildcard wins, as in Istio.
         let mut rest = name.as_str();
         while let Some((_, suffix)) = rest.split_once('.') {
@@ -107,6 +104,9 @@ impl Zone {
                 return Found::Records(records);
             }
             rest = suffix;
+        }
+        if in_cluster_domain(&name) {
+            return Found::Missing;
         }
         Found::Elsewhere
     }
