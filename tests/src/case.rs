@@ -59,8 +59,6 @@ pub enum Instead {
     Status(u16),
     /// Exactly these facts for the client.
     Facts(Vec<String>),
-    /// What Envoy's client gets, too, but nothing for the access log.
-    Unlogged,
 }
 
 /// A row.

@@ -19,8 +19,6 @@ pub enum H2Act {
     /// Begins an answer of 200 with some data, and when the client has that (a cue), resets the
     /// stream with this code.
     ResetAfterHead(u32),
-    /// Ends the connection by GOAWAY that does not cover this stream.
-    GoAway,
 }
 
 /// A plain answer.
@@ -70,17 +68,8 @@ async fn connection(stage: Arc<Stage>, scripts: Arc<H2Scripts>, name: String, st
             .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
             .unwrap_or_default();
         let message = head_of(&request);
-        if let Some(H2Act::GoAway) = peek(&stage, &scripts, &case) {
-            stage.arrive(&case, Received { upstream: name.clone(), message, raw: Vec::new() });
-            connection.abrupt_shutdown(h2::Reason::NO_ERROR);
-            continue;
-        }
         tokio::spawn(exchange(stage.clone(), scripts.clone(), name.clone(), case, message, request, respond));
     }
-}
-
-fn peek(stage: &Stage, scripts: &H2Scripts, case: &str) -> Option<H2Act> {
-    Some(scripts.act(case, stage.received(case).len()))
 }
 
 fn head_of(request: &http::Request<h2::RecvStream>) -> Message {
@@ -133,7 +122,6 @@ async fn exchange(
                 stream.send_reset(code.into());
             }
         }
-        H2Act::GoAway => {}
     }
 }
 

@@ -24,8 +24,6 @@ pub enum Act {
     Fill(usize),
     /// Waits until the client of the case says so (`Do::Cue`).
     AwaitCue,
-    /// Sends back as a chunked 200 every byte of the request's head.
-    EchoHead,
     /// Sends raw bytes back as they come, until the peer ends; then ends too.
     EchoRaw,
     /// Reads everything until the peer ends its side.
@@ -182,16 +180,6 @@ async fn connection(stage: Arc<Stage>, name: String, stream: TcpStream) {
                     }
                 }
                 Act::AwaitCue => stage.cued(&case).await,
-                Act::EchoHead => {
-                    let mut text = format!("{}\n", message.start);
-                    for (name, value) in &message.headers {
-                        text.push_str(&format!("{name}: {value}\n"));
-                    }
-                    let Act::Send(bytes) = answer("200 OK", &[], text.as_bytes()) else { return };
-                    if write.write_all(&bytes).await.is_err() {
-                        return;
-                    }
-                }
                 Act::EchoRaw => {
                     loop {
                         let bytes = reader.some().await;

@@ -11,4 +11,5 @@ mod paths;
 mod retries;
 mod routing;
 mod streams;
+mod weights;
 mod xds;
