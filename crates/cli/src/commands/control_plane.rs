@@ -1,5 +1,6 @@
 //! `lateen control-plane`: discovery alone, for the cluster that started it or any other API at a socket.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -37,7 +38,11 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
         (None, Some(address)) => Ads::Address(address),
         (None, None) => return Err(Error::Usage("one of --xds-fd and --xds-address is needed".to_string())),
     };
-    tracing_subscriber::fmt().with_max_level(arguments.log_level).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_max_level(arguments.log_level)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

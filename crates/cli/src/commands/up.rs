@@ -1,6 +1,6 @@
 //! `lateen up`: a mesh on this machine, from manifests.
 
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -135,7 +135,7 @@ fn serve(arguments: &Arguments, options: Options, reporter: Option<&mut Option<R
     let targets = Targets::new()
         .with_default(arguments.log_level)
         .with_target("lateen_local::cluster::progress", LevelFilter::OFF);
-    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     tracing_subscriber::registry().with(log).with(targets).init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
