@@ -117,7 +117,9 @@ impl Exchange<'_, '_> {
         let drop_body = !connect && status == 200;
         if drop_body {
             self.record.details = Cow::Borrowed("websocket_handshake_unsuccessful");
+            // There is no content left to describe.
             self.response.headers.remove("content-length");
+            self.response.headers.remove("content-type");
         }
         let framing = match wire.framing {
             _ if drop_body => Framing::None,

@@ -120,7 +120,7 @@ fn upgrades() -> Vec<Case> {
     cases.push(
         Case::of("websocket ignored")
             .client(vec![ask("/ws"), Do::Answer])
-            .upstream(vec![answer("200 OK", &[], b"hello")])
+            .upstream(vec![answer("200 OK", &[("content-type", "text/html"), ("x", "y")], b"hello")])
             .seen(200, "- websocket_handshake_unsuccessful"),
     );
     cases.push(

@@ -1,6 +1,8 @@
 //! The real Envoy in place of our proxy, driven by our control plane: it accepts everything it is
 //! told and gives the same answers.
 
+mod answers;
+
 use lateen_tests::load::Load;
 use lateen_tests::mesh::{Mesh, User};
 use lateen_tests::{peers, wait};
