@@ -77,6 +77,7 @@ impl Proxy {
             })?;
             threads.push(thread);
         }
+        stats.listener_manager.workers_started.set(1);
         Ok(Arc::new(Self {
             config,
             resolved,

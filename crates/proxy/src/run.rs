@@ -92,6 +92,7 @@ async fn serve(options: Options, bootstrap: Bootstrap, schema: Schema) -> Result
     let client = Client::new(bootstrap.clone())?;
     let handle = client.handle();
 
+    tokio::spawn(follow_connection(handle.clone(), Arc::clone(&stats)));
     let resolver = Arc::new(Resolver::new(Arc::clone(&stats)));
     tokio::spawn(discover(client, bind, Arc::clone(&proxy), Arc::clone(&resolver)));
     tokio::spawn(pass_on_addresses(resolver, Arc::clone(&proxy)));
@@ -183,6 +184,17 @@ async fn discover(client: Client, bind: Option<UpstreamBind>, proxy: Arc<Proxy>,
             proxy.configure(config);
         })
         .await;
+}
+
+/// Shows whether the control plane is there.
+async fn follow_connection(client: Handle, stats: Arc<Stats>) {
+    let mut status = client.status();
+    loop {
+        stats.control_plane.connected_state.set(i64::from(status.borrow_and_update().connected));
+        if status.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn pass_on_addresses(resolver: Arc<Resolver>, proxy: Arc<Proxy>) {

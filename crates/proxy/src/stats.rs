@@ -22,7 +22,7 @@ use lateen_traffic::listener::{Listener, Terminal};
 pub use cells::{BOUNDS_MS, Counter, Distribution, Gauge, Histogram, SharedCounter, SharedGauge};
 pub use scopes::{
     ClusterManagerStats, ClusterStats, ControlPlaneStats, DnsStats, FilesystemStats, HttpStats, ListenerManagerStats,
-    ListenerStats, ServerStats, SubscriptionStats, TcpStats,
+    ListenerStats, ServerStats, TcpStats,
 };
 pub use snapshot::{Buckets, Filter, Snapshot, Types};
 
@@ -38,12 +38,8 @@ pub struct Stats {
     pub server: ServerStats,
     /// `listener_manager.`
     pub listener_manager: ListenerManagerStats,
-    /// `listener_manager.lds.`
-    pub lds: SubscriptionStats,
     /// `cluster_manager.`
     pub cluster_manager: ClusterManagerStats,
-    /// `cluster_manager.cds.`
-    pub cds: SubscriptionStats,
     /// `control_plane.`
     pub control_plane: ControlPlaneStats,
     /// `filesystem.`
@@ -114,9 +110,7 @@ impl Stats {
             started: Instant::now(),
             server: ServerStats::default(),
             listener_manager: ListenerManagerStats::default(),
-            lds: SubscriptionStats::default(),
             cluster_manager: ClusterManagerStats::default(),
-            cds: SubscriptionStats::default(),
             control_plane: ControlPlaneStats::default(),
             filesystem: FilesystemStats::default(),
             dns: DnsStats::default(),

@@ -50,6 +50,9 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
         match next {
             Next::Over => return,
             Next::Bad(bad) => {
+                if matches!(bad, BadRequest::TooLarge | BadRequest::TooManyHeaders) {
+                    connection.stats.downstream_rq_too_large.inc();
+                }
                 if bad != BadRequest::MissingHost {
                     request.clear();
                 }
@@ -57,7 +60,7 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
                 break;
             }
             Next::Late => {
-                connection.stats.downstream_rq_timeout.inc();
+                connection.stats.downstream_rq_header_timeout.inc();
                 request.clear();
                 refuse(&connection, &mut responder, &lateen_traffic::reply::REQUEST_HEADER_TIMEOUT, &mut request).await;
                 break;
@@ -65,6 +68,9 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
             Next::Request(wire) => {
                 served += 1;
                 let last = hcm.limits.max_requests_per_connection.is_some_and(|limit| served >= limit);
+                if last {
+                    connection.stats.downstream_cx_max_requests_reached.inc();
+                }
                 if let Responder::Http1(r) = &mut responder {
                     r.close = !wire.keep_alive || last;
                     r.head_request = request.method == "HEAD";
@@ -158,7 +164,11 @@ async fn next_request(
             }
             None if waiting => return Next::Late,
             None => {
-                connection.stats.downstream_cx_idle_timeout.inc();
+                if age_deadline.is_some_and(|at| at <= Instant::now()) {
+                    connection.stats.downstream_cx_max_duration_reached.inc();
+                } else {
+                    connection.stats.downstream_cx_idle_timeout.inc();
+                }
                 return Next::Over;
             }
         }

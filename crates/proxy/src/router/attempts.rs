@@ -178,10 +178,22 @@ impl Exchange<'_, '_> {
                 plan.upstream.stats.upstream_rq_per_try_timeout.inc();
                 reply::PER_TRY_TIMEOUT
             }
-            Expired::Idle if !self.body.ended => reply::STREAM_IDLE_DOWNSTREAM,
-            Expired::Idle => reply::STREAM_IDLE_UPSTREAM,
-            Expired::Stream => reply::MAX_STREAM_DURATION,
-            Expired::Request => reply::REQUEST_TIMEOUT,
+            Expired::Idle if !self.body.ended => {
+                self.connection.stats.downstream_rq_idle_timeout.inc();
+                reply::STREAM_IDLE_DOWNSTREAM
+            }
+            Expired::Idle => {
+                self.connection.stats.downstream_rq_idle_timeout.inc();
+                reply::STREAM_IDLE_UPSTREAM
+            }
+            Expired::Stream => {
+                self.connection.stats.downstream_rq_max_duration_reached.inc();
+                reply::MAX_STREAM_DURATION
+            }
+            Expired::Request => {
+                self.connection.stats.downstream_rq_timeout.inc();
+                reply::REQUEST_TIMEOUT
+            }
         };
         self.response.headers.clear();
         if matches!(what, Expired::Route | Expired::Try) {

@@ -25,7 +25,7 @@ use lateen_traffic::path::Normalized;
 use lateen_traffic::record::{Flags, Record};
 use lateen_traffic::reply::{self, LocalReply};
 use lateen_traffic::route::{Action, NotRouted, Redirect, RouteConfig, Routed, redirect_location, without_port};
-use lateen_traffic::{Config, RequestHead, ResponseHead};
+use lateen_traffic::{Config, Protocol, RequestHead, ResponseHead};
 use tokio::time::Instant;
 
 use self::body::{Piece, Source};
@@ -88,6 +88,10 @@ impl<'a, 'r> Exchange<'a, 'r> {
         let hcm = Arc::clone(&connection.hcm);
         connection.stats.downstream_rq_total.inc();
         connection.stats.downstream_rq_active.inc();
+        match self.request.protocol {
+            Protocol::Http2 => connection.stats.downstream_rq_http2_total.inc(),
+            Protocol::Http10 | Protocol::Http11 => connection.stats.downstream_rq_http1_total.inc(),
+        }
         self.record.protocol = Some(self.request.protocol);
         self.record.server_name = connection.server_name.clone();
         if self.body.expects_continue && !hcm.proxy_100_continue {
@@ -261,6 +265,7 @@ impl<'a, 'r> Exchange<'a, 'r> {
     /// The client ended its side before the answer was out.
     pub(super) fn client_gone(&mut self) {
         let http2 = matches!(self.responder, Responder::Http2(_));
+        self.connection.stats.downstream_rq_rx_reset.inc();
         if http2 {
             self.record.flags.add(Flags::DOWNSTREAM_RESET);
             self.record.details = Cow::Borrowed("http2.remote_reset");

@@ -210,6 +210,9 @@ impl Exchange<'_, '_> {
         if let Source::Http1(reader) = &mut self.body.source {
             reader.start_body(Framing::UntilClose);
         }
+        let stats = &self.connection.stats;
+        stats.downstream_cx_upgrades_total.inc();
+        stats.downstream_cx_upgrades_active.inc();
         let (received, sent) = (Cell::new(0u64), Cell::new(0u64));
         let count = |cell: &Cell<u64>, piece: &Piece| {
             if let Piece::Data(data) = piece {
@@ -235,6 +238,7 @@ impl Exchange<'_, '_> {
                 ended = downward => (Side::Upstream, ended),
             }
         };
+        self.connection.stats.downstream_cx_upgrades_active.dec();
         self.record.bytes_received += received.get();
         self.record.bytes_sent += sent.get();
         match first {

@@ -28,14 +28,9 @@ scope! {
         upstream_rq_pending_total: Counter,
         upstream_rq_pending_active: Gauge,
         upstream_rq_pending_overflow: Counter,
-        upstream_rq_pending_failure_eject: Counter,
-        upstream_rq_active_overflow: Counter,
-        upstream_rq_cancelled: Counter,
         upstream_rq_timeout: Counter,
-        upstream_rq_max_duration_reached: Counter,
         upstream_rq_per_try_timeout: Counter,
         upstream_rq_retry: Counter,
-        upstream_rq_retry_backoff_exponential: Counter,
         upstream_rq_retry_success: Counter,
         upstream_rq_retry_overflow: Counter,
         upstream_rq_retry_limit_exceeded: Counter,
@@ -49,24 +44,11 @@ scope! {
         upstream_cx_connect_timeout: Counter,
         upstream_cx_connect_attempts_exceeded: Counter,
         upstream_cx_overflow: Counter,
-        upstream_cx_idle_timeout: Counter,
-        upstream_cx_max_duration_reached: Counter,
         upstream_cx_max_requests: Counter,
         upstream_cx_destroy: Counter,
-        upstream_cx_destroy_local: Counter,
-        upstream_cx_destroy_remote: Counter,
-        upstream_cx_destroy_with_active_rq: Counter,
-        upstream_cx_close_notify: Counter,
-        upstream_cx_protocol_error: Counter,
         upstream_cx_none_healthy: Counter,
         upstream_cx_rx_bytes_total: Counter,
         upstream_cx_tx_bytes_total: Counter,
-        upstream_flow_control_paused_reading_total: Counter,
-        upstream_flow_control_resumed_reading_total: Counter,
-        bind_errors: Counter,
-        lb_healthy_panic: Counter,
-        original_dst_host_invalid: Counter,
-        retry_or_shadow_abandoned: Counter,
         upstream_rq_time: Histogram,
         upstream_cx_connect_ms: Histogram,
         upstream_cx_length_ms: Histogram,
@@ -108,16 +90,13 @@ scope! {
         downstream_rq_http2_total: Counter,
         downstream_rq_active: Gauge,
         downstream_rq_rx_reset: Counter,
-        downstream_rq_tx_reset: Counter,
         downstream_rq_timeout: Counter,
         downstream_rq_header_timeout: Counter,
         downstream_rq_idle_timeout: Counter,
         downstream_rq_max_duration_reached: Counter,
         downstream_rq_too_large: Counter,
-        downstream_rq_non_relative_path: Counter,
         downstream_rq_failed_path_normalization: Counter,
         downstream_rq_redirected_with_normalized_path: Counter,
-        downstream_rq_response_before_rq_complete: Counter,
         downstream_rq_ws_on_non_ws_route: Counter,
         downstream_cx_total: Counter,
         downstream_cx_active: Gauge,
@@ -129,23 +108,16 @@ scope! {
         downstream_cx_upgrades_active: Gauge,
         downstream_cx_protocol_error: Counter,
         downstream_cx_destroy: Counter,
-        downstream_cx_destroy_local: Counter,
-        downstream_cx_destroy_remote: Counter,
-        downstream_cx_destroy_active_rq: Counter,
-        downstream_cx_delayed_close_timeout: Counter,
         downstream_cx_drain_close: Counter,
         downstream_cx_idle_timeout: Counter,
         downstream_cx_max_duration_reached: Counter,
         downstream_cx_max_requests_reached: Counter,
         downstream_cx_rx_bytes_total: Counter,
         downstream_cx_tx_bytes_total: Counter,
-        downstream_flow_control_paused_reading_total: Counter,
-        downstream_flow_control_resumed_reading_total: Counter,
         no_route: Counter,
         no_cluster: Counter,
         rq_direct_response: Counter,
         rq_redirect: Counter,
-        rq_reset_after_downstream_response_started: Counter,
         rq_total: Counter,
         downstream_rq_time: Histogram,
         downstream_cx_length_ms: Histogram,
@@ -197,12 +169,8 @@ scope! {
         downstream_cx_rx_bytes_total: Counter,
         downstream_cx_tx_bytes_total: Counter,
         downstream_cx_drain_close: Counter,
-        downstream_flow_control_paused_reading_total: Counter,
-        downstream_flow_control_resumed_reading_total: Counter,
         idle_timeout: Counter,
         max_downstream_connection_duration: Counter,
-        upstream_flush_total: Counter,
-        upstream_flush_active: Gauge,
     }
 }
 
@@ -212,26 +180,13 @@ scope! {
         concurrency: SharedGauge,
         live: SharedGauge,
         state: SharedGauge,
-        hot_restart_epoch: SharedGauge,
-        dynamic_unknown_fields: SharedCounter,
-        static_unknown_fields: SharedCounter,
     }
 }
 
 scope! {
     /// Listener configuration (`listener_manager.`).
     ListenerManagerStats {
-        listener_added: SharedCounter,
-        listener_modified: SharedCounter,
-        listener_removed: SharedCounter,
-        listener_stopped: SharedCounter,
-        listener_create_success: SharedCounter,
-        listener_create_failure: SharedCounter,
-        listener_in_place_updated: SharedCounter,
         total_listeners_active: SharedGauge,
-        total_listeners_warming: SharedGauge,
-        total_listeners_draining: SharedGauge,
-        total_filter_chains_draining: SharedGauge,
         workers_started: SharedGauge,
     }
 }
@@ -239,22 +194,7 @@ scope! {
 scope! {
     /// Cluster configuration (`cluster_manager.`).
     ClusterManagerStats {
-        cluster_added: SharedCounter,
-        cluster_modified: SharedCounter,
-        cluster_removed: SharedCounter,
-        cluster_updated: SharedCounter,
         active_clusters: SharedGauge,
-        warming_clusters: SharedGauge,
-    }
-}
-
-scope! {
-    /// One xDS subscription (`listener_manager.lds.`, `cluster_manager.cds.`).
-    SubscriptionStats {
-        update_attempt: SharedCounter,
-        update_success: SharedCounter,
-        update_failure: SharedCounter,
-        update_rejected: SharedCounter,
     }
 }
 

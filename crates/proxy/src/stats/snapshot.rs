@@ -65,14 +65,12 @@ impl Entry {
 pub(super) enum Kind {
     Cluster,
     ClusterManager,
-    Cds,
     ControlPlane,
     Dns,
     Filesystem,
     Http,
     Listener,
     ListenerManager,
-    Lds,
     Server,
     Tcp,
 }
@@ -83,14 +81,12 @@ impl Kind {
         match self {
             Self::Cluster => "cluster",
             Self::ClusterManager => "cluster_manager",
-            Self::Cds => "cluster_manager.cds",
             Self::ControlPlane => "control_plane",
             Self::Dns => "dns.getaddrinfo",
             Self::Filesystem => "filesystem",
             Self::Http => "http",
             Self::Listener => "listener",
             Self::ListenerManager => "listener_manager",
-            Self::Lds => "listener_manager.lds",
             Self::Server => "server",
             Self::Tcp => "tcp",
         }
@@ -133,7 +129,6 @@ pub(super) fn merge(stats: &Stats, config: &Config) -> Vec<Scope> {
         scopes.push(Scope::new(kind, &none, entries));
     };
     single(Kind::ClusterManager, &|out| stats.cluster_manager.read(out));
-    single(Kind::Cds, &|out| stats.cds.read(out));
     single(Kind::ControlPlane, &|out| stats.control_plane.read(out));
     single(Kind::Dns, &|out| stats.dns.read(out));
     single(Kind::Filesystem, &|out| stats.filesystem.read(out));
@@ -170,7 +165,6 @@ pub(super) fn merge(stats: &Stats, config: &Config) -> Vec<Scope> {
         scopes.push(Scope::new(kind, &none, entries));
     };
     single(Kind::ListenerManager, &|out| stats.listener_manager.read(out));
-    single(Kind::Lds, &|out| stats.lds.read(out));
     single(Kind::Server, &|out| {
         stats.server.read(out);
         let memory = crate::admin::memory::read();

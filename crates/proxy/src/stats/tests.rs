@@ -116,7 +116,7 @@ fn text_reads_as_envoys() {
     let all = text(stats.snapshot(&Config::default()));
     assert!(all.contains("\nhttp.outbound_0.0.0.0_80;.downstream_rq_5xx: 0\n"));
     assert!(all.contains(".downstream_cx_length_ms: No recorded values\n"));
-    assert!(all.contains("\nserver.concurrency: 1\n") && all.contains("\nlistener_manager.listener_added: 0\n"));
+    assert!(all.contains("\nserver.concurrency: 1\n") && all.contains("\nlistener_manager.total_listeners_active: 0\n"));
 }
 
 #[test]
@@ -227,11 +227,11 @@ fn a_reset_zeroes_counters_only() {
     let cluster = stats.worker(0).cluster(&name("a"));
     cluster.upstream_rq_total.add(5);
     cluster.upstream_rq_active.inc();
-    stats.lds.update_success.inc();
+    stats.filesystem.write_dropped.add(3);
     stats.reset_counters();
     let got = |stat: &str| stats.snapshot(&Config::default()).get(stat);
     assert_eq!(got("cluster.a.upstream_rq_total"), Some(0));
-    assert_eq!(got("listener_manager.lds.update_success"), Some(0));
+    assert_eq!(got("filesystem.write_dropped"), Some(0));
     assert_eq!(got("cluster.a.upstream_rq_active"), Some(1));
     cluster.upstream_rq_total.inc();
     assert_eq!(got("cluster.a.upstream_rq_total"), Some(1));

@@ -40,7 +40,7 @@ pub struct Http1Connection {
     uses: u32,
     born: Instant,
     idle_since: Instant,
-    _counted: Counted,
+    counted: Counted,
 }
 
 /// An HTTP/1.1 connection while one request uses it.
@@ -55,6 +55,8 @@ pub(super) struct Counted {
     host: Arc<HostShared>,
     stats: Arc<ClusterStats>,
     owner: std::rc::Weak<Host>,
+    // The connection itself, once it is there, and since when.
+    io: std::cell::OnceCell<(Rc<Io>, Instant)>,
 }
 
 impl Counted {
@@ -70,6 +72,7 @@ impl Counted {
             host: Arc::clone(&host.shared),
             stats: Arc::clone(&upstream.stats),
             owner: Rc::downgrade(host),
+            io: std::cell::OnceCell::new(),
         }
     }
 }
@@ -80,6 +83,11 @@ impl Drop for Counted {
         self.host.connections.fetch_sub(1, Ordering::Relaxed);
         self.stats.upstream_cx_active.dec();
         self.stats.upstream_cx_destroy.inc();
+        if let Some((io, since)) = self.io.get() {
+            self.stats.upstream_cx_rx_bytes_total.add(io.received());
+            self.stats.upstream_cx_tx_bytes_total.add(io.sent());
+            self.stats.upstream_cx_length_ms.record(since.elapsed());
+        }
         if let Some(host) = self.owner.upgrade() {
             host.pool.open.set(host.pool.open.get() - 1);
             // Its place is free for another connection.
@@ -165,7 +173,7 @@ impl Upstream {
                     uses: 0,
                     born: now,
                     idle_since: now,
-                    _counted: counted,
+                    counted,
                 };
                 return Ok(Http1Lease { connection: Some(connection), host: Rc::clone(host) });
             }
@@ -228,8 +236,15 @@ impl Upstream {
                 EndpointAddress::Dns { .. } => Err(std::io::ErrorKind::AddrNotAvailable.into()),
             }
         };
+        let begun = Instant::now();
         match tokio::time::timeout(settings.connect_timeout, connecting).await {
-            Ok(Ok(io)) => Ok((Rc::new(io), counted)),
+            Ok(Ok(io)) => {
+                let (io, now) = (Rc::new(io), Instant::now());
+                self.stats.upstream_cx_connect_ms.record(now - begun);
+                // Set once, here.
+                let _ = counted.io.set((Rc::clone(&io), now));
+                Ok((io, counted))
+            }
             Ok(Err(error)) => {
                 self.stats.upstream_cx_connect_fail.inc();
                 host.shared.connect_failures.fetch_add(1, Ordering::Relaxed);
@@ -285,9 +300,11 @@ impl Http1Lease {
     pub fn release(mut self, settings: &ClusterSettings) {
         let Some(mut connection) = self.connection.take() else { return };
         connection.uses += 1;
-        if settings.max_requests_per_connection.is_some_and(|limit| connection.uses >= limit)
-            || !connection.reader.buffer.is_empty()
-        {
+        if settings.max_requests_per_connection.is_some_and(|limit| connection.uses >= limit) {
+            connection.counted.stats.upstream_cx_max_requests.inc();
+            return;
+        }
+        if !connection.reader.buffer.is_empty() {
             return;
         }
         connection.idle_since = Instant::now();
