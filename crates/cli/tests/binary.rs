@@ -6,6 +6,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -60,10 +61,18 @@ impl Drop for App {
     }
 }
 
-/// Ports nobody listens on, held until both are known.
+/// Ports nobody listens on. They lie below the range of outgoing connections: a connection to a port of that range that
+/// nobody listens on yet may get the same port as its own, reach itself, and keep the service from listening.
 fn free_ports() -> [SocketAddr; 2] {
-    let held = [0, 0].map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap());
-    held.map(|listener| listener.local_addr().unwrap())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = (std::process::id() % 200) as u16 * 100;
+    let free = || {
+        std::iter::repeat_with(|| 10_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000)
+            .map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+            .find(|address| TcpListener::bind(address).is_ok())
+            .unwrap()
+    };
+    [free(), free()]
 }
 
 /// Sends one HTTP/1.1 request of plain text and returns all that comes back until the connection closes.

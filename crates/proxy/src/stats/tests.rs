@@ -116,7 +116,9 @@ fn text_reads_as_envoys() {
     let all = text(stats.snapshot(&Config::default()));
     assert!(all.contains("\nhttp.outbound_0.0.0.0_80;.downstream_rq_5xx: 0\n"));
     assert!(all.contains(".downstream_cx_length_ms: No recorded values\n"));
-    assert!(all.contains("\nserver.concurrency: 1\n") && all.contains("\nlistener_manager.total_listeners_active: 0\n"));
+    assert!(
+        all.contains("\nserver.concurrency: 1\n") && all.contains("\nlistener_manager.total_listeners_active: 0\n")
+    );
 }
 
 #[test]
