@@ -18,7 +18,7 @@ FIND := PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" command -v
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## Build the lateen binary as it is shipped: target/release/lateen
+build: ## Build the lateen binary, optimized: target/release/lateen
 	cargo build --release -p lateen
 
 demo: ## Run the canary example: start a mesh, send requests, show the split, take it down
