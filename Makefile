@@ -57,11 +57,11 @@ bench: setup ## Compare the proxy with Envoy, HAProxy and nginx on this machine
 	@cargo build --profile bench-fat -p lateen -p lateen-bench
 	@target/bench-fat/lateen-bench
 
-lint: ## Formatting, clippy, and which crate may know which
+lint: deny ## Formatting, clippy, licences and bans, and which crate may know which
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	.ci/absences
 
-deny: ## Licences, advisories and bans of dependencies (installs cargo-deny when it is missing)
+deny: ## Licences, bans, sources and duplicate versions of dependencies (installs cargo-deny when it is missing)
 	@cargo deny --version > /dev/null 2>&1 || cargo install --locked --quiet cargo-deny
-	cargo deny check
+	cargo deny check licenses bans sources

@@ -1,6 +1,7 @@
 //! Listeners at work: sockets, original destinations, the choice of a filter chain.
 
 use std::cell::RefCell;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -38,6 +39,8 @@ pub struct Listeners {
     inherited: Arc<Vec<(u16, OwnedFd)>>,
     table: Rc<Table>,
     sockets: HashMap<SocketAddr, Vec<JoinHandle<()>>>,
+    // Inherited sockets, by their place, whose port no listener has: who connects is told so.
+    refusing: Option<HashMap<usize, JoinHandle<()>>>,
     closed: bool,
 }
 
@@ -72,7 +75,7 @@ impl Table {
 impl Listeners {
     /// No listeners yet. `inherited` are sockets that were opened for us, by the listener port they stand for.
     pub fn new(worker: Rc<Worker>, inherited: Arc<Vec<(u16, OwnedFd)>>) -> Self {
-        Self { worker, inherited, table: Rc::default(), sockets: HashMap::new(), closed: false }
+        Self { worker, inherited, table: Rc::default(), sockets: HashMap::new(), refusing: None, closed: false }
     }
 
     /// Follows a new configuration: sockets open and close, connections of changed listeners are drained.
@@ -115,9 +118,34 @@ impl Listeners {
             }
             stays
         });
+        self.refuse_ports_without(&wanted);
         for address in wanted {
             if !self.sockets.contains_key(&address) {
                 self.open(address);
+            }
+        }
+    }
+
+    /// The first whole configuration is here: from now on connections to inherited sockets that no listener serves are
+    /// refused. Until then they wait, as the listener may only not be known yet.
+    pub fn refuse_unserved(&mut self) {
+        self.refusing.get_or_insert_default();
+        let served: HashSet<SocketAddr> = self.sockets.keys().copied().collect();
+        self.refuse_ports_without(&served);
+    }
+
+    fn refuse_ports_without(&mut self, served: &HashSet<SocketAddr>) {
+        let Some(refusing) = &mut self.refusing else { return };
+        for (place, (port, fd)) in self.inherited.iter().enumerate() {
+            if served.iter().any(|address| address.port() == *port) {
+                if let Some(task) = refusing.remove(&place) {
+                    task.abort();
+                }
+            } else if let Entry::Vacant(vacant) = refusing.entry(place) {
+                match inherit(fd) {
+                    Ok(socket) => _ = vacant.insert(tokio::task::spawn_local(refuse(socket))),
+                    Err(error) => tracing::error!(port, %error, "cannot use an inherited socket"),
+                }
             }
         }
     }
@@ -182,6 +210,9 @@ impl Listeners {
             serving.drain.begin();
         }
         if close {
+            for (_, task) in self.refusing.take().into_iter().flatten() {
+                task.abort();
+            }
             self.closed |= !inbound_only;
             self.sockets.retain(|address, tasks| {
                 let stays = table.get(address).is_some_and(|s| !concerned(s));
@@ -214,6 +245,16 @@ fn inherit(fd: &OwnedFd) -> io::Result<TcpListener> {
     let socket = std::net::TcpListener::from(fd.try_clone()?);
     socket.set_nonblocking(true)?;
     TcpListener::from_std(socket)
+}
+
+/// Resets every connection.
+async fn refuse(socket: TcpListener) {
+    loop {
+        match socket.accept().await {
+            Ok((stream, _)) => _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
 }
 
 /// A connection whose filter chain is known.

@@ -57,7 +57,7 @@ impl Proxy {
         });
         let (config, config_seen) = watch::channel(Numbered::default());
         let (resolved, resolved_seen) = watch::channel(Resolved::default());
-        let (phase, phase_seen) = watch::channel(Phase::Serving);
+        let (phase, phase_seen) = watch::channel(Phase::Starting);
         let orders = Orders {
             config: config_seen,
             resolved: resolved_seen,
@@ -106,6 +106,17 @@ impl Proxy {
     /// Uses these addresses for DNS clusters from now on.
     pub fn resolve(&self, resolved: Resolved) {
         self.resolved.send_replace(resolved);
+    }
+
+    /// The configuration is whole for the first time.
+    pub fn ready(&self) {
+        self.phase.send_if_modified(|phase| {
+            let starting = *phase == Phase::Starting;
+            if starting {
+                *phase = Phase::Serving;
+            }
+            starting
+        });
     }
 
     /// Lets connections end, all or the inbound ones; `close` closes the listeners too.

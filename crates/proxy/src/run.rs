@@ -216,6 +216,7 @@ async fn follow_state(client: Handle, proxy: Arc<Proxy>, state: watch::Sender<Se
         }
     }
     state.send_replace(ServerState::Initializing);
+    proxy.ready();
     // Workers open their sockets within a moment; nothing wakes on it.
     let mut look = tokio::time::interval(Duration::from_millis(2));
     while !proxy.is_settled() {

@@ -77,6 +77,8 @@ pub struct Numbered {
 /// What the proxy is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    /// Waiting for a first whole configuration; what is known of it is served.
+    Starting,
     /// Serving.
     Serving,
     /// Connections end as they become idle.
@@ -165,7 +167,8 @@ impl Worker {
                     let phase = *orders.phase.borrow_and_update();
                     match phase {
                         _ if changed.is_err() => return,
-                        Phase::Serving => {}
+                        Phase::Starting => {}
+                        Phase::Serving => listeners.refuse_unserved(),
                         Phase::Draining { inbound_only, close } => listeners.drain(inbound_only, close),
                         Phase::Stopped => break,
                     }

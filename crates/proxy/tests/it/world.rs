@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -161,17 +162,21 @@ pub fn forward_all(change: impl FnOnce(&mut Forward)) -> Hcm {
 
 impl World {
     pub fn new(upstream: Upstream, hcm: Hcm) -> Self {
+        Self::at(free_address(), upstream, hcm, Vec::new())
+    }
+
+    /// Listening at `address`, with sockets that were opened for it.
+    pub fn at(address: SocketAddr, upstream: Upstream, hcm: Hcm, inherited: Vec<(u16, OwnedFd)>) -> Self {
         let stats = Stats::new(1);
         let settings = Settings {
             workers: 1,
             max_connections: 10_000,
             default_bind: None,
-            inherited: Vec::new(),
+            inherited,
             static_clusters: Default::default(),
         };
         let logs = LogFiles::new(Arc::clone(&stats));
         let proxy = Proxy::start(settings, stats, &logs).unwrap();
-        let address = free_address();
         let clusters = vec![cluster("up", &[upstream.address])];
         proxy.configure(config(address, hcm, clusters));
         while !proxy.is_settled() {
