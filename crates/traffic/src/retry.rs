@@ -16,8 +16,6 @@ pub struct RetryPolicy {
     pub num_retries: u32,
     /// Time for one attempt; without effect unless below the route's timeout.
     pub per_try_timeout: Option<Duration>,
-    /// Time without activity for one attempt.
-    pub per_try_idle_timeout: Option<Duration>,
     /// Pause before the n-th retry: random below `base`·(2^n−1), at most `max_interval`. Default 25 ms.
     pub base_interval: Duration,
     /// Upper limit of the pause. Default ten times the base.
@@ -35,7 +33,6 @@ impl Default for RetryPolicy {
             status_codes: Vec::new(),
             num_retries: 1,
             per_try_timeout: None,
-            per_try_idle_timeout: None,
             base_interval: Duration::from_millis(25),
             max_interval: Duration::from_millis(250),
             avoid_previous_hosts: false,

@@ -171,6 +171,11 @@ impl<'a, 'r> Exchange<'a, 'r> {
     }
 
     async fn route(&mut self, hcm: &Hcm, config: &Config, routes: &Arc<RouteConfig>, client: Client) {
+        if !client.internal {
+            for name in &routes.internal_only_headers {
+                self.request.headers.remove(name);
+            }
+        }
         let tls = self.request.scheme == "https";
         let routed = routes.route(self.request, tls, client.internal, &mut self.connection.worker.dice());
         match routed {

@@ -1,5 +1,8 @@
 use std::io::Write as _;
 use std::net::TcpStream;
+use std::sync::Arc;
+
+use lateen_traffic::hcm::RouteSource;
 
 use crate::world::*;
 
@@ -85,6 +88,18 @@ fn smuggling_is_refused() {
         );
     }
     assert!(world.upstream.seen.lock().unwrap().is_empty());
+}
+
+#[test]
+fn internal_only_headers_of_outside_clients_end_here() {
+    let mut hcm = forward_all(|_| ());
+    if let RouteSource::Inline(routes) = &mut hcm.routes {
+        Arc::make_mut(routes).internal_only_headers = vec!["x-secret".into()];
+    }
+    let world = World::new(Upstream::answering(OK), hcm);
+    world.send("GET / HTTP/1.1\r\nhost: a\r\nX-Secret: 1\r\nx-open: 2\r\n\r\n", "hello");
+    let seen = world.upstream.seen.lock().unwrap()[0].clone();
+    assert!(!seen.contains("x-secret") && seen.contains("x-open: 2"), "{seen}");
 }
 
 #[test]

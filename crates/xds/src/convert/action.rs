@@ -255,6 +255,7 @@ pub(super) fn retry_policy(policy: PbRetryPolicy, notes: &mut Notes) -> Result<R
         refresh_cluster_on_retry,
     } = policy;
     reject_if_set!(
+        per_try_idle_timeout,
         retry_priority,
         retry_options_predicates,
         rate_limited_retry_back_off,
@@ -302,7 +303,6 @@ pub(super) fn retry_policy(policy: PbRetryPolicy, notes: &mut Notes) -> Result<R
         status_codes,
         num_retries: num_retries.map_or(defaults.num_retries, |retries| retries.value),
         per_try_timeout: timeout("per_try_timeout", per_try_timeout)?.flatten(),
-        per_try_idle_timeout: timeout("per_try_idle_timeout", per_try_idle_timeout)?.flatten(),
         base_interval,
         max_interval,
         avoid_previous_hosts,
