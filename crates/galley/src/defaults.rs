@@ -52,7 +52,9 @@ pub(crate) fn fill_in(kind: Kind, raw: &mut Value) {
         | Kind::VirtualService
         | Kind::DestinationRule
         | Kind::ServiceEntry
-        | Kind::WorkloadEntry => {}
+        | Kind::WorkloadEntry
+        | Kind::WorkloadGroup
+        | Kind::Sidecar => {}
     }
 }
 

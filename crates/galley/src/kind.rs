@@ -25,6 +25,8 @@ pub enum Kind {
     DestinationRule,
     ServiceEntry,
     WorkloadEntry,
+    WorkloadGroup,
+    Sidecar,
 }
 
 /// Every name of a kind, and how its API behaves.
@@ -208,11 +210,20 @@ static TABLE: [KindInfo; Kind::COUNT] = [
         short_names: &["we"],
         ..ISTIO
     },
+    KindInfo {
+        kind: Kind::WorkloadGroup,
+        name: "WorkloadGroup",
+        plural: "workloadgroups",
+        singular: "workloadgroup",
+        short_names: &["wg"],
+        ..ISTIO
+    },
+    KindInfo { kind: Kind::Sidecar, name: "Sidecar", plural: "sidecars", singular: "sidecar", ..ISTIO },
 ];
 
 impl Kind {
     /// How many kinds there are.
-    pub const COUNT: usize = Kind::WorkloadEntry as usize + 1;
+    pub const COUNT: usize = Kind::Sidecar as usize + 1;
 
     /// Every kind's description, in the order in which objects of a batch depend on each other.
     pub fn table() -> &'static [KindInfo] {

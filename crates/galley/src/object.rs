@@ -9,7 +9,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::istio::{DestinationRule, Gateway, IstioStatus, ServiceEntry, VirtualService, WorkloadEntry};
+use crate::istio::{
+    DestinationRule, Gateway, IstioStatus, ServiceEntry, Sidecar, VirtualService, WorkloadEntry, WorkloadGroup,
+};
 use crate::kind::{self, Kind, LookupError};
 use crate::problem::{FieldProblem, Key, Subject};
 use crate::strict;
@@ -124,6 +126,8 @@ resources! {
     DestinationRule => Config<DestinationRule>,
     ServiceEntry => Config<ServiceEntry>,
     WorkloadEntry => Config<WorkloadEntry>,
+    WorkloadGroup => Config<WorkloadGroup>,
+    Sidecar => Config<Sidecar>,
 }
 
 /// An object that never changes; a changed one is another object. Share it in an `Arc`.

@@ -7,7 +7,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use crate::istio::{DestinationRule, Duration, Gateway, ServiceEntry, VirtualService, WorkloadEntry};
+use crate::istio::{
+    DestinationRule, Duration, Gateway, ServiceEntry, Sidecar, VirtualService, WorkloadEntry, WorkloadGroup,
+};
 use crate::{Change, Kind, Object, ReadOptions, Store, StoreSettings, kind, read_json, read_manifests, strict};
 
 /// Words that decoding knows, so that arbitrary values get further than the first unknown field.
@@ -163,6 +165,8 @@ proptest! {
         spec_round_trip::<Gateway>(&value);
         spec_round_trip::<ServiceEntry>(&value);
         spec_round_trip::<WorkloadEntry>(&value);
+        spec_round_trip::<WorkloadGroup>(&value);
+        spec_round_trip::<Sidecar>(&value);
     }
 
     #[test]
@@ -317,6 +321,32 @@ fn full_specs_survive_writing_and_reading() {
         "serviceAccount": "s",
     });
     same_json::<WorkloadEntry>(&workload);
+    let port = json!({"number": 1, "protocol": "HTTP", "name": "a", "targetPort": 2});
+    let pool = json!({"tcp": {"maxConnections": 1}});
+    same_json::<Sidecar>(&json!({
+        "workloadSelector": {"labels": {"a": "b"}}, "inboundConnectionPool": pool,
+        "outboundTrafficPolicy": {"mode": "ALLOW_ANY", "egressProxy": destination},
+        "egress": [{"port": port, "bind": "c", "captureMode": "NONE", "hosts": ["./*"]}],
+        "ingress": [{
+            "port": port, "bind": "c", "captureMode": "IPTABLES", "defaultEndpoint": "d", "connectionPool": pool,
+            "tls": {"mode": "SIMPLE"},
+        }],
+    }));
+    let probe = |way: &str, value: Value| {
+        json!({
+            "template": workload, "metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}},
+            "probe": {
+                "initialDelaySeconds": 1, "timeoutSeconds": 2, "periodSeconds": 3, "successThreshold": 4,
+                "failureThreshold": 5, way: value,
+            },
+        })
+    };
+    let header = json!({"name": "a", "value": "b"});
+    let http = json!({"path": "/", "port": 1, "host": "a", "scheme": "HTTPS", "httpHeaders": [header]});
+    same_json::<WorkloadGroup>(&probe("httpGet", http));
+    same_json::<WorkloadGroup>(&probe("tcpSocket", json!({"host": "a", "port": 1})));
+    same_json::<WorkloadGroup>(&probe("exec", json!({"command": ["a"]})));
+    same_json::<WorkloadGroup>(&probe("grpc", json!({"port": 1, "service": "a"})));
     same_json::<ServiceEntry>(&json!({
         "hosts": ["a"], "addresses": ["b"],
         "ports": [{"number": 1, "protocol": "HTTP", "name": "a", "targetPort": 2}],

@@ -35,6 +35,8 @@ const VIRTUAL_SERVICE: Kind = Kind::VirtualService;
 const GATEWAY: Kind = Kind::Gateway;
 const SERVICE_ENTRY: Kind = Kind::ServiceEntry;
 const WORKLOAD_ENTRY: Kind = Kind::WorkloadEntry;
+const WORKLOAD_GROUP: Kind = Kind::WorkloadGroup;
+const SIDECAR: Kind = Kind::Sidecar;
 const SERVICE: Kind = Kind::Service;
 
 const CLAIM: &str = "@request.auth.claims";
@@ -79,6 +81,10 @@ const LINES: &[Line] = &[
     (SERVICE_ENTRY, "spec.endpoints[].address", When::BeginsWith("unix://"), "reaching a unix socket"),
     (WORKLOAD_ENTRY, "spec.network", When::Given, "reaching other networks"),
     (WORKLOAD_ENTRY, "spec.address", When::BeginsWith("unix://"), "reaching a unix socket"),
+    (WORKLOAD_GROUP, "spec.template.network", When::Given, "reaching other networks"),
+    (WORKLOAD_GROUP, "spec.probe", When::Given, "probing workloads"),
+    (SIDECAR, "spec", When::Given, "choosing what proxies serve and reach"),
+    (SIDECAR, "spec.ingress[].tls", When::Given, "ending TLS at a sidecar"),
     (SERVICE, "spec.sessionAffinity", When::OtherThan(&["None"]), "session affinity"),
     (SERVICE, "spec.internalTrafficPolicy", When::OtherThan(&["Cluster"]), "keeping traffic on a node"),
     (SERVICE, "spec.trafficDistribution", When::Given, "choosing endpoints by locality"),
@@ -125,7 +131,6 @@ pub fn check(object: &Object) -> Vec<FieldProblem> {
                 find(raw, &format!("{place}.{path}"), *when, what, &mut problems);
             }
         }
-        find(raw, "spec.workloadSelector", When::Given, "a rule for some clients only", &mut problems);
     }
     problems
 }

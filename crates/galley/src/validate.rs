@@ -12,7 +12,9 @@ mod plain;
 mod service;
 mod service_entry;
 mod shared;
+mod sidecar;
 mod virtual_service;
+mod workload_group;
 mod workloads;
 
 use crate::object::{Object, Resource};
@@ -64,6 +66,8 @@ pub fn object(object: &Object) -> Findings {
         Resource::DestinationRule(config) => destination_rule::check(own, &config.spec, &mut findings),
         Resource::ServiceEntry(config) => service_entry::check(own, &config.spec, &mut findings),
         Resource::WorkloadEntry(config) => service_entry::check_workload(&config.spec, &mut findings),
+        Resource::WorkloadGroup(config) => workload_group::check(&config.spec, &mut findings),
+        Resource::Sidecar(config) => sidecar::check(own, &config.spec, &mut findings),
     }
     findings
 }

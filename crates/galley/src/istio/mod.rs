@@ -10,18 +10,22 @@ mod duration;
 pub mod gateway;
 mod matching;
 pub mod service_entry;
+pub mod sidecar;
 pub mod status;
 pub mod virtual_service;
 pub mod workload_entry;
+pub mod workload_group;
 
 pub use destination_rule::DestinationRule;
 pub use duration::{Duration, InvalidDuration};
 pub use gateway::Gateway;
 pub use matching::{Percent, PortSelector, StringMatch};
 pub use service_entry::ServiceEntry;
+pub use sidecar::Sidecar;
 pub use status::IstioStatus;
 pub use virtual_service::VirtualService;
 pub use workload_entry::WorkloadEntry;
+pub use workload_group::WorkloadGroup;
 
 /// What a `oneof` says when two of its fields are set: `"only one of port, derivePort may be set"`.
 fn only_one(set: &[(&'static str, bool)]) -> Result<(), String> {

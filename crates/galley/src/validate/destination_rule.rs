@@ -135,7 +135,7 @@ fn not_negative(path: &str, field: &str, value: i32, findings: &mut Findings) {
     }
 }
 
-fn connection_pool(path: &str, pool: &ConnectionPoolSettings, findings: &mut Findings) {
+pub(super) fn connection_pool(path: &str, pool: &ConnectionPoolSettings, findings: &mut Findings) {
     if pool.tcp.is_none() && pool.http.is_none() {
         findings.error(path, "one of tcp, http is needed");
     }

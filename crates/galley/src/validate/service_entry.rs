@@ -142,6 +142,11 @@ pub(super) fn check_workload(spec: &WorkloadEntry, findings: &mut Findings) {
     workload("spec", spec, None, true, findings);
 }
 
+/// A template of workloads: what a workload has, but for the address.
+pub(super) fn check_template(spec: &WorkloadEntry, findings: &mut Findings) {
+    ports_and_labels("spec.template", spec, None, findings);
+}
+
 /// `port_names`: of the ServiceEntry it is written in; `named`: whether a host name will do as address.
 fn workload(
     path: &str,
@@ -171,6 +176,15 @@ fn workload(
             findings.error(&at, format!("{address:?} is neither an IP address nor a host name"));
         }
     }
+    ports_and_labels(path, workload, port_names, findings);
+}
+
+fn ports_and_labels(
+    path: &str,
+    workload: &WorkloadEntry,
+    port_names: Option<&BTreeSet<&str>>,
+    findings: &mut Findings,
+) {
     for (name, number) in &workload.ports {
         let at = format!("{path}.ports[{name:?}]");
         if port_names.is_some_and(|names| !names.contains(name.as_str())) {

@@ -151,7 +151,9 @@ pub fn add_own(
     for (target, instances) in by_target {
         // The oldest service decides.
         let Some(first) = instances.first() else { continue };
-        let rule = world.destination_rules.find(&node.namespace, labels, &first.service.host, &first.service.namespace);
+        // Rules for chosen clients say nothing of what those clients serve.
+        let host = &first.service.host;
+        let rule = world.destination_rules.find(&node.namespace, &Labels::new(), host, &first.service.namespace);
         clusters.push(memo.get(InboundCluster {
             port: target,
             upstream: match first.port.protocol {

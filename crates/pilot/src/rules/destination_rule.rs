@@ -45,6 +45,11 @@ impl Merged {
         names::config_path("destination-rule", &self.namespace, &self.name)
     }
 
+    /// Kept to its own namespace.
+    fn is_private(&self) -> bool {
+        matches!(&self.export_to, ExportTo::Namespaces(list) if list.iter().all(|entry| *entry == self.namespace))
+    }
+
     fn absorb(&mut self, younger: &DestinationRule, digest: u64) {
         let known: HashSet<String> = self.subsets.iter().map(|subset| subset.name.clone()).collect();
         self.subsets.extend(younger.subsets.iter().filter(|subset| !known.contains(&subset.name)).cloned());
@@ -75,6 +80,9 @@ impl Hash for Merged {
         self.digest.hash(state);
     }
 }
+
+/// Which rules of a namespace are looked at.
+type Counts = fn(&Merged) -> bool;
 
 /// All rules, by namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -146,24 +154,22 @@ impl DestinationRules {
         service_host: &str,
         service_namespace: &str,
     ) -> Option<&Arc<Merged>> {
-        let own = |rule: &Merged| {
-            // In the root namespace only rules kept to it are its own: the others are meant for every namespace,
-            // and a service's namespace goes before those.
-            proxy_namespace != self.root || rule.export_to == ExportTo::Namespaces(vec![self.root.clone()])
-        };
-        [(proxy_namespace, true), (service_namespace, false), (self.root.as_str(), false)].into_iter().find_map(
-            |(namespace, is_own)| {
-                let rules = self.by_namespace.get(namespace)?.most_specific(service_host)?;
-                let visible =
-                    |rule: &&Arc<Merged>| rule.export_to.visible_in(proxy_namespace) && (!is_own || own(rule));
-                let selected = rules.iter().filter(visible).find(|rule| {
-                    rule.selector
-                        .as_ref()
-                        .is_some_and(|selector| namespace == proxy_namespace && selects(selector, proxy_labels))
-                });
-                selected.or_else(|| rules.iter().filter(visible).find(|rule| rule.selector.is_none()))
-            },
-        )
+        // In the root namespace only rules kept to it are its own: the others are meant for every namespace, and a
+        // service's namespace goes before those.
+        let own: Counts = if proxy_namespace == self.root { Merged::is_private } else { |_| true };
+        // What is kept to another namespace does not hide what that one exports.
+        let exported: Counts = |rule| !rule.is_private();
+        let places = [(proxy_namespace, own), (service_namespace, exported), (self.root.as_str(), exported)];
+        places.into_iter().find_map(|(namespace, counts)| {
+            let rules = self.by_namespace.get(namespace)?.most_specific(service_host, counts)?;
+            let visible = |rule: &&Arc<Merged>| counts(rule) && rule.export_to.visible_in(proxy_namespace);
+            let selected = rules.iter().filter(visible).find(|rule| {
+                rule.selector
+                    .as_ref()
+                    .is_some_and(|selector| namespace == proxy_namespace && selects(selector, proxy_labels))
+            });
+            selected.or_else(|| rules.iter().filter(visible).find(|rule| rule.selector.is_none()))
+        })
     }
 
     /// Keys of labels that decide between rules.
@@ -178,9 +184,12 @@ impl DestinationRules {
 }
 
 impl OfNamespace {
-    fn most_specific(&self, service_host: &str) -> Option<&Vec<Arc<Merged>>> {
-        self.exact.get(service_host).or_else(|| {
-            self.wildcard.iter().find(|(host, _)| host::is_subset_of(service_host, host)).map(|(_, rules)| rules)
+    /// The rules for the most specific host, of those that count.
+    fn most_specific(&self, service_host: &str, counts: Counts) -> Option<&Vec<Arc<Merged>>> {
+        let any = |rules: &&Vec<Arc<Merged>>| rules.iter().any(|rule| counts(rule));
+        self.exact.get(service_host).filter(any).or_else(|| {
+            let fits = |(host, _): &&(String, Vec<Arc<Merged>>)| host::is_subset_of(service_host, host);
+            self.wildcard.iter().filter(fits).map(|(_, rules)| rules).find(any)
         })
     }
 }

@@ -86,3 +86,23 @@ fn a_rule_for_chosen_workloads_goes_before_one_for_all() {
     assert_eq!(find(&all, "shop"), Some("for-all"));
     assert_eq!(find(&all, "other"), Some("for-all"));
 }
+
+#[test]
+fn a_private_rule_does_not_hide_an_exported_one() {
+    let all = rules(&[
+        ("shop", "private", json!({"host": "web", "exportTo": ["."]})),
+        ("shop", "exported", json!({"host": "*.shop.svc.cluster.local"})),
+    ]);
+    assert_eq!(find(&all, "shop"), Some("private"));
+    assert_eq!(find(&all, "other"), Some("exported"));
+}
+
+#[test]
+fn in_the_root_namespace_only_private_rules_are_its_own() {
+    let all = rules(&[
+        ("istio-system", "own", json!({"host": "web.shop.svc.cluster.local", "exportTo": ["."]})),
+        ("shop", "of-service", json!({"host": "web"})),
+    ]);
+    assert_eq!(find(&all, "istio-system"), Some("own"));
+    assert_eq!(find(&all, "other"), Some("of-service"));
+}
