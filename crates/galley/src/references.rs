@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use k8s_openapi::api::core::v1::Service;
 
-use crate::istio::virtual_service::Destination;
+use crate::istio::virtual_service::{Delegate, Destination, HttpRoute, delegated};
 use crate::istio::{DestinationRule, Gateway, ServiceEntry, VirtualService};
 use crate::kind::Kind;
 use crate::object::{Config, Object, Resource};
@@ -96,6 +96,9 @@ impl Finder<'_> {
             for (index, weighted) in route.route.iter().enumerate() {
                 self.destination(&format!("{at}.route[{index}].destination"), weighted.destination.as_ref());
             }
+            if let Some(to) = &route.delegate {
+                self.delegate(&format!("{at}.delegate"), route, to);
+            }
         }
         for (index, route) in spec.tls.iter().enumerate() {
             for (to, weighted) in route.route.iter().enumerate() {
@@ -123,6 +126,30 @@ impl Finder<'_> {
                 self.missing.push(FieldProblem::new(format!("{path}[{index}]"), message));
             }
         }
+    }
+
+    fn delegate(&mut self, path: &str, root: &HttpRoute, to: &Delegate) {
+        let namespace = if to.namespace.is_empty() { self.own } else { &to.namespace };
+        let name = &to.name;
+        let found = self.references.snapshot.typed::<Config<VirtualService>>(namespace, name);
+        let message = match found.map(|config| &config.spec) {
+            None => format!("there is no VirtualService {namespace}/{name}"),
+            Some(spec) if !spec.hosts.is_empty() => {
+                format!("VirtualService {namespace}/{name} has hosts, and so is no delegate")
+            }
+            Some(spec) => {
+                // Gateways have several names: they are not compared here.
+                let mut root = root.clone();
+                root.matches.iter_mut().for_each(|block| block.gateways.clear());
+                let conflicts = delegated(&root, &spec.http).conflicts;
+                if conflicts.is_empty() {
+                    return;
+                }
+                let routes = conflicts.iter().map(|index| format!("spec.http[{index}]")).collect::<Vec<_>>().join(", ");
+                format!("{routes} of {namespace}/{name} matches what this route does not, and is left out")
+            }
+        };
+        self.missing.push(FieldProblem::new(path, message));
     }
 
     fn destination(&mut self, path: &str, destination: Option<&Destination>) {

@@ -24,8 +24,6 @@ enum When {
     BeginsWith(&'static str),
     /// A map has a key that begins so.
     HasKey(&'static str),
-    /// It is absent or empty.
-    Missing,
 }
 
 /// Kind, path, condition, what cannot be done.
@@ -42,8 +40,6 @@ const SERVICE: Kind = Kind::Service;
 const CLAIM: &str = "@request.auth.claims";
 
 const LINES: &[Line] = &[
-    (VIRTUAL_SERVICE, "spec.hosts", When::Missing, "delegation (a VirtualService without hosts)"),
-    (VIRTUAL_SERVICE, "spec.http[].delegate", When::Given, "delegation"),
     (VIRTUAL_SERVICE, "spec.http[].fault", When::Given, "fault injection"),
     (VIRTUAL_SERVICE, "spec.http[].mirror", When::Given, "mirroring"),
     (VIRTUAL_SERVICE, "spec.http[].mirrors", When::Given, "mirroring"),
@@ -60,23 +56,13 @@ const LINES: &[Line] = &[
         When::Given,
         "matching the client's address (Istio does not either)",
     ),
-    (GATEWAY, "spec.servers[].bind", When::Given, "listening at one address"),
+    (GATEWAY, "spec.servers[].bind", When::BeginsWith("unix://"), "listening at a unix socket"),
     (GATEWAY, "spec.servers[].defaultEndpoint", When::Given, "a default endpoint (Istio does not either)"),
     (GATEWAY, "spec.servers[].tls.mode", When::OtherThan(&["PASSTHROUGH"]), "ending TLS at a gateway"),
-    (
-        GATEWAY,
-        "spec.servers[].port.protocol",
-        When::Is(&["GRPC-WEB", "HTTP_PROXY", "MONGO", "REDIS", "MYSQL", "UDP"]),
-        "this protocol",
-    ),
+    (GATEWAY, "spec.servers[].port.protocol", When::Is(&["GRPC-WEB", "HTTP_PROXY", "UDP"]), "this protocol"),
     (SERVICE_ENTRY, "spec.resolution", When::Is(&["DYNAMIC_DNS"]), "looking up the hosts of requests"),
     (SERVICE_ENTRY, "spec.subjectAltNames", When::Given, "verifying the names of a server (there is no TLS yet)"),
-    (
-        SERVICE_ENTRY,
-        "spec.ports[].protocol",
-        When::Is(&["GRPC-WEB", "HTTP_PROXY", "MONGO", "REDIS", "MYSQL", "UDP"]),
-        "this protocol",
-    ),
+    (SERVICE_ENTRY, "spec.ports[].protocol", When::Is(&["GRPC-WEB", "HTTP_PROXY", "UDP"]), "this protocol"),
     (SERVICE_ENTRY, "spec.endpoints[].network", When::Given, "reaching other networks"),
     (SERVICE_ENTRY, "spec.endpoints[].address", When::BeginsWith("unix://"), "reaching a unix socket"),
     (WORKLOAD_ENTRY, "spec.network", When::Given, "reaching other networks"),
@@ -157,7 +143,6 @@ impl When {
                 let begins = |key: &String| key.get(..head.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(head));
                 value.and_then(Value::as_object).is_some_and(|map| map.keys().any(begins))
             }
-            Self::Missing => !value.is_some_and(says_something),
         }
     }
 }

@@ -72,6 +72,11 @@ fn routing() {
 }
 
 #[test]
+fn delegates() {
+    check("delegates", quiet(), &[SIDECAR], &[Rds]);
+}
+
+#[test]
 fn gateways() {
     check("gateways", quiet(), &[GATEWAY], &[Lds, Rds]);
 }

@@ -98,7 +98,9 @@ impl<'a> Scope<'a> {
         services.dedup_by(|later, first| later.service.host == first.service.host);
         services.sort_by(|a, b| a.service.claim_order().cmp(&b.service.claim_order()));
         let by_host = services.iter().enumerate().map(|(index, entry)| (&*entry.service.host, index)).collect();
-        let rules = world.virtual_services.iter().filter(|rule| rule.visible_in(&key.namespace)).collect();
+        let mut rules: Vec<&VirtualServiceRule> =
+            world.virtual_services.iter().filter(|rule| rule.visible_in(&key.namespace)).collect();
+        rules.sort_by_key(|rule| rule.closeness(&key.namespace));
         Scope { world, key, services, by_host, rules }
     }
 
@@ -112,12 +114,13 @@ impl<'a> Scope<'a> {
         self.by_host.get(host).and_then(|index| self.services.get(*index)).copied()
     }
 
-    /// Visible rules bound to a gateway, the oldest first. `mesh` stands for all sidecars.
+    /// Visible rules bound to a gateway: private ones, those exported to the proxy's namespace, public ones; the oldest
+    /// first in each. `mesh` stands for all sidecars.
     pub fn rules_of(&self, gateway: &str) -> impl Iterator<Item = &'a VirtualServiceRule> {
         self.rules.iter().copied().filter(move |rule| rule.is_bound_to(gateway))
     }
 
-    /// Visible rules of sidecars, the oldest first.
+    /// Visible rules of sidecars, in the same order.
     pub fn mesh_rules(&self) -> impl Iterator<Item = &'a VirtualServiceRule> {
         self.rules_of(names::MESH_GATEWAY)
     }

@@ -21,7 +21,7 @@ pub struct World {
     pub config: Arc<Config>,
     snapshot: Arc<Snapshot>,
     pub registry: Registry,
-    /// All VirtualServices, the oldest first.
+    /// All VirtualServices with hosts, their delegates' routes put in, the oldest first.
     pub virtual_services: Arc<Vec<VirtualServiceRule>>,
     pub destination_rules: Arc<DestinationRules>,
     /// All Gateways, the oldest first.
@@ -106,17 +106,27 @@ impl World {
         &self.snapshot
     }
 
-    /// Rules are costly to take in: those of objects that are still the same are kept.
+    /// Rules are costly to take in: those of objects that are still the same are kept, unless they delegate.
     fn virtual_services(&self, snapshot: &Snapshot) -> Vec<VirtualServiceRule> {
-        let known: HashMap<*const Object, &VirtualServiceRule> =
-            self.virtual_services.iter().map(|rule| (Arc::as_ptr(rule.object()), rule)).collect();
-        let mut rules: Vec<VirtualServiceRule> = snapshot
+        let domain = &self.config.domain;
+        let known: HashMap<*const Object, &VirtualServiceRule> = self
+            .virtual_services
+            .iter()
+            .filter(|rule| !rule.delegates())
+            .map(|rule| (Arc::as_ptr(rule.object()), rule))
+            .collect();
+        let (delegates, mut rules): (Vec<_>, Vec<_>) = snapshot
             .objects(Kind::VirtualService)
             .filter_map(|object| match known.get(&Arc::as_ptr(object)) {
                 Some(rule) => Some((*rule).clone()),
-                None => VirtualServiceRule::new(object, &self.config.domain),
+                None => VirtualServiceRule::new(object, domain),
             })
-            .collect();
+            .partition(VirtualServiceRule::is_delegate);
+        let delegates: HashMap<(&str, &str), &VirtualServiceRule> =
+            delegates.iter().map(|rule| ((rule.namespace(), rule.name()), rule)).collect();
+        for rule in rules.iter_mut().filter(|rule| rule.delegates()) {
+            *rule = rule.with_delegates(|namespace, name| delegates.get(&(namespace, name)).copied(), domain);
+        }
         rules.sort_by(VirtualServiceRule::by_age);
         rules
     }

@@ -1,6 +1,7 @@
 //! `VirtualService`: where requests for a host go.
 //! Schema: istio/api `networking/v1alpha3/virtual_service.proto`.
 
+mod delegation;
 mod http;
 mod oneof;
 mod policy;
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::PortSelector;
+pub use delegation::{Delegated, delegated};
 pub use http::{
     Body, Delegate, HeaderOperations, Headers, HttpDirectResponse, HttpMatchRequest, HttpRedirect, HttpRetry,
     HttpRewrite, HttpRoute, HttpRouteDestination, RedirectPort, RedirectPortSelection, RegexRewrite,
@@ -23,6 +25,7 @@ pub use policy::{
 #[serde(default, rename_all = "camelCase")]
 pub struct VirtualService {
     /// Hosts this applies to: names (short ones belong to the object's namespace), `*.suffix`, `*`, or IP addresses.
+    /// None: its routes are for others to delegate to.
     pub hosts: Vec<String>,
     /// `name` or `namespace/name` of Gateways, or `mesh` for all sidecars. Empty means `mesh`.
     pub gateways: Vec<String>,

@@ -4,7 +4,9 @@ mod http;
 
 use super::{Findings, names, shared};
 use crate::istio::VirtualService;
-use crate::istio::virtual_service::{L4MatchAttributes, RouteDestination, TcpRoute, TlsMatchAttributes, TlsRoute};
+use crate::istio::virtual_service::{
+    Delegate, L4MatchAttributes, RouteDestination, TcpRoute, TlsMatchAttributes, TlsRoute,
+};
 
 pub(super) fn check(own_namespace: &str, spec: &VirtualService, findings: &mut Findings) {
     if spec.hosts.is_empty() {
@@ -15,8 +17,13 @@ pub(super) fn check(own_namespace: &str, spec: &VirtualService, findings: &mut F
     if spec.http.is_empty() && spec.tls.is_empty() && spec.tcp.is_empty() {
         findings.error("spec", "one of http, tls, tcp is needed");
     }
+    // Whoever delegates decides where a delegate's routes are bound.
+    let gateway = binds_to_gateway(spec) || spec.hosts.is_empty();
     for (index, route) in spec.http.iter().enumerate() {
-        http::check(&format!("spec.http[{index}]"), route, binds_to_gateway(spec), findings);
+        http::check(&format!("spec.http[{index}]"), route, gateway, findings);
+        if let Some(to) = &route.delegate {
+            delegation(&format!("spec.http[{index}].delegate"), to, spec.hosts.is_empty(), findings);
+        }
     }
     http::unreachable("spec.http", &spec.http, findings);
     for (index, route) in spec.tls.iter().enumerate() {
@@ -40,6 +47,15 @@ fn delegate(spec: &VirtualService, findings: &mut Findings) {
             findings
                 .error(format!("spec.{field}"), "a VirtualService without hosts is a delegate, and has none of these");
         }
+    }
+}
+
+fn delegation(path: &str, to: &Delegate, is_delegate: bool, findings: &mut Findings) {
+    if is_delegate {
+        findings.error(path, "a delegate's routes cannot be delegated again");
+    }
+    if to.name.is_empty() {
+        findings.error(format!("{path}.name"), "required");
     }
 }
 

@@ -159,6 +159,8 @@ fn gateway_routes(scope: &Scope<'_>, key: ListenerKey, planned: &PlannedListener
         servers: planned.servers.clone(),
         targets: scope.targets(rules.values().flatten()),
         rules,
+        namespace: scope.key.namespace.clone(),
+        labels: scope.key.labels.clone(),
         domain: scope.world.config.domain.clone(),
     }
 }

@@ -26,6 +26,10 @@ pub struct GatewayRoutes {
     /// Rules bound to each Gateway, the oldest first.
     pub rules: BTreeMap<String, Vec<VirtualServiceRule>>,
     pub targets: Targets,
+    /// Of the gateway's workload.
+    pub namespace: String,
+    /// Of the gateway's workload, those that rules ask for.
+    pub labels: Labels,
     /// DNS domain of the cluster.
     pub domain: String,
 }
@@ -94,8 +98,8 @@ impl GatewayRoutes {
         RouteScope {
             port: server.port,
             gateways: vec![server.gateway.clone()],
-            namespace: String::new(),
-            labels: Labels::new(),
+            namespace: self.namespace.clone(),
+            labels: self.labels.clone(),
             domain: self.domain.clone(),
             tls: false,
         }

@@ -45,9 +45,9 @@ pub struct RouteScope {
     pub port: u16,
     /// Names of the gateways the routes are bound to: `mesh`, or `NAMESPACE/NAME`.
     pub gateways: Vec<String>,
-    /// Of the proxy; sidecars only.
+    /// Of the proxy.
     pub namespace: String,
-    /// Of the proxy; sidecars only.
+    /// Of the proxy, those that rules ask for.
     pub labels: Labels,
     /// DNS domain of the cluster.
     pub domain: String,

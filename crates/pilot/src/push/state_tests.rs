@@ -166,3 +166,22 @@ fn who_is_gone_is_forgotten() {
     assert_eq!(state.proxies().count(), 0);
     assert!(state.scopes.len() <= SPARE_SCOPES + 2, "{}", state.scopes.len());
 }
+
+#[test]
+fn an_edit_of_a_delegate_changes_the_roots_routes() {
+    let mut cluster = Cluster::read(include_str!("../../testdata/delegates-in.yaml"));
+    let mut state = cluster.state(Config::default());
+    let proxy = testing::add(&mut state, &testing::node(SIDECAR, &[]));
+    let before = all(&proxy.resources.borrow());
+    let here = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: here, namespace: shop}
+spec: {http: [{directResponse: {status: 205}}]}
+";
+    cluster.apply(here);
+    assert_eq!(state.take(cluster.snapshot()), Pending::WhenQuiet);
+    state.push();
+    let after = all(&proxy.resources.borrow());
+    assert_eq!(changed(&before[3], &after[3]), ["80"]);
+}

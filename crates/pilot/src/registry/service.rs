@@ -44,11 +44,11 @@ impl ExportTo {
         if list.is_empty() || list.iter().any(|entry| entry == "*") {
             return ExportTo::All;
         }
-        let mut namespaces: Vec<String> = list
-            .iter()
-            .filter(|entry| *entry != "~")
-            .map(|entry| if entry == "." { own.to_owned() } else { entry.clone() })
-            .collect();
+        if list.iter().any(|entry| entry == "~") {
+            return ExportTo::Namespaces(Vec::new());
+        }
+        let mut namespaces: Vec<String> =
+            list.iter().map(|entry| if entry == "." { own.to_owned() } else { entry.clone() }).collect();
         namespaces.sort();
         namespaces.dedup();
         ExportTo::Namespaces(namespaces)
@@ -204,5 +204,6 @@ mod tests {
         assert!(!list(&["."]).visible_in("other"));
         assert!(list(&["other", "."]).visible_in("other"));
         assert!(!list(&["~"]).visible_in("own"));
+        assert!(!list(&["~", "."]).visible_in("own"));
     }
 }

@@ -4,6 +4,7 @@ use super::{created, digest};
 use crate::registry::ExportTo;
 use crate::{host, names};
 use lateen_galley::istio::VirtualService;
+use lateen_galley::istio::virtual_service::delegated;
 use lateen_galley::{Config, Object};
 use std::cmp::Ordering;
 use std::hash::{Hash, Hasher};
@@ -19,6 +20,8 @@ pub struct VirtualServiceRule {
     export_to: ExportTo,
     hosts: Vec<String>,
     gateways: Vec<String>,
+    /// Some of its routes are another's: what it says changes without its object changing.
+    delegates: bool,
 }
 
 impl VirtualServiceRule {
@@ -39,8 +42,60 @@ impl VirtualServiceRule {
             export_to: ExportTo::parse(&config.spec.export_to, namespace),
             hosts,
             gateways,
+            delegates: config.spec.http.iter().any(|http| http.delegate.is_some()),
             object: Arc::clone(object),
         })
+    }
+
+    /// Whether it has no hosts: its routes are there for others to delegate to.
+    pub fn is_delegate(&self) -> bool {
+        self.hosts.is_empty()
+    }
+
+    /// Whether some of its routes are another's.
+    pub fn delegates(&self) -> bool {
+        self.delegates
+    }
+
+    /// The rule with its delegates' routes in place of those that delegate. A delegate that is not there, or not
+    /// exported to this rule's namespace, takes its route with it. Delegates do not delegate in turn.
+    pub fn with_delegates<'a>(
+        &self,
+        find: impl Fn(&str, &str) -> Option<&'a VirtualServiceRule>,
+        domain: &str,
+    ) -> VirtualServiceRule {
+        let mut spec = self.qualified(domain);
+        let mut digest = self.digest;
+        let mut routes = Vec::with_capacity(spec.http.len());
+        for http in spec.http {
+            let Some(to) = &http.delegate else {
+                routes.push(http);
+                continue;
+            };
+            let namespace = if to.namespace.is_empty() { self.namespace() } else { &to.namespace };
+            let delegate = find(namespace, &to.name).filter(|delegate| delegate.visible_in(self.namespace()));
+            let Some(delegate) = delegate else { continue };
+            digest = digest.rotate_left(7) ^ delegate.digest;
+            routes.extend(delegated(&http, &delegate.qualified(domain).http).routes);
+        }
+        spec.http = routes;
+        VirtualServiceRule { spec: Arc::new(spec), digest, ..self.clone() }
+    }
+
+    /// Its spec with the names in HTTP routes made whole, so that they mean the same in another namespace.
+    fn qualified(&self, domain: &str) -> VirtualService {
+        let mut spec = (*self.spec).clone();
+        for http in &mut spec.http {
+            let destinations = http.route.iter_mut().filter_map(|to| to.destination.as_mut());
+            let mirrors = http.mirrors.iter_mut().filter_map(|to| to.destination.as_mut());
+            for destination in destinations.chain(mirrors).chain(&mut http.mirror) {
+                destination.host = host::resolve(&destination.host, self.namespace(), domain);
+            }
+            for gateway in http.matches.iter_mut().flat_map(|block| &mut block.gateways) {
+                *gateway = self.gateway_name(gateway);
+            }
+        }
+        spec
     }
 
     /// The object it was made of.
@@ -89,6 +144,15 @@ impl VirtualServiceRule {
         self.export_to.visible_in(namespace)
     }
 
+    /// Where it stands among the rules that proxies of `namespace` see: the namespace's own private rules go before
+    /// those exported to it, and these before public ones.
+    pub fn closeness(&self, namespace: &str) -> u8 {
+        match self.export_to {
+            ExportTo::All => 2,
+            ExportTo::Namespaces(_) => u8::from(self.namespace() != namespace),
+        }
+    }
+
     /// Path of the resource, for metadata.
     pub fn config_path(&self) -> String {
         names::config_path("virtual-service", self.namespace(), self.name())
@@ -108,12 +172,16 @@ fn gateway_name(gateway: &str, namespace: &str) -> String {
     if gateway == names::MESH_GATEWAY || gateway.contains('/') {
         return gateway.strip_prefix("./").map_or_else(|| gateway.to_owned(), |name| format!("{namespace}/{name}"));
     }
-    format!("{namespace}/{gateway}")
+    // The form of old: NAME.NAMESPACE.svc.cluster.local.
+    match gateway.split_once('.') {
+        Some((name, rest)) => format!("{}/{name}", rest.split('.').next().unwrap_or_default()),
+        None => format!("{namespace}/{gateway}"),
+    }
 }
 
 impl PartialEq for VirtualServiceRule {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.object, &other.object)
+        (Arc::ptr_eq(&self.object, &other.object) && Arc::ptr_eq(&self.spec, &other.spec))
             || (self.digest == other.digest
                 && self.created == other.created
                 && self.name() == other.name()

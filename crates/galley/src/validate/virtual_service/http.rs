@@ -83,7 +83,8 @@ fn action(path: &str, route: &HttpRoute, findings: &mut Findings) {
                 }
             }
         }
-        [_] => {}
+        // A root's fixed answer goes before its delegate's destinations.
+        [_] | ["delegate", "directResponse"] => {}
         several => findings.error(path, format!("only one of {} can be given", several.join(", "))),
     }
 }
