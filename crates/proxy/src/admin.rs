@@ -19,13 +19,14 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use lateen_traffic::Config;
+use lateen_traffic::cluster::Cluster;
 use serde_json::Value as Json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::access_log::LogFiles;
 use crate::logging::Logging;
-use crate::stats::Stats;
+use crate::stats::{ClusterFacts, Stats};
 
 pub use views::{ClusterView, HostView, ListenerView};
 
@@ -58,6 +59,8 @@ pub struct AdminState {
     pub config: Tell<Arc<Config>>,
     /// Envoy's `ConfigDump` as JSON, with endpoints if asked; an error is shown to who asked.
     pub config_dump: Box<dyn Fn(bool) -> Result<Json, String> + Send + Sync>,
+    /// What is known of a cluster besides what workers count.
+    pub cluster_facts: Box<dyn Fn(&Cluster) -> ClusterFacts + Send + Sync>,
     /// Clusters and their hosts.
     pub clusters: Tell<Vec<ClusterView>>,
     /// Listeners that are served.

@@ -93,6 +93,7 @@ impl Proxy {
     pub fn configure(&self, config: Arc<Config>) {
         self.stats.retain(&config);
         self.process.upstreams.retain(&config);
+        self.process.upstreams.follow(&config, &self.resolved());
         self.stats.cluster_manager.active_clusters.set(config.clusters.len() as i64);
         self.stats.listener_manager.total_listeners_active.set(config.listeners.len() as i64);
         self.config.send_modify(|current| *current = Numbered { number: current.number + 1, config });
@@ -105,6 +106,7 @@ impl Proxy {
 
     /// Uses these addresses for DNS clusters from now on.
     pub fn resolve(&self, resolved: Resolved) {
+        self.process.upstreams.follow(&self.config(), &resolved);
         self.resolved.send_replace(resolved);
     }
 

@@ -10,6 +10,8 @@ use lateen_xds::ads::client::{Client, Handle, connector};
 use lateen_xds::bootstrap::{Bootstrap, BootstrapError};
 use lateen_xds::convert::Reject;
 use lateen_xds::json::{JsonError, Schema};
+use rand::rngs::SmallRng;
+use rand::{RngCore as _, SeedableRng as _};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -96,6 +98,10 @@ async fn serve(options: Options, bootstrap: Bootstrap, schema: Schema) -> Result
     let resolver = Arc::new(Resolver::new(Arc::clone(&stats)));
     tokio::spawn(discover(client, bind, Arc::clone(&proxy), Arc::clone(&resolver)));
     tokio::spawn(pass_on_addresses(resolver, Arc::clone(&proxy)));
+    tokio::spawn({
+        let (proxy, mut dice) = (Arc::clone(&proxy), SmallRng::from_os_rng());
+        async move { proxy.upstreams().tend(move || dice.next_u64()).await }
+    });
     let (state, state_seen) = watch::channel(ServerState::PreInitializing);
     tokio::spawn(follow_state(handle.clone(), Arc::clone(&proxy), state.clone()));
     let (actions, mut asked) = mpsc::channel(16);
@@ -114,6 +120,10 @@ async fn serve(options: Options, bootstrap: Bootstrap, schema: Schema) -> Result
                 move || proxy.config()
             }),
             config_dump: Box::new(move |endpoints| handle.config_dump(endpoints, &schema).map_err(|e| e.to_string())),
+            cluster_facts: Box::new({
+                let proxy = Arc::clone(&proxy);
+                move |cluster| view::facts(&proxy, cluster)
+            }),
             clusters: Box::new({
                 let proxy = Arc::clone(&proxy);
                 move || view::clusters(&proxy)

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use lateen_traffic::Config;
-use lateen_traffic::cluster::ClusterSettings;
+use lateen_traffic::cluster::{Cluster, ClusterSettings};
 use lateen_traffic::listener::{Listener, Terminal};
 
 pub use cells::{BOUNDS_MS, Counter, Distribution, Gauge, Histogram, SharedCounter, SharedGauge};
@@ -24,7 +24,7 @@ pub use scopes::{
     ClusterManagerStats, ClusterStats, ControlPlaneStats, DnsStats, FilesystemStats, HttpStats, ListenerManagerStats,
     ListenerStats, ServerStats, TcpStats,
 };
-pub use snapshot::{Buckets, Filter, Snapshot, Types};
+pub use snapshot::{Buckets, ClusterFacts, Filter, Snapshot, Types};
 
 /// All statistics of the process.
 #[derive(Debug)]
@@ -150,21 +150,19 @@ impl Stats {
         });
     }
 
-    /// Sets all counters to zero, as far as a reader can see. Gauges and histograms stay, as in Envoy.
-    pub fn reset_counters(&self) {
-        let now = self.merged(&Config::default());
+    /// Sets all counters to zero, as far as a reader can see. Gauges and histograms stay, as in Envoy. The arguments
+    /// are those of [`snapshot`](Self::snapshot).
+    pub fn reset_counters(&self, config: &Config, facts: &dyn Fn(&Cluster) -> ClusterFacts) {
+        let now = snapshot::merge(self, config, facts);
         lock(&self.resets).take(&now);
     }
 
-    /// All statistics at this moment. The configuration says which clusters exist and how many members they have.
-    pub fn snapshot(&self, config: &Config) -> Snapshot {
-        let mut scopes = self.merged(config);
+    /// All statistics at this moment. The configuration says which clusters exist, `facts` what is known of one besides
+    /// what workers count.
+    pub fn snapshot(&self, config: &Config, facts: &dyn Fn(&Cluster) -> ClusterFacts) -> Snapshot {
+        let mut scopes = snapshot::merge(self, config, facts);
         lock(&self.resets).subtract(&mut scopes);
         Snapshot::new(scopes, self.tags)
-    }
-
-    fn merged(&self, config: &Config) -> Vec<snapshot::Scope> {
-        snapshot::merge(self, config)
     }
 
     fn by_name<T>(&self, pick: impl Fn(&Scopes) -> &Named<T>) -> BTreeMap<Arc<str>, Vec<(usize, Arc<T>)>> {

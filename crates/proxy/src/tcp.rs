@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use lateen_traffic::RequestHead;
 use lateen_traffic::format::Facts;
+use lateen_traffic::outlier::Report;
 use lateen_traffic::record::{Flags, Record};
 use lateen_traffic::reply::UpstreamFailure;
 use lateen_traffic::tcp::TcpProxy;
@@ -86,7 +87,8 @@ async fn connect(accepted: &Accepted, proxy: &TcpProxy, record: &mut Record) -> 
         record.flags.add(Flags::NO_CLUSTER);
         return None;
     };
-    record.upstream_cluster_alt = upstream.settings().alt_stat_name.clone();
+    let settings = upstream.settings();
+    record.upstream_cluster_alt = settings.alt_stat_name.clone();
     let mut tried = Vec::new();
     for attempt in 1..=proxy.max_connect_attempts {
         record.attempts = attempt;
@@ -97,13 +99,19 @@ async fn connect(accepted: &Accepted, proxy: &TcpProxy, record: &mut Record) -> 
         };
         record.upstream_host = Some(host.target.clone());
         match upstream.tcp(&host, worker.process.upstreams.default_bind.as_ref()).await {
-            Ok(lease) => return Some(lease),
+            Ok(lease) => {
+                upstream.report(&settings, &host, Report::Served, &mut worker.dice());
+                return Some(lease);
+            }
             Err(failure) => {
                 record.flags.add(failure.flags());
                 record.upstream_failure = failure.transport_reason();
                 if failure == UpstreamFailure::Overflow {
                     return None;
                 }
+                let timed_out = failure == UpstreamFailure::ConnectTimeout;
+                let report = if timed_out { Report::TimedOut } else { Report::Failed };
+                upstream.report(&settings, &host, report, &mut worker.dice());
                 tried.push(host);
             }
         }

@@ -1,14 +1,16 @@
-//! What the admin page shows of clusters and listeners.
+//! What the admin page shows of clusters and listeners, and statistics that are known without counting.
 
+use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use lateen_traffic::cluster::Discovery;
+use lateen_traffic::balance;
+use lateen_traffic::cluster::{CircuitLimits, Cluster, Discovery};
 
 use crate::admin::{ClusterView, HostView, ListenerView};
 use crate::proxy::Proxy;
-use crate::stats::cluster_scope;
-use crate::upstream::targets;
+use crate::stats::{ClusterFacts, cluster_scope};
+use crate::upstream::{ClusterShared, targets};
 
 /// All clusters with their hosts, in the order of their names.
 pub fn clusters(proxy: &Proxy) -> Vec<ClusterView> {
@@ -20,6 +22,7 @@ pub fn clusters(proxy: &Proxy) -> Vec<ClusterView> {
         .map(|cluster| {
             let settings = &cluster.settings;
             let shared = proxy.upstreams().cluster(&settings.name);
+            let told = shared.told();
             let mut hosts = Vec::new();
             for locality in &cluster.endpoints.localities {
                 for endpoint in &locality.endpoints {
@@ -28,7 +31,10 @@ pub fn clusters(proxy: &Proxy) -> Vec<ClusterView> {
                         let total = counts.requests.load(Ordering::Relaxed);
                         let error = counts.errors.load(Ordering::Relaxed);
                         let active = u64::from(counts.active.load(Ordering::Relaxed));
+                        let found = told.as_ref().and_then(|told| told.hosts.get(&address));
                         hosts.push(HostView {
+                            found: found.map(|host| Arc::clone(&host.health)),
+                            rates: found.map(|host| host.rates).unwrap_or_default(),
                             address,
                             hostname: Arc::clone(&endpoint.hostname),
                             health: endpoint.health,
@@ -52,6 +58,7 @@ pub fn clusters(proxy: &Proxy) -> Vec<ClusterView> {
                 observability_name: Arc::clone(cluster_scope(settings)),
                 added_via_api: !proxy.is_static(&settings.name),
                 limits: settings.limits,
+                detects_outliers: settings.outlier.is_some(),
                 eds_service_name: match &settings.discovery {
                     Discovery::Eds { service_name } => Some(Arc::clone(service_name)),
                     _ => None,
@@ -60,6 +67,53 @@ pub fn clusters(proxy: &Proxy) -> Vec<ClusterView> {
             }
         })
         .collect()
+}
+
+/// What is known of a cluster besides what workers count.
+pub fn facts(proxy: &Proxy, cluster: &Cluster) -> ClusterFacts {
+    let settings = &cluster.settings;
+    let (resolved, shared) = (proxy.resolved(), proxy.upstreams().cluster(&settings.name));
+    let told = shared.told();
+    let mut facts = ClusterFacts::default();
+    for (_, endpoint) in balance::hosts(&cluster.endpoints) {
+        for target in targets(&endpoint.address, &settings.discovery, &resolved) {
+            let health = endpoint.health;
+            facts.member(told.as_ref().map_or(health, |told| told.all_in_all(&target, health)));
+        }
+    }
+    if let Some(ejections) = told.and_then(|told| told.ejections) {
+        let counters = ejections.named().into_iter();
+        facts.counters.extend(counters.map(|(name, n)| (format!("outlier_detection.{name}").into(), n)));
+        facts.gauges.push(("outlier_detection.ejections_active".into(), ejections.active));
+    }
+    facts.gauges.extend(breakers(&settings.limits, &shared));
+    facts
+}
+
+/// `circuit_breakers.default.`: which limits are reached, and what is left of each if that is asked for.
+fn breakers(limits: &CircuitLimits, shared: &ClusterShared) -> impl Iterator<Item = (Cow<'static, str>, u64)> {
+    let at = |counter: &AtomicU32| counter.load(Ordering::Relaxed);
+    let open = |used: u32, limit: u32| u64::from(used >= limit);
+    let left = |used: u32, limit: u32| u64::from(limit.saturating_sub(used));
+    let (connections, pending) = (at(&shared.connections), at(&shared.pending));
+    let (requests, retries) = (at(&shared.requests), at(&shared.retries));
+    let reached = [
+        ("circuit_breakers.default.cx_open", open(connections, limits.max_connections)),
+        // Pools are not limited.
+        ("circuit_breakers.default.cx_pool_open", 0),
+        ("circuit_breakers.default.rq_open", open(requests, limits.max_requests)),
+        ("circuit_breakers.default.rq_pending_open", open(pending, limits.max_pending_requests)),
+        ("circuit_breakers.default.rq_retry_open", open(retries, limits.max_retries)),
+    ];
+    let remaining = limits.track_remaining.then(|| {
+        [
+            ("circuit_breakers.default.remaining_cx", left(connections, limits.max_connections)),
+            ("circuit_breakers.default.remaining_rq", left(requests, limits.max_requests)),
+            ("circuit_breakers.default.remaining_pending", left(pending, limits.max_pending_requests)),
+            ("circuit_breakers.default.remaining_retries", left(retries, limits.max_retries)),
+        ]
+    });
+    reached.into_iter().chain(remaining.into_iter().flatten()).map(|(name, n)| (name.into(), n))
 }
 
 /// All listeners, in the order of their names.

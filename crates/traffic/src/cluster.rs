@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::outlier::{ErrorMatch, OutlierDetection};
+
 /// A cluster and the endpoints known for it at this moment.
 #[derive(Debug, Clone)]
 pub struct Cluster {
@@ -44,6 +46,12 @@ pub struct ClusterSettings {
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// Percentage of healthy hosts below which health is ignored (Envoy's panic threshold). Envoy's default is 50.
     pub panic_threshold: f64,
+    /// Takes hosts out that fail, if set.
+    pub outlier: Option<Arc<OutlierDetection>>,
+    /// Which answers outlier detection takes for failures; when absent those of 5xx.
+    pub outlier_errors: Option<Arc<ErrorMatch>>,
+    /// Changes of hosts' health within this time of each other are shown together. Envoy's default is 1 s.
+    pub update_merge_window: Duration,
 }
 
 /// Where a cluster's hosts come from.
@@ -105,11 +113,19 @@ pub struct CircuitLimits {
     pub max_requests: u32,
     /// Retries in flight.
     pub max_retries: u32,
+    /// Statistics tell what is left of each limit.
+    pub track_remaining: bool,
 }
 
 impl Default for CircuitLimits {
     fn default() -> Self {
-        Self { max_connections: 1024, max_pending_requests: 1024, max_requests: 1024, max_retries: 3 }
+        Self {
+            max_connections: 1024,
+            max_pending_requests: 1024,
+            max_requests: 1024,
+            max_retries: 3,
+            track_remaining: false,
+        }
     }
 }
 

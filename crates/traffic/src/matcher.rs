@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use regex::Regex;
 
-use crate::message::RequestHead;
+use crate::headers::Headers;
+use crate::message::{RequestHead, ResponseHead};
 
 /// Why a matcher cannot be built.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -114,14 +115,26 @@ pub enum HeaderCheck {
 impl HeaderMatcher {
     /// Whether the request matches.
     pub fn matches(&self, request: &RequestHead) -> bool {
+        self.decide(&request.headers, request.field(&self.name))
+    }
+
+    /// Whether the response matches; its pseudo header is `:status`.
+    pub fn matches_response(&self, response: &ResponseHead) -> bool {
+        let status = response.status.to_string();
+        let field = if &*self.name == ":status" { Some(status.as_bytes()) } else { response.headers.get(&self.name) };
+        self.decide(&response.headers, field)
+    }
+
+    /// `field` is the header's first value, also if it is a pseudo header.
+    fn decide(&self, headers: &Headers, field: Option<&[u8]>) -> bool {
         if let HeaderCheck::Present(wanted) = self.check {
-            let present = self.missing_as_empty || request.field(&self.name).is_some();
+            let present = self.missing_as_empty || field.is_some();
             return (present == wanted) != self.invert;
         }
         let hit = if self.name.starts_with(':') || &*self.name == "host" {
-            request.field(&self.name).map(|v| self.value_matches(v))
+            field.map(|v| self.value_matches(v))
         } else {
-            let mut values = request.headers.get_all(&self.name).peekable();
+            let mut values = headers.get_all(&self.name).peekable();
             values.peek().is_some().then(|| values.any(|v| self.value_matches(v)))
         };
         match hit {

@@ -5,11 +5,13 @@
 //! detection" and its `OutlierDetection` message. The clock counts from any fixed moment.
 
 mod detector;
+mod errors;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-pub use detector::{Counts, Detector};
+pub use detector::{Counts, Detector, SuccessRates};
+pub use errors::ErrorMatch;
 
 /// What makes a host an outlier, and for how long. Percentages are whole, 0 to 100.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -350,7 +350,7 @@ fn snapshot(state: &AdminState, query: &Query) -> Result<Snapshot, Refusal> {
     let now = state.state();
     state.stats.server.state.set(now.number());
     state.stats.server.live.set(i64::from(now == ServerState::Live));
-    let snapshot = state.stats.snapshot(&(state.config)());
+    let snapshot = state.stats.snapshot(&(state.config)(), &*state.cluster_facts);
     let snapshot = snapshot.filtered(Filter { used_only: query.has("usedonly"), types });
     Ok(match name {
         Some(name) => {
@@ -442,7 +442,7 @@ fn set_health(state: &AdminState, failed: bool) -> Answer {
 }
 
 fn reset_counters(state: &AdminState, _: &Query, _: &Parts) -> Answer {
-    state.stats.reset_counters();
+    state.stats.reset_counters(&(state.config)(), &*state.cluster_facts);
     ok()
 }
 

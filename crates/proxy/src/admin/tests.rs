@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use lateen_traffic::cluster::{CircuitLimits, EndpointAddress, Health, Locality};
+use lateen_traffic::outlier::SuccessRates;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
@@ -43,12 +44,15 @@ fn reviews() -> ClusterView {
         rq_success: 6,
         rq_timeout: 0,
         rq_total: 8,
+        found: None,
+        rates: SuccessRates::default(),
     };
     ClusterView {
         name: "outbound|80||reviews".into(),
         observability_name: "reviews;".into(),
         added_via_api: true,
         limits: CircuitLimits::default(),
+        detects_outliers: false,
         eds_service_name: None,
         hosts: vec![host],
     }
@@ -69,6 +73,7 @@ async fn admin() -> Admin {
             asked.store(endpoints, Relaxed);
             Ok(json!({"configs": [{"dynamic_listeners": [{"name": "l"}]}]}))
         }),
+        cluster_facts: Box::new(|_| ClusterFacts::default()),
         clusters: Box::new(|| vec![reviews()]),
         listeners: Box::new(|| {
             let addresses = vec!["0.0.0.0:15001".parse().unwrap(), "[::]:15001".parse().unwrap()];

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use lateen_traffic::cluster::{CircuitLimits, EndpointAddress, Health, Locality};
+use lateen_traffic::health::{HealthFlag, HostHealth};
+use lateen_traffic::outlier::SuccessRates;
 use serde_json::{Value as Json, json};
 
 /// A cluster as it is shown.
@@ -18,6 +20,8 @@ pub struct ClusterView {
     pub added_via_api: bool,
     /// Circuit-breaker limits at priority DEFAULT.
     pub limits: CircuitLimits,
+    /// Whether hosts that fail are ejected.
+    pub detects_outliers: bool,
     /// Name asked for at EDS, if its hosts come from there.
     pub eds_service_name: Option<Arc<str>>,
     /// Its hosts, DNS names resolved.
@@ -55,6 +59,10 @@ pub struct HostView {
     pub rq_timeout: u64,
     /// Requests ever sent.
     pub rq_total: u64,
+    /// What is found out of it, if anything is.
+    pub found: Option<Arc<HostHealth>>,
+    /// Success rates in the last interval.
+    pub rates: SuccessRates,
 }
 
 /// A listener as it is shown.
@@ -71,15 +79,23 @@ impl ClusterView {
         let name = &self.name;
         let limits = &self.limits;
         // Writing to a String cannot fail.
+        let _ = writeln!(out, "{name}::observability_name::{}", self.observability_name);
+        if self.detects_outliers {
+            // Mean and bound of the whole cluster are not kept.
+            for rate in ["success_rate", "local_origin_success_rate"] {
+                let _ = write!(
+                    out,
+                    "{name}::outlier::{rate}_average::-1\n{name}::outlier::{rate}_ejection_threshold::-1\n"
+                );
+            }
+        }
         let _ = write!(
             out,
-            "{name}::observability_name::{}\n\
-             {name}::default_priority::max_connections::{}\n\
+            "{name}::default_priority::max_connections::{}\n\
              {name}::default_priority::max_pending_requests::{}\n\
              {name}::default_priority::max_requests::{}\n\
              {name}::default_priority::max_retries::{}\n\
              {name}::added_via_api::{}\n",
-            self.observability_name,
             limits.max_connections,
             limits.max_pending_requests,
             limits.max_requests,
@@ -133,23 +149,35 @@ impl HostView {
         line("rq_timeout", &self.rq_timeout);
         line("rq_total", &self.rq_total);
         line("hostname", &self.hostname);
-        line(
-            "health_flags",
-            &match self.health {
-                Health::Healthy => "healthy",
-                Health::Degraded => "/degraded_eds_health",
-                Health::Unhealthy => "/failed_eds_health",
-                Health::Draining => "/eds_status_draining",
-            },
-        );
+        line("health_flags", &self.flags());
         line("weight", &self.weight);
         line("region", &self.locality.region);
         line("zone", &self.locality.zone);
         line("sub_zone", &self.locality.sub_zone);
         line("canary", &false);
         line("priority", &self.priority);
-        line("success_rate", &-1);
-        line("local_origin_success_rate", &-1);
+        line("success_rate", &self.rates.external.unwrap_or(-1.0));
+        line("local_origin_success_rate", &self.rates.local.unwrap_or(-1.0));
+    }
+
+    fn has(&self, flag: HealthFlag) -> bool {
+        self.found.as_ref().is_some_and(|found| found.has(flag))
+    }
+
+    /// All flags in Envoy's order.
+    fn flags(&self) -> String {
+        let flags = [
+            ("/failed_active_hc", self.has(HealthFlag::FAILED_ACTIVE_CHECK)),
+            ("/failed_outlier_check", self.has(HealthFlag::FAILED_OUTLIER_CHECK)),
+            ("/failed_eds_health", self.health == Health::Unhealthy),
+            ("/degraded_active_hc", self.has(HealthFlag::DEGRADED_ACTIVE_CHECK)),
+            ("/degraded_eds_health", self.health == Health::Degraded),
+            ("/pending_active_hc", self.has(HealthFlag::PENDING_ACTIVE_CHECK)),
+            ("/active_hc_timeout", self.has(HealthFlag::ACTIVE_CHECK_TIMEOUT)),
+            ("/eds_status_draining", self.health == Health::Draining),
+        ];
+        let up: String = flags.into_iter().filter(|(_, up)| *up).map(|(name, _)| name).collect();
+        if up.is_empty() { "healthy".to_owned() } else { up }
     }
 
     fn json(&self) -> Json {
@@ -195,6 +223,22 @@ impl HostView {
             "weight": self.weight,
             "locality": locality,
         });
+        for (name, flag) in [
+            ("failed_active_health_check", HealthFlag::FAILED_ACTIVE_CHECK),
+            ("failed_outlier_check", HealthFlag::FAILED_OUTLIER_CHECK),
+            ("failed_active_degraded_check", HealthFlag::DEGRADED_ACTIVE_CHECK),
+            ("pending_active_hc", HealthFlag::PENDING_ACTIVE_CHECK),
+            ("active_hc_timeout", HealthFlag::ACTIVE_CHECK_TIMEOUT),
+        ] {
+            if self.has(flag) {
+                json["health_status"][name] = true.into();
+            }
+        }
+        for (name, rate) in [("success_rate", self.rates.external), ("local_origin_success_rate", self.rates.local)] {
+            if let Some(rate) = rate {
+                json[name] = json!({"value": rate});
+            }
+        }
         if !self.hostname.is_empty() {
             json["hostname"] = (*self.hostname).into();
         }

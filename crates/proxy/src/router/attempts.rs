@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::deadlines::{Deadlines, Expired};
 use super::forward::Plan;
-use super::relay::End;
+use super::relay::{End, Try};
 use super::{Exchange, Tried};
 use crate::upstream::Permit;
 
@@ -61,7 +61,7 @@ impl Exchange<'_, '_> {
             }
             self.record.attempts = retries + 1;
             let left = policy.map_or(0, |p| p.num_retries.saturating_sub(retries));
-            let end = self.attempt(plan, &host, &deadlines, left > 0).await;
+            let end = self.attempt(plan, Try { host: &host, deadlines: &deadlines, may_retry: left > 0 }).await;
             drop(retry_permit.take());
             let (attempt, failure) = match end {
                 End::Answered => return,

@@ -7,6 +7,7 @@ mod attempts;
 pub mod body;
 mod deadlines;
 mod forward;
+mod outlier;
 mod relay;
 pub mod respond;
 mod tunnel;

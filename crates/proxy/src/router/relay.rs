@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use lateen_traffic::Protocol;
 use lateen_traffic::cluster::UpstreamProtocol;
+use lateen_traffic::outlier::Report;
 use lateen_traffic::record::Flags;
 use lateen_traffic::reply::UpstreamFailure;
 use lateen_traffic::retry::Attempt;
@@ -40,15 +41,18 @@ pub(super) enum End {
     Expired(Expired),
 }
 
+/// What one attempt goes by.
+#[derive(Clone, Copy)]
+pub(super) struct Try<'a> {
+    pub host: &'a Rc<Host>,
+    pub deadlines: &'a Deadlines,
+    pub may_retry: bool,
+}
+
 impl Exchange<'_, '_> {
     /// One attempt on one host.
-    pub(super) async fn attempt(
-        &mut self,
-        plan: &Plan<'_>,
-        host: &Rc<Host>,
-        deadlines: &Deadlines,
-        may_retry: bool,
-    ) -> End {
+    pub(super) async fn attempt(&mut self, plan: &Plan<'_>, this: Try<'_>) -> End {
+        let Try { host, deadlines, .. } = this;
         self.record.upstream_host = Some(host.target.clone());
         self.record.upstream_local = None;
         let http2 = match plan.settings.protocol {
@@ -78,6 +82,7 @@ impl Exchange<'_, '_> {
             Ok(lease) => lease,
             Err(failure) => {
                 host.shared.errors.fetch_add(1, Ordering::Relaxed);
+                self.report_failure(plan, host, &failure);
                 let attempt = match failure {
                     UpstreamFailure::Overflow => Attempt::Overflow,
                     _ => Attempt::ConnectFailure,
@@ -85,19 +90,25 @@ impl Exchange<'_, '_> {
                 return End::Failed(failure, attempt);
             }
         };
+        self.report(plan, host, Report::Connected);
         let stats = &plan.upstream.stats;
         stats.upstream_rq_total.inc();
         stats.upstream_rq_active.inc();
         host.shared.requests.fetch_add(1, Ordering::Relaxed);
         host.shared.active.fetch_add(1, Ordering::Relaxed);
         let end = match lease {
-            Lease::Http1(lease) => self.over_http1(plan, lease, deadlines, may_retry).await,
-            Lease::Http2(lease) => self.over_http2(plan, lease, deadlines, may_retry).await,
+            Lease::Http1(lease) => self.over_http1(plan, lease, this).await,
+            Lease::Http2(lease) => self.over_http2(plan, lease, this).await,
         };
         host.shared.active.fetch_sub(1, Ordering::Relaxed);
         stats.upstream_rq_active.dec();
-        if matches!(end, End::Expired(_)) {
-            host.shared.timeouts.fetch_add(1, Ordering::Relaxed);
+        match &end {
+            End::Expired(expired) => {
+                host.shared.timeouts.fetch_add(1, Ordering::Relaxed);
+                self.report_expired(plan, host, *expired);
+            }
+            End::Failed(failure, _) => self.report_failure(plan, host, failure),
+            _ => {}
         }
         if matches!(end, End::Failed(..)) || self.record.code >= 500 {
             host.shared.errors.fetch_add(1, Ordering::Relaxed);
@@ -105,13 +116,7 @@ impl Exchange<'_, '_> {
         end
     }
 
-    async fn over_http1(
-        &mut self,
-        plan: &Plan<'_>,
-        mut lease: Http1Lease,
-        deadlines: &Deadlines,
-        may_retry: bool,
-    ) -> End {
+    async fn over_http1(&mut self, plan: &Plan<'_>, mut lease: Http1Lease, this: Try<'_>) -> End {
         let Some((reader, writer, io)) = lease.parts() else { return failed(UpstreamFailure::Termination, false) };
         self.record.upstream_local = io.local_addr();
         let sent_at = Instant::now();
@@ -127,7 +132,7 @@ impl Exchange<'_, '_> {
             if self.body.ended && self.body.replay.pieces.is_empty() && sink.flush().await.is_err() {
                 // The response may still be there to read.
             }
-            self.relay(plan, &mut sink, &mut source, deadlines, sent_at, may_retry).await
+            self.relay(plan, &mut sink, &mut source, sent_at, this).await
         };
         if reusable && matches!(end, End::Answered | End::Retriable(_)) {
             lease.release(&plan.settings);
@@ -135,13 +140,7 @@ impl Exchange<'_, '_> {
         end
     }
 
-    async fn over_http2(
-        &mut self,
-        plan: &Plan<'_>,
-        mut lease: Http2Lease,
-        deadlines: &Deadlines,
-        may_retry: bool,
-    ) -> End {
+    async fn over_http2(&mut self, plan: &Plan<'_>, mut lease: Http2Lease, this: Try<'_>) -> End {
         self.record.upstream_local = lease.io().local_addr();
         let sent_at = Instant::now();
         let Some(request) = http2_request(self.request) else { return failed(UpstreamFailure::Protocol, false) };
@@ -152,7 +151,7 @@ impl Exchange<'_, '_> {
         };
         let mut sink = Sink::Http2(&mut stream);
         let mut source = Upper::Http2 { response: Some(response), body: None };
-        let end = self.relay(plan, &mut sink, &mut source, deadlines, sent_at, may_retry).await;
+        let end = self.relay(plan, &mut sink, &mut source, sent_at, this).await;
         match end {
             End::Answered if !source.unfinished() => {}
             // Whatever is left of the exchange, the upstream should stop working on it.
@@ -167,10 +166,10 @@ impl Exchange<'_, '_> {
         plan: &Plan<'_>,
         up: &mut Sink<'_>,
         down: &mut Upper<'_>,
-        deadlines: &Deadlines,
         sent_at: Instant,
-        may_retry: bool,
+        this: Try<'_>,
     ) -> End {
+        let Try { host, deadlines, may_retry } = this;
         let no_body = self.body.ended && self.body.replay.pieces.is_empty();
         let limit = plan.hcm.limits.per_request_buffer;
         let received = Cell::new(0u64);
@@ -218,6 +217,7 @@ impl Exchange<'_, '_> {
             Err(UploadEnd::Expired(what)) => return End::Expired(what),
         };
         deadlines.touch();
+        self.report_answer(plan, host);
         if let Some(attempt) = self.retriable(plan, may_retry) {
             // The connection is of use again only if there is no body to read.
             down.settle(framing);
@@ -316,6 +316,7 @@ impl Exchange<'_, '_> {
                             },
                         };
                         plan.upstream.stats.upstream_rq_rx_reset.inc();
+                        self.report_failure(plan, host, &failure);
                         self.record.flags.add(failure.flags());
                         self.record.details = failure.details_after();
                     }

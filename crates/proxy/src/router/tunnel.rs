@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use lateen_traffic::cluster::UpstreamProtocol;
+use lateen_traffic::outlier::Report;
 use lateen_traffic::record::Flags;
 use lateen_traffic::reply::{self, UpstreamFailure};
 use lateen_traffic::{Protocol, ResponseHead};
@@ -17,7 +18,7 @@ use super::respond::Responder;
 use super::upper::http2_request;
 use crate::http1::head::{self, Framing, MAX_RESPONSE_HEAD};
 use crate::http1::{Reader, Writer};
-use crate::upstream::{Http1Lease, http2_failure};
+use crate::upstream::{Host, Http1Lease, Http2Lease, http2_failure};
 
 impl Exchange<'_, '_> {
     /// Carries an upgrade or CONNECT through. There are no retries: bytes may flow as soon as the upstream is there.
@@ -33,6 +34,7 @@ impl Exchange<'_, '_> {
         if self.request.is_connect() && plan.forward.terminate_connect {
             match plan.upstream.tcp(&host, bind).await {
                 Ok(lease) => {
+                    self.report(plan, &host, Report::Served);
                     self.record.upstream_local = lease.io.local_addr();
                     let (mut reader, mut writer) =
                         (Reader::new(Rc::clone(&lease.io)), Writer::new(Rc::clone(&lease.io)));
@@ -40,7 +42,7 @@ impl Exchange<'_, '_> {
                     self.begin_response(plan, Instant::now());
                     self.through_http1(&mut reader, &mut writer, None).await;
                 }
-                Err(failure) => self.tunnel_failed(&failure).await,
+                Err(failure) => self.tunnel_failed(plan, &host, &failure).await,
             }
             return;
         }
@@ -52,23 +54,25 @@ impl Exchange<'_, '_> {
         plan.upstream.stats.upstream_rq_total.inc();
         if http2 {
             match plan.upstream.http2(&host, bind).await {
-                Ok(lease) => self.tunnel_http2(plan, lease).await,
-                Err(failure) => self.tunnel_failed(&failure).await,
+                Ok(lease) => self.tunnel_http2(plan, &host, lease).await,
+                Err(failure) => self.tunnel_failed(plan, &host, &failure).await,
             }
         } else {
             match plan.upstream.http1(&host, bind).await {
-                Ok(lease) => self.tunnel_http1(plan, lease).await,
-                Err(failure) => self.tunnel_failed(&failure).await,
+                Ok(lease) => self.tunnel_http1(plan, &host, lease).await,
+                Err(failure) => self.tunnel_failed(plan, &host, &failure).await,
             }
         }
     }
 
-    async fn tunnel_failed(&mut self, failure: &UpstreamFailure) {
+    async fn tunnel_failed(&mut self, plan: &Plan<'_>, host: &Host, failure: &UpstreamFailure) {
+        self.report_failure(plan, host, failure);
         self.record.upstream_failure = failure.transport_reason();
         self.reply(&failure.reply(false)).await;
     }
 
-    async fn tunnel_http1(&mut self, plan: &Plan<'_>, mut lease: Http1Lease) {
+    async fn tunnel_http1(&mut self, plan: &Plan<'_>, host: &Host, mut lease: Http1Lease) {
+        self.report(plan, host, Report::Connected);
         let Some((reader, writer, io)) = lease.parts() else { return };
         self.record.upstream_local = io.local_addr();
         let sent_at = Instant::now();
@@ -81,7 +85,7 @@ impl Exchange<'_, '_> {
         let deadline = plan.timeout.filter(|t| !t.is_zero()).map(|t| sent_at + t);
         let connect = self.request.is_connect();
         if writer.flush().await.is_err() {
-            self.tunnel_failed(&UpstreamFailure::Termination).await;
+            self.tunnel_failed(plan, host, &UpstreamFailure::Termination).await;
             return;
         }
         let answer = {
@@ -97,10 +101,14 @@ impl Exchange<'_, '_> {
         };
         let wire = match answer {
             None => return self.client_gone(),
-            Some(Err(None)) => return self.reply(&reply::RESPONSE_TIMEOUT).await,
-            Some(Err(Some(failure))) => return self.tunnel_failed(&failure).await,
+            Some(Err(None)) => {
+                self.report(plan, host, Report::TimedOut);
+                return self.reply(&reply::RESPONSE_TIMEOUT).await;
+            }
+            Some(Err(Some(failure))) => return self.tunnel_failed(plan, host, &failure).await,
             Some(Ok(wire)) => wire,
         };
+        self.report_answer(plan, host);
         let status = self.response.status;
         let accepted = if connect { (200..300).contains(&status) } else { status == 101 };
         if accepted && extended {
@@ -145,7 +153,8 @@ impl Exchange<'_, '_> {
         }
     }
 
-    async fn tunnel_http2(&mut self, plan: &Plan<'_>, mut lease: crate::upstream::Http2Lease) {
+    async fn tunnel_http2(&mut self, plan: &Plan<'_>, host: &Host, mut lease: Http2Lease) {
+        self.report(plan, host, Report::Connected);
         self.record.upstream_local = lease.io().local_addr();
         let sent_at = Instant::now();
         let upgrade = self.request.upgrade.clone();
@@ -153,24 +162,25 @@ impl Exchange<'_, '_> {
             self.request.method = "CONNECT".into();
         }
         let Some(mut request) = http2_request(self.request) else {
-            return self.tunnel_failed(&UpstreamFailure::Protocol).await;
+            return self.tunnel_failed(plan, host, &UpstreamFailure::Protocol).await;
         };
         if !upgrade.is_empty() {
             request.extensions_mut().insert(h2::ext::Protocol::from(upgrade.as_str()));
         }
         let (response, mut stream) = match lease.sender.send_request(request, false) {
             Ok(pair) => pair,
-            Err(error) => return self.tunnel_failed(&http2_failure(&error)).await,
+            Err(error) => return self.tunnel_failed(plan, host, &http2_failure(&error)).await,
         };
         let answer = match response.await {
             Ok(answer) => answer,
-            Err(error) => return self.tunnel_failed(&http2_failure(&error)).await,
+            Err(error) => return self.tunnel_failed(plan, host, &http2_failure(&error)).await,
         };
         let (parts, mut body) = answer.into_parts();
         *self.response = ResponseHead::new(parts.status.as_u16());
         for (name, value) in &parts.headers {
             self.response.headers.append(name.as_str(), value.as_bytes());
         }
+        self.report_answer(plan, host);
         let accepted = parts.status.is_success();
         let http1_upgrade = accepted && !upgrade.is_empty() && matches!(self.responder, Responder::Http1(_));
         if http1_upgrade {

@@ -120,8 +120,8 @@ impl Scope {
 }
 
 /// Adds up the workers' scopes.
-pub(super) fn merge(stats: &Stats, config: &Config) -> Vec<Scope> {
-    let mut scopes = clusters(stats, config);
+pub(super) fn merge(stats: &Stats, config: &Config, facts: &dyn Fn(&Cluster) -> ClusterFacts) -> Vec<Scope> {
+    let mut scopes = clusters(stats, config, facts);
     let none: Arc<str> = "".into();
     let mut single = |kind, fill: &dyn Fn(&mut Vec<Entry>)| {
         let mut entries = Vec::new();
@@ -186,14 +186,20 @@ pub(super) fn merge(stats: &Stats, config: &Config) -> Vec<Scope> {
 }
 
 /// The clusters of the configuration and those that still count.
-fn clusters(stats: &Stats, config: &Config) -> Vec<Scope> {
-    let mut members: HashMap<&Arc<str>, Members> = HashMap::new();
+fn clusters(stats: &Stats, config: &Config, facts: &dyn Fn(&Cluster) -> ClusterFacts) -> Vec<Scope> {
+    let mut known: HashMap<&Arc<str>, Vec<Entry>> = HashMap::new();
     for cluster in config.clusters.values() {
+        let facts = facts(cluster).entries();
         // Several clusters may share a name for statistics.
-        members.entry(cluster_scope(&cluster.settings)).or_default().add(cluster);
+        let name = cluster_scope(&cluster.settings);
+        let together = match known.remove(name) {
+            Some(before) => sum([before, facts].into_iter()),
+            None => facts,
+        };
+        known.insert(name, together);
     }
     let mut counted = stats.by_name(|s| &s.clusters);
-    for name in members.keys() {
+    for name in known.keys() {
         if !counted.contains_key(*name) {
             counted.insert((*name).clone(), Vec::new());
         }
@@ -213,34 +219,48 @@ fn clusters(stats: &Stats, config: &Config) -> Vec<Scope> {
         };
         // As in Envoy, it comes into being with the first response; idle clusters are many and buckets are long.
         entries.retain(|entry| entry.name != "upstream_rq_time" || entry.value.used());
-        if let Some(members) = members.get(&name) {
-            entries.push(Entry::gauge("membership_total", members.total));
-            entries.push(Entry::gauge("membership_healthy", members.healthy));
-            entries.push(Entry::gauge("membership_degraded", members.degraded));
-            entries.push(Entry::gauge("membership_excluded", 0));
-        }
+        entries.extend(known.remove(&name).unwrap_or_default());
         scopes.push(Scope::new(Kind::Cluster, &name, entries));
     }
     scopes
 }
 
+/// What is known of a cluster besides what workers count.
 #[derive(Debug, Default)]
-struct Members {
-    total: u64,
-    healthy: u64,
-    degraded: u64,
+pub struct ClusterFacts {
+    /// Hosts.
+    pub total: u64,
+    /// Those that are healthy, all in all.
+    pub healthy: u64,
+    /// Those that are used last.
+    pub degraded: u64,
+    /// Further numbers that only grow, by their names in the cluster's scope.
+    pub counters: Vec<(Cow<'static, str>, u64)>,
+    /// Further numbers of this moment.
+    pub gauges: Vec<(Cow<'static, str>, u64)>,
 }
 
-impl Members {
-    fn add(&mut self, cluster: &Cluster) {
-        for host in cluster.endpoints.localities.iter().flat_map(|l| &l.endpoints) {
-            self.total += 1;
-            match host.health {
-                Health::Healthy => self.healthy += 1,
-                Health::Degraded => self.degraded += 1,
-                Health::Unhealthy | Health::Draining => {}
-            }
+impl ClusterFacts {
+    /// One more host.
+    pub fn member(&mut self, health: Health) {
+        self.total += 1;
+        match health {
+            Health::Healthy => self.healthy += 1,
+            Health::Degraded => self.degraded += 1,
+            Health::Unhealthy | Health::Draining => {}
         }
+    }
+
+    fn entries(self) -> Vec<Entry> {
+        let members = [
+            Entry::gauge("membership_total", self.total),
+            Entry::gauge("membership_healthy", self.healthy),
+            Entry::gauge("membership_degraded", self.degraded),
+            Entry::gauge("membership_excluded", 0),
+        ];
+        let counters = self.counters.into_iter().map(|(name, n)| Entry { name, value: Value::Counter(n) });
+        let gauges = self.gauges.into_iter().map(|(name, n)| Entry { name, ..Entry::gauge("", n) });
+        members.into_iter().chain(counters).chain(gauges).collect()
     }
 }
 

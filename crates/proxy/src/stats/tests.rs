@@ -46,6 +46,9 @@ fn cluster(cluster_name: &str, health: &[Health]) -> (Arc<str>, Arc<Cluster>) {
         bind: None,
         tcp_keepalive: None,
         panic_threshold: 50.0,
+        outlier: None,
+        outlier_errors: None,
+        update_merge_window: Duration::from_secs(1),
     };
     let locality = LocalityEndpoints { locality: Locality::default(), priority: 0, weight: None, endpoints };
     let cluster = Cluster {
@@ -53,6 +56,12 @@ fn cluster(cluster_name: &str, health: &[Health]) -> (Arc<str>, Arc<Cluster>) {
         endpoints: Arc::new(Endpoints { localities: vec![locality], overprovisioning_factor: 140 }),
     };
     (name(cluster_name), Arc::new(cluster))
+}
+
+fn facts(cluster: &Cluster) -> ClusterFacts {
+    let mut facts = ClusterFacts::default();
+    cluster.endpoints.localities.iter().flat_map(|l| &l.endpoints).for_each(|endpoint| facts.member(endpoint.health));
+    facts
 }
 
 fn config(clusters: impl IntoIterator<Item = (Arc<str>, Arc<Cluster>)>) -> Config {
@@ -72,7 +81,7 @@ fn workers_are_added_up() {
         }
         cluster.upstream_rq_active.dec();
     }
-    let snapshot = stats.snapshot(&Config::default());
+    let snapshot = stats.snapshot(&Config::default(), &facts);
     let got = |stat: &str| snapshot.get(&format!("cluster.a.{stat}"));
     assert_eq!(got("upstream_rq_total"), Some(5));
     assert_eq!(got("upstream_rq_active"), Some(3));
@@ -105,7 +114,7 @@ fn text_reads_as_envoys() {
     http.downstream_rq_time.record(Duration::from_millis(1));
     let used = Filter { used_only: true, ..Filter::default() };
     assert_eq!(
-        text(stats.snapshot(&Config::default()).filtered(used).named(|n| n.starts_with("http"))),
+        text(stats.snapshot(&Config::default(), &facts).filtered(used).named(|n| n.starts_with("http"))),
         "http.outbound_0.0.0.0_80;.downstream_cx_active: 0\n\
          http.outbound_0.0.0.0_80;.downstream_rq_2xx: 1\n\
          http.outbound_0.0.0.0_80;.downstream_rq_completed: 1\n\
@@ -113,7 +122,7 @@ fn text_reads_as_envoys() {
          http.outbound_0.0.0.0_80;.downstream_rq_time: P0(nan,0.5) P25(nan,0.625) P50(nan,0.75) P75(nan,0.875) \
          P90(nan,0.95) P95(nan,0.975) P99(nan,0.995) P99.5(nan,0.9975) P99.9(nan,0.9995) P100(nan,1)\n"
     );
-    let all = text(stats.snapshot(&Config::default()));
+    let all = text(stats.snapshot(&Config::default(), &facts));
     assert!(all.contains("\nhttp.outbound_0.0.0.0_80;.downstream_rq_5xx: 0\n"));
     assert!(all.contains(".downstream_cx_length_ms: No recorded values\n"));
     assert!(
@@ -125,7 +134,7 @@ fn text_reads_as_envoys() {
 fn filters_choose() {
     let stats = Stats::new(1);
     stats.worker(0).cluster(&name("a")).upstream_rq_total.inc();
-    let snapshot = || stats.snapshot(&Config::default());
+    let snapshot = || stats.snapshot(&Config::default(), &facts);
     let with = |filter| text(snapshot().filtered(filter));
     let only = |name: &str| name == "cluster.a.upstream_rq_total";
     assert_eq!(text(snapshot().named(only)), "cluster.a.upstream_rq_total: 1\n");
@@ -147,7 +156,9 @@ fn labels_are_envoys_and_end_at_a_semicolon() {
     stats.worker(1).listener(&name("0.0.0.0_15001")).downstream_cx_total.add(2);
     stats.worker(0).http(&name("outbound_0.0.0.0_80;")).response(200);
     stats.worker(0).tcp(&name("BlackHoleCluster")).downstream_cx_total.inc();
-    let all = prometheus(stats.snapshot(&Config::default()).filtered(Filter { used_only: true, ..Filter::default() }));
+    let all = prometheus(
+        stats.snapshot(&Config::default(), &facts).filtered(Filter { used_only: true, ..Filter::default() }),
+    );
     let label = "envoy_cluster_name=\"outbound|80|v1|reviews.default.svc.cluster.local\"";
     for line in [
         "# TYPE envoy_cluster_upstream_rq_total counter".to_owned(),
@@ -185,7 +196,7 @@ fn labels_are_envoys_and_end_at_a_semicolon() {
 fn istios_labels_have_no_prefix() {
     let stats = Stats::with_tags(1, Tags::Istio);
     stats.worker(0).cluster(&name("inbound|8080||;")).response(503);
-    let all = prometheus(stats.snapshot(&Config::default()));
+    let all = prometheus(stats.snapshot(&Config::default(), &facts));
     assert!(all.contains("envoy_cluster_upstream_rq{response_code=\"503\",cluster_name=\"inbound|8080||\"} 1\n"));
 }
 
@@ -194,7 +205,7 @@ fn members_come_from_the_configuration() {
     use Health::*;
     let stats = Stats::new(1);
     let config = config([cluster("a", &[Healthy, Unhealthy, Degraded]), cluster("idle", &[])]);
-    let snapshot = stats.snapshot(&config);
+    let snapshot = stats.snapshot(&config, &facts);
     let got = |stat: &str| snapshot.get(stat);
     assert_eq!(got("cluster.a.membership_total"), Some(3));
     assert_eq!((got("cluster.a.membership_healthy"), got("cluster.a.membership_degraded")), (Some(1), Some(1)));
@@ -213,9 +224,9 @@ fn removed_scopes_go_when_unused() {
     worker.http(&name("gone"));
     let draining = worker.cluster(&name("draining"));
     stats.retain(&config);
-    let total = |name: &str| stats.snapshot(&config).get(&format!("cluster.{name}.upstream_rq_total"));
+    let total = |name: &str| stats.snapshot(&config, &facts).get(&format!("cluster.{name}.upstream_rq_total"));
     assert_eq!((total("stays"), total("gone"), total("draining")), (Some(1), None, Some(0)));
-    assert_eq!(stats.snapshot(&config).get("http.gone.downstream_rq_total"), None);
+    assert_eq!(stats.snapshot(&config, &facts).get("http.gone.downstream_rq_total"), None);
     draining.upstream_rq_total.inc();
     assert_eq!(total("draining"), Some(1));
     drop(draining);
@@ -230,8 +241,8 @@ fn a_reset_zeroes_counters_only() {
     cluster.upstream_rq_total.add(5);
     cluster.upstream_rq_active.inc();
     stats.filesystem.write_dropped.add(3);
-    stats.reset_counters();
-    let got = |stat: &str| stats.snapshot(&Config::default()).get(stat);
+    stats.reset_counters(&Config::default(), &facts);
+    let got = |stat: &str| stats.snapshot(&Config::default(), &facts).get(stat);
     assert_eq!(got("cluster.a.upstream_rq_total"), Some(0));
     assert_eq!(got("filesystem.write_dropped"), Some(0));
     assert_eq!(got("cluster.a.upstream_rq_active"), Some(1));
@@ -252,7 +263,7 @@ fn json_has_envoys_shape() {
     cluster.upstream_rq_time.record(Duration::from_secs(7200));
     let filter = Filter { used_only: true, ..Filter::default() };
     let named = |name: &str| name.starts_with("tcp") || name.contains("rq_time");
-    let snapshot = stats.snapshot(&Config::default()).filtered(filter).named(named);
+    let snapshot = stats.snapshot(&Config::default(), &facts).filtered(filter).named(named);
     let json = snapshot.clone().json(Buckets::Summary);
     assert_eq!(json["stats"][0], serde_json::json!({"name": "tcp.t.downstream_cx_total", "value": 1}));
     let quantiles = &json["stats"][1]["histograms"]["computed_quantiles"][0];
@@ -295,7 +306,7 @@ proptest! {
         for us in &samples {
             http.downstream_rq_time.record(Duration::from_micros(*us));
         }
-        let all = prometheus(stats.snapshot(&Config::default()));
+        let all = prometheus(stats.snapshot(&Config::default(), &facts));
         let line = format!("envoy_http_downstream_rq_time_count{{envoy_http_conn_manager_prefix=\"p\"}} {}\n", samples.len());
         prop_assert!(all.contains(&line));
         let mut distribution = Distribution { counts: [0; 20], sum_us: samples.iter().sum() };

@@ -1,6 +1,7 @@
 //! Clusters at work: hosts, their pools and the limits they share.
 
 mod connect;
+mod health;
 mod http2;
 mod pool;
 
@@ -15,6 +16,8 @@ use lateen_traffic::balance::{self, HostSet, Hosts, Turn};
 use lateen_traffic::cluster::{
     Cluster, ClusterSettings, Discovery, DnsFamily, EndpointAddress, Health, LbPolicy, UpstreamBind,
 };
+use lateen_traffic::health::HostHealth;
+use lateen_traffic::outlier::Report;
 use lateen_traffic::{Config, Dice};
 
 use crate::stats::{ClusterStats, WorkerStats};
@@ -29,6 +32,9 @@ pub type Resolved = Arc<HashMap<Arc<str>, Arc<[IpAddr]>>>;
 /// What all workers share about upstreams.
 pub struct Shared {
     clusters: Mutex<HashMap<Arc<str>, Arc<ClusterShared>>>,
+    // Those with hosts that something is found out about.
+    watched: Mutex<HashMap<Arc<str>, Arc<ClusterShared>>>,
+    pulse: Arc<health::Pulse>,
     /// Used by clusters that bring no binding of their own.
     pub default_bind: Option<UpstreamBind>,
 }
@@ -45,6 +51,8 @@ pub struct ClusterShared {
     /// Retries in flight.
     pub retries: AtomicU32,
     hosts: Mutex<HashMap<EndpointAddress, Arc<HostShared>>>,
+    health: health::ClusterHealth,
+    pulse: Arc<health::Pulse>,
 }
 
 /// Counts of one host over all workers.
@@ -69,19 +77,23 @@ pub struct HostShared {
 impl Shared {
     /// Nothing counted yet.
     pub fn new(default_bind: Option<UpstreamBind>) -> Self {
-        Self { clusters: Mutex::default(), default_bind }
+        Self { clusters: Mutex::default(), watched: Mutex::default(), pulse: Arc::default(), default_bind }
     }
 
     /// The shared counts of a cluster.
     pub fn cluster(&self, name: &Arc<str>) -> Arc<ClusterShared> {
         let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(clusters.entry(Arc::clone(name)).or_default())
+        let shared = clusters
+            .entry(Arc::clone(name))
+            .or_insert_with(|| Arc::new(ClusterShared { pulse: Arc::clone(&self.pulse), ..ClusterShared::default() }));
+        Arc::clone(shared)
     }
 
-    /// Forgets clusters that are no longer configured.
+    /// Forgets clusters that are no longer configured, once no worker uses them: one that comes back meanwhile must
+    /// be the same for all.
     pub fn retain(&self, config: &Config) {
         let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
-        clusters.retain(|name, _| config.clusters.contains_key(name));
+        clusters.retain(|name, shared| config.clusters.contains_key(name) || Arc::strong_count(shared) > 1);
     }
 }
 
@@ -140,7 +152,11 @@ struct State {
     cluster: Arc<Cluster>,
     resolved: Resolved,
     hosts: Vec<Rc<Host>>,
+    // What discovery tells of each of `hosts`: priority and health.
+    discovered: Vec<(u32, Health)>,
     set: HostSet,
+    // The generation of the hosts' health that `set` is of.
+    generation: u64,
     turn: Turn,
     // Hosts of original-destination clusters, made as they are asked for.
     dynamic: HashMap<SocketAddr, Rc<Host>>,
@@ -159,6 +175,8 @@ pub struct Host {
     /// This worker's connections to it.
     pub pool: Pool,
     weight: Cell<u32>,
+    // What is found out of it, if anything is.
+    health: RefCell<Option<Arc<HostHealth>>>,
 }
 
 struct Flat<'a>(&'a [Rc<Host>]);
@@ -191,7 +209,9 @@ impl Upstream {
                 cluster: Arc::clone(&cluster),
                 resolved: Arc::clone(&resolved),
                 hosts: Vec::new(),
+                discovered: Vec::new(),
                 set: HostSet::default(),
+                generation: 0,
                 turn: Turn::starting_at(dice),
                 dynamic: HashMap::new(),
             }),
@@ -221,7 +241,7 @@ impl Upstream {
         let mut state = self.state.borrow_mut();
         let mut old: HashMap<(EndpointAddress, EndpointAddress), Rc<Host>> =
             state.hosts.drain(..).map(|h| ((h.address.clone(), h.target.clone()), h)).collect();
-        let mut health: Vec<(u32, Health)> = Vec::new();
+        let mut discovered: Vec<(u32, Health)> = Vec::new();
         let mut hosts = Vec::new();
         for (priority, endpoint) in balance::hosts(&cluster.endpoints) {
             for target in targets(&endpoint.address, &cluster.settings.discovery, &resolved) {
@@ -238,24 +258,51 @@ impl Upstream {
                         hostname: Arc::clone(&endpoint.hostname),
                         pool: Pool::default(),
                         weight: Cell::new(endpoint.weight.max(1)),
+                        health: RefCell::default(),
                     }),
                 };
                 hosts.push(host);
-                health.push((priority, endpoint.health));
+                discovered.push((priority, endpoint.health));
             }
         }
-        state.set = HostSet::new(
-            health.into_iter(),
-            cluster.settings.panic_threshold,
-            cluster.endpoints.overprovisioning_factor,
-        );
         if !matches!(cluster.settings.discovery, Discovery::OriginalDst { .. }) {
             let addresses: std::collections::HashSet<&EndpointAddress> = hosts.iter().map(|h| &h.target).collect();
             self.shared.retain(|address| addresses.contains(address));
         }
+        let healths = self.shared.healths(hosts.iter().map(|host| host.target.clone()));
+        for (host, health) in hosts.iter().zip(healths) {
+            host.health.replace(health);
+        }
         state.hosts = hosts;
+        state.discovered = discovered;
         state.cluster = cluster;
         state.resolved = resolved;
+        self.sort(&mut state);
+    }
+
+    /// Sorts hosts by their health as it is now.
+    fn sort(&self, state: &mut State) {
+        // Read first: what changes meanwhile is seen the next time.
+        state.generation = self.shared.generation();
+        let all_in_all = state.hosts.iter().zip(&state.discovered).map(|(host, (priority, told))| {
+            let health = host.health.borrow();
+            (*priority, health.as_ref().map_or(*told, |health| health.all_in_all(*told)))
+        });
+        state.set = HostSet::new(
+            all_in_all,
+            state.cluster.settings.panic_threshold,
+            state.cluster.endpoints.overprovisioning_factor,
+        );
+    }
+
+    /// Tells how an attempt went for `host`. `settings` are the cluster's.
+    pub fn report(&self, settings: &ClusterSettings, host: &Host, report: Report, dice: &mut dyn Dice) {
+        let Some(outlier) = &settings.outlier else { return };
+        let health = host.health.borrow();
+        let Some(health) = health.as_ref() else { return };
+        for cause in health.monitor.report(outlier, report) {
+            self.shared.suspect(&host.target, cause, dice);
+        }
     }
 
     /// Chooses a host. `original` is the address the client meant, `avoid` holds hosts tried before, which are
@@ -274,6 +321,9 @@ impl Upstream {
                 address.set_port(port);
             }
             return Some(self.dynamic_host(state, address));
+        }
+        if state.generation != self.shared.generation() {
+            self.sort(state);
         }
         let policy = match state.cluster.settings.lb {
             LbPolicy::ClusterProvided => LbPolicy::RoundRobin,
@@ -307,6 +357,7 @@ impl Upstream {
             hostname: "".into(),
             pool: Pool::default(),
             weight: Cell::new(1),
+            health: RefCell::default(),
         });
         state.dynamic.insert(address, Rc::clone(&host));
         host

@@ -106,6 +106,9 @@ pub fn cluster(name: &str, hosts: &[SocketAddr]) -> Cluster {
             bind: None,
             tcp_keepalive: None,
             panic_threshold: 0.0,
+            outlier: None,
+            outlier_errors: None,
+            update_merge_window: std::time::Duration::from_secs(1),
         }),
         endpoints: Arc::new(Endpoints {
             localities: vec![LocalityEndpoints { locality: Locality::default(), priority: 0, weight: None, endpoints }],

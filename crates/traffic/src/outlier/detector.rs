@@ -27,14 +27,16 @@ struct Record {
     ejected_at: Duration,
     jitter: Duration,
     returned_at: Option<Duration>,
-    rates: Rates,
+    rates: SuccessRates,
 }
 
-/// Success rates of the last interval in percent; `None` without enough requests.
-#[derive(Debug, Clone, Copy, Default)]
-struct Rates {
-    external: Option<f64>,
-    local: Option<f64>,
+/// A host's success rates in the last interval, in percent; `None` without enough requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct SuccessRates {
+    /// Of answers.
+    pub external: Option<f64>,
+    /// Of connections, where they count apart.
+    pub local: Option<f64>,
 }
 
 /// What was judged, by cause in the order of [`Cause`], as Envoy's `outlier_detection.` statistics.
@@ -118,7 +120,7 @@ impl Detector {
                 ejected_at: Duration::ZERO,
                 jitter: Duration::ZERO,
                 returned_at: None,
-                rates: Rates::default(),
+                rates: SuccessRates::default(),
             }));
         }
         self.counts.active = self.hosts.iter().filter(|record| record.is_ejected()).count() as u64;
@@ -166,7 +168,7 @@ impl Detector {
                 changed = true;
             }
             tallies.push((record.health.monitor.external.take(), record.health.monitor.local.take()));
-            record.rates = Rates::default();
+            record.rates = SuccessRates::default();
         }
         let external: Vec<_> = tallies.iter().map(|(external, _)| *external).collect();
         changed |= self.compare(&external, [Cause::SuccessRate, Cause::FailurePercentage], now, dice);
@@ -273,10 +275,9 @@ impl Detector {
         &self.counts
     }
 
-    /// A host's success rates in the last interval, of answers and of failures of our own making, in percent.
-    pub fn success_rates(&self, host: &EndpointAddress) -> (Option<f64>, Option<f64>) {
-        let record = self.hosts.iter().find(|record| record.address == *host);
-        record.map_or((None, None), |record| (record.rates.external, record.rates.local))
+    /// Every host's success rates.
+    pub fn success_rates(&self) -> impl Iterator<Item = (&EndpointAddress, SuccessRates)> {
+        self.hosts.iter().map(|record| (&record.address, record.rates))
     }
 }
 

@@ -207,7 +207,8 @@ fn a_host_that_answers_less_well_than_the_others_is_ejected_at_the_sweep() {
     });
     world.pass(10 * SECOND);
     assert_eq!(world.all_out(), [0]);
-    assert_eq!(world.detector.success_rates(&world.hosts[0].0), (Some(50.0), None));
+    let (_, rates) = world.detector.success_rates().next().unwrap();
+    assert_eq!(rates, SuccessRates { external: Some(50.0), local: None });
     // One request too few, or one host.
     let mut world = World::new(5, settings.clone());
     (1..5).for_each(|host| world.answers(host, 200, 100));

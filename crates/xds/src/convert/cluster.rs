@@ -1,9 +1,10 @@
 //! Clusters.
 //!
-//! - reject: TLS (not there yet), hashing and subset balancers, outlier detection, health checks, retry budgets,
+//! - reject: TLS (not there yet), hashing and subset balancers, health checks, retry budgets,
 //!   filters, custom cluster types, because requests would go to other hosts, or differently, than meant
 //! - note: statistics, metadata, DNS tuning, matches on hosts' metadata that all lead to plain sockets
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::{
@@ -21,12 +22,14 @@ use lateen_traffic::cluster::{
 use super::address::{config_source, duration, percent, port, tcp_keepalive, text, type_name, unpack, upstream_bind};
 use super::endpoint::{Addresses, endpoints};
 use super::listener::plain;
+use super::outlier::outlier;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 use super::upstream_http::{UpstreamHttp, http1};
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_DNS_REFRESH: Duration = Duration::from_secs(5);
 const DEFAULT_PANIC_THRESHOLD: f64 = 50.0;
+const DEFAULT_MERGE_WINDOW: Duration = Duration::from_secs(1);
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// A cluster, and its hosts where the resource itself holds them.
@@ -99,7 +102,6 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
         dns_resolvers,
         use_tcp_for_dns_lookups,
         dns_resolution_config,
-        outlier_detection,
         lb_subset_config,
         filters,
         upstream_config,
@@ -115,7 +117,7 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
     if name.is_empty() {
         return Err(Reject::field("name", "empty"));
     }
-    let name: std::sync::Arc<str> = name.into();
+    let name: Arc<str> = name.into();
     if let Some(socket) = transport_socket {
         plain(socket).at("transport_socket")?;
     }
@@ -259,6 +261,9 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
         bind: upstream_bind_config.map(|bind| upstream_bind(bind, notes)).transpose().at("upstream_bind_config")?,
         tcp_keepalive: keepalive,
         panic_threshold: lb.panic_threshold,
+        outlier: outlier_detection.map(|value| outlier(value).map(Arc::new)).transpose().at("outlier_detection")?,
+        outlier_errors: http.outlier_errors.map(Arc::new),
+        update_merge_window: lb.update_merge_window,
     };
     Ok(ConvertedCluster { settings, endpoints })
 }
@@ -279,6 +284,7 @@ struct Balancer {
     policy: LbPolicy,
     original_dst: OriginalDst,
     panic_threshold: f64,
+    update_merge_window: Duration,
 }
 
 #[derive(Default)]
@@ -336,7 +342,12 @@ fn balancer(
         }
         (None, Err(_)) => return Err(Reject::field("lb_policy", "not known")),
     };
-    Ok(Balancer { policy, original_dst, panic_threshold: DEFAULT_PANIC_THRESHOLD })
+    Ok(Balancer {
+        policy,
+        original_dst,
+        panic_threshold: DEFAULT_PANIC_THRESHOLD,
+        update_merge_window: DEFAULT_MERGE_WINDOW,
+    })
 }
 
 fn original_dst(config: pb_cluster::OriginalDstLbConfig) -> Result<OriginalDst, Reject> {
@@ -397,7 +408,7 @@ fn common_lb(config: pb_cluster::CommonLbConfig, lb: &mut Balancer, notes: &mut 
     } = config;
     reject_if_set!(close_connections_on_host_set_change);
     note_if_set!(notes, "CommonLbConfig":
-        update_merge_window, ignore_new_hosts_until_first_hc, consistent_hashing_lb_config, override_host_status);
+        ignore_new_hosts_until_first_hc, consistent_hashing_lb_config, override_host_status);
     match locality_config_specifier {
         // Without a local cluster Envoy does not weigh zones either.
         Some(pb_cluster::common_lb_config::LocalityConfigSpecifier::ZoneAwareLbConfig(_)) => {
@@ -407,6 +418,9 @@ fn common_lb(config: pb_cluster::CommonLbConfig, lb: &mut Balancer, notes: &mut 
             return Err(Reject::field("locality_weighted_lb_config", "not supported yet"));
         }
         None => {}
+    }
+    if let Some(window) = update_merge_window {
+        lb.update_merge_window = duration("update_merge_window", window)?;
     }
     if let Some(threshold) = healthy_panic_threshold {
         lb.panic_threshold = percent("healthy_panic_threshold", threshold)?;
@@ -435,7 +449,6 @@ fn limits(breakers: pb::CircuitBreakers, notes: &mut Notes) -> Result<CircuitLim
             return Ok(());
         }
         reject_if_set!(retry_budget, max_connection_pools);
-        note_if_set!(notes, "Thresholds": track_remaining);
         let value = |limit: Option<envoy_types::pb::google::protobuf::UInt32Value>, default| {
             limit.map_or(default, |limit| limit.value)
         };
@@ -445,6 +458,7 @@ fn limits(breakers: pb::CircuitBreakers, notes: &mut Notes) -> Result<CircuitLim
             max_pending_requests: value(max_pending_requests, defaults.max_pending_requests),
             max_requests: value(max_requests, defaults.max_requests),
             max_retries: value(max_retries, defaults.max_retries),
+            track_remaining,
         };
         Ok(())
     })?;

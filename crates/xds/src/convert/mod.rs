@@ -20,6 +20,7 @@ mod filter;
 mod hcm;
 mod listener;
 mod matcher;
+mod outlier;
 pub(crate) mod reject;
 mod route;
 mod tcp;

@@ -11,13 +11,16 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
     HttpProtocolOptions,
     http_protocol_options::{
-        ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config::ProtocolConfig,
+        ExplicitHttpConfig, OutlierDetection, UpstreamProtocolOptions, UseDownstreamHttpConfig,
+        explicit_http_config::ProtocolConfig,
     },
 };
 use lateen_traffic::cluster::{Http2Upstream, UpstreamProtocol};
+use lateen_traffic::outlier::ErrorMatch;
 
 use super::address::timeout;
 use super::codec::{Common2, common2};
+use super::outlier::error_match;
 use super::reject::{At as _, Notes, Reject, note_if_set, reject_if_set};
 
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -29,6 +32,7 @@ pub(super) struct UpstreamHttp {
     pub idle_timeout: Option<Duration>,
     pub max_connection_duration: Option<Duration>,
     pub max_requests_per_connection: Option<u32>,
+    pub outlier_errors: Option<ErrorMatch>,
 }
 
 impl Default for UpstreamHttp {
@@ -39,6 +43,7 @@ impl Default for UpstreamHttp {
             idle_timeout: Some(DEFAULT_IDLE_TIMEOUT),
             max_connection_duration: None,
             max_requests_per_connection: None,
+            outlier_errors: None,
         }
     }
 }
@@ -57,15 +62,12 @@ impl UpstreamHttp {
             retry_policy,
             upstream_protocol_options,
         } = options;
-        reject_if_set!(
-            http_filters,
-            header_validation_config,
-            outlier_detection,
-            request_mirror_policies,
-            retry_policy
-        );
+        reject_if_set!(http_filters, header_validation_config, request_mirror_policies, retry_policy);
         note_if_set!(notes, "HttpProtocolOptions": upstream_http_protocol_options, hash_policy);
         let mut all = UpstreamHttp::default();
+        if let Some(OutlierDetection { error_matcher: Some(matcher) }) = outlier_detection {
+            all.outlier_errors = Some(error_match(matcher).at("outlier_detection.error_matcher")?);
+        }
         match upstream_protocol_options {
             Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config })) => {
                 match protocol_config {

@@ -17,7 +17,20 @@ fn clusters_refused() {
         ("{name: a, lb_policy: MAGLEV}", "lb_policy: MAGLEV is not supported yet"),
         ("{name: a, lb_policy: CLUSTER_PROVIDED}", "lb_policy: CLUSTER_PROVIDED is only for type ORIGINAL_DST"),
         ("{name: a, type: ORIGINAL_DST}", "lb_policy: must be CLUSTER_PROVIDED for type ORIGINAL_DST"),
-        ("{name: a, outlier_detection: {}}", "outlier_detection: not supported yet"),
+        (
+            "{name: a, outlier_detection: {max_ejection_percent: 101}}",
+            "outlier_detection.max_ejection_percent: 101 is no percentage",
+        ),
+        ("{name: a, outlier_detection: {interval: 0s}}", "outlier_detection.interval: must be above 0"),
+        (
+            "{name: a, outlier_detection: {base_ejection_time: 3s, max_ejection_time: 2s}}",
+            "outlier_detection.max_ejection_time: is less than base_ejection_time",
+        ),
+        ("{name: a, outlier_detection: {monitors: [{name: x}]}}", "outlier_detection.monitors: not supported yet"),
+        (
+            "{name: a, outlier_detection: {detect_degraded_hosts: true}}",
+            "outlier_detection.detect_degraded_hosts: not supported yet",
+        ),
         ("{name: a, health_checks: [{timeout: 1s}]}", "health_checks: not supported yet"),
         (
             "{name: a, cluster_type: {name: envoy.clusters.redis}}",

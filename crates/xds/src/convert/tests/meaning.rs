@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use lateen_traffic::ResponseHead;
 use lateen_traffic::access_log::{LogFilter, LogFormat, Sink};
 use lateen_traffic::cluster::{
     Discovery, DnsFamily, EndpointAddress, Health, LbPolicy, SocketOptionValue, UpstreamProtocol,
 };
 use lateen_traffic::hcm::{ForwardClientCert, Hcm, HeaderCase, RouteSource, Underscores};
 use lateen_traffic::listener::{ConnectionFacts, Direction, Terminal, TransportProtocol};
+use lateen_traffic::outlier::{Enforcing, OutlierDetection};
 use lateen_traffic::path::EscapedSlashes;
 use lateen_traffic::record::Flags;
 use lateen_traffic::route::{Action, HostRewrite, PathMatch, PathRewrite, RequireTls, Target};
@@ -29,6 +31,56 @@ fn a_bare_cluster_has_envoys_defaults() {
     assert_eq!(settings.panic_threshold, 50.0);
     assert_eq!(notes.iter().count(), 0);
     assert!(converted.endpoints.unwrap().localities.is_empty());
+}
+
+#[test]
+fn outlier_detection_has_envoys_defaults_and_istios_settings() {
+    let outlier = |yaml: &str| cluster(yaml).unwrap().0.settings;
+    assert_eq!(*outlier("{name: a, outlier_detection: {}}").outlier.unwrap(), OutlierDetection::default());
+    let settings = outlier(
+        "
+name: a
+common_lb_config: {update_merge_window: 0s}
+outlier_detection: {enforcing_success_rate: 0, consecutive_5xx: 0, enforcing_consecutive_5xx: 0,
+                    consecutive_gateway_failure: 2, enforcing_consecutive_gateway_failure: 100, interval: 1s,
+                    base_ejection_time: 600s, max_ejection_percent: 100, split_external_local_origin_errors: true,
+                    consecutive_local_origin_failure: 3, enforcing_local_origin_success_rate: 0}
+typed_extension_protocol_options:
+  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+    '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+    explicit_http_config: {http_protocol_options: {}}
+    outlier_detection:
+      error_matcher:
+        or_match:
+          rules:
+          - http_response_headers_match: {headers: [{name: ':status', string_match: {exact: '429'}}]}
+          - http_response_headers_match: {headers: [{name: ':status', string_match: {exact: '500'}}]}
+",
+    );
+    assert_eq!(settings.update_merge_window, Duration::ZERO);
+    let errors = settings.outlier_errors.unwrap();
+    let judged = |status| errors.judge(&ResponseHead::new(status), status);
+    assert_eq!([429, 500, 503].map(judged), [500, 500, 200]);
+    let defaults = OutlierDetection::default();
+    let expected = OutlierDetection {
+        consecutive_5xx: 0,
+        consecutive_gateway_failure: 2,
+        split_local_origin: true,
+        consecutive_local_origin_failure: 3,
+        interval: Duration::from_secs(1),
+        base_ejection_time: Duration::from_secs(600),
+        max_ejection_time: Duration::from_secs(600),
+        max_ejection_percent: 100,
+        enforcing: Enforcing {
+            consecutive_5xx: 0,
+            consecutive_gateway_failure: 100,
+            success_rate: 0,
+            local_origin_success_rate: 0,
+            ..defaults.enforcing
+        },
+        ..defaults
+    };
+    assert_eq!(*settings.outlier.unwrap(), expected);
 }
 
 #[test]

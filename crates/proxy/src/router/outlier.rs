@@ -1,0 +1,47 @@
+//! What outlier detection is told of attempts.
+
+use lateen_traffic::outlier::{Report, status_of_grpc};
+use lateen_traffic::reply::UpstreamFailure;
+
+use super::Exchange;
+use super::deadlines::Expired;
+use super::forward::Plan;
+use crate::upstream::Host;
+
+impl Exchange<'_, '_> {
+    /// Tells how an attempt at `host` goes.
+    pub(super) fn report(&self, plan: &Plan<'_>, host: &Host, report: Report) {
+        plan.upstream.report(&plan.settings, host, report, &mut self.connection.worker.dice());
+    }
+
+    /// There is no answer, or no whole one. A limit of our own says nothing about the host.
+    pub(super) fn report_failure(&self, plan: &Plan<'_>, host: &Host, failure: &UpstreamFailure) {
+        if *failure != UpstreamFailure::Overflow {
+            self.report(plan, host, Report::Failed);
+        }
+    }
+
+    /// Time is over before an answer. Other deadlines than the answer's say nothing about the host.
+    pub(super) fn report_expired(&self, plan: &Plan<'_>, host: &Host, expired: Expired) {
+        if matches!(expired, Expired::Route | Expired::Try) {
+            self.report(plan, host, Report::TimedOut);
+        }
+    }
+
+    /// The head of an answer is here, as the host sent it.
+    pub(super) fn report_answer(&self, plan: &Plan<'_>, host: &Host) {
+        if plan.settings.outlier.is_none() {
+            return;
+        }
+        let grpc = self.request.is_grpc().then(|| self.response.headers.get_str("grpc-status")).flatten();
+        let status = match grpc {
+            Some(status) => status_of_grpc(status.parse().unwrap_or(u32::MAX)),
+            None => self.response.status,
+        };
+        let status = match &plan.settings.outlier_errors {
+            Some(errors) => errors.judge(self.response, status),
+            None => status,
+        };
+        self.report(plan, host, Report::Answered(status));
+    }
+}
