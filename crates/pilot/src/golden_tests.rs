@@ -46,6 +46,12 @@ fn check(name: &str, config: Config, nodes: &[&str], types: &[ResourceType]) {
     assert!(expected == actual, "{name}: expected\n{}\ngot\n{}", shown(&expected), shown(&actual));
 }
 
+#[test]
+fn sidecars() {
+    let worker = "sidecar~10.244.0.7~worker.shop~shop.svc.cluster.local";
+    check("sidecars", quiet(), &[SIDECAR, worker], &[Cds, Lds, Rds]);
+}
+
 fn quiet() -> Config {
     Config { access_log: false, ..Config::default() }
 }

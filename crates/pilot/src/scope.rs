@@ -4,13 +4,20 @@
 //! Knows nothing of xDS resources. Proxies with equal keys have equal scopes. Source: Istio `pilot/pkg/model/sidecar.go`,
 //! `pilot/pkg/model/push_context.go`.
 
+mod egress;
+
+pub use egress::Egress;
+
+use crate::config::OutboundTrafficPolicy;
 use crate::generate::http::HttpSettings;
 use crate::generate::route::{Target, Targets};
+use crate::host;
 use crate::names;
 use crate::node::{Families, Interception, Node, NodeType};
 use crate::registry::{Entry, Labels, Resolution, Source};
-use crate::rules::{Merged, Policy, VirtualServiceRule};
+use crate::rules::{Merged, Policy, SidecarRule, VirtualServiceRule};
 use crate::world::World;
+use lateen_galley::istio::sidecar::OutboundMode;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -27,6 +34,8 @@ pub struct ScopeKey {
     pub grpc_web: bool,
     /// Only those some rule asks for.
     pub labels: Labels,
+    /// The Sidecar that holds for it.
+    pub sidecar: Option<Arc<SidecarRule>>,
     pub settings: HttpSettings,
 }
 
@@ -43,6 +52,10 @@ impl ScopeKey {
             dns_capture: node.dns_capture || world.config.automatic_addresses,
             grpc_web: node.grpc_web,
             labels: relevant.map(|(key, value)| (key.clone(), value.clone())).collect(),
+            sidecar: match node.node_type {
+                NodeType::Sidecar => world.sidecars.find(&node.namespace, labels).cloned(),
+                NodeType::Router => None,
+            },
             settings: HttpSettings {
                 access_log: world.config.access_log,
                 accept_http_10: node.accept_http_10,
@@ -61,6 +74,15 @@ impl ScopeKey {
         }
     }
 
+    /// Loopback addresses of the proxy's families.
+    pub fn loopbacks(&self) -> Vec<IpAddr> {
+        let loopback = |wildcard: IpAddr| match wildcard {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        };
+        self.wildcards().into_iter().map(loopback).collect()
+    }
+
     /// Whether the proxy can be talked to at addresses of this one's family.
     pub fn has_family_of(&self, address: IpAddr) -> bool {
         match self.families {
@@ -71,58 +93,114 @@ impl ScopeKey {
     }
 }
 
+/// What is done with traffic to hosts the registry does not know.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Unknown {
+    /// It goes on, to where it was going or to the cluster of a proxy.
+    GoesTo(String),
+    /// 502 for HTTP, a closed connection otherwise.
+    Refused,
+}
+
+impl Unknown {
+    /// The cluster connections go to.
+    pub fn cluster(&self) -> &str {
+        match self {
+            Unknown::GoesTo(cluster) => cluster,
+            Unknown::Refused => names::BLACK_HOLE_CLUSTER,
+        }
+    }
+}
+
 /// A proxy's view of the world.
 #[derive(Debug)]
 pub struct Scope<'a> {
     pub world: &'a World,
     pub key: &'a ScopeKey,
-    /// Visible services, the oldest first, no host twice.
-    services: Vec<&'a Entry>,
-    by_host: HashMap<&'a str, usize>,
+    /// Services it reaches, the oldest first, no host twice.
+    services: Vec<Entry>,
+    by_host: HashMap<Arc<str>, usize>,
     rules: Vec<&'a VirtualServiceRule>,
+    egress: Vec<Egress<'a>>,
+}
+
+/// Of services with the same host: the own namespace's, else Kubernetes', else the oldest. The oldest host first.
+fn one_of_each_host<E: std::borrow::Borrow<Entry>>(mut services: Vec<E>, key: &ScopeKey) -> Vec<E> {
+    services.sort_by(|a, b| {
+        let (a, b) = (&a.borrow().service, &b.borrow().service);
+        let own = |namespace: &str| namespace != key.namespace;
+        let order =
+            |service: &crate::registry::Service| (own(&service.namespace), service.source != Source::Kubernetes);
+        a.host.cmp(&b.host).then_with(|| order(a).cmp(&order(b))).then_with(|| a.claim_order().cmp(&b.claim_order()))
+    });
+    services.dedup_by(|later, first| later.borrow().service.host == first.borrow().service.host);
+    services.sort_by(|a, b| a.borrow().service.claim_order().cmp(&b.borrow().service.claim_order()));
+    services
 }
 
 impl<'a> Scope<'a> {
     /// The view of proxies with this key.
     pub fn new(world: &'a World, key: &'a ScopeKey) -> Scope<'a> {
-        let mut services: Vec<&Entry> =
+        let visible: Vec<&Entry> =
             world.registry.entries().filter(|entry| entry.service.export_to.visible_in(&key.namespace)).collect();
-        services.sort_by(|a, b| {
-            let own = |entry: &Entry| entry.service.namespace != key.namespace;
-            let declared = |entry: &Entry| entry.service.source != Source::Kubernetes;
-            let order = |entry: &Entry| (own(entry), declared(entry));
-            let age = || a.service.claim_order().cmp(&b.service.claim_order());
-            a.service.host.cmp(&b.service.host).then_with(|| order(a).cmp(&order(b))).then_with(age)
-        });
-        // Of services with the same host: the own namespace's, else Kubernetes', else the oldest.
-        services.dedup_by(|later, first| later.service.host == first.service.host);
-        services.sort_by(|a, b| a.service.claim_order().cmp(&b.service.claim_order()));
-        let by_host = services.iter().enumerate().map(|(index, entry)| (&*entry.service.host, index)).collect();
         let mut rules: Vec<&VirtualServiceRule> =
             world.virtual_services.iter().filter(|rule| rule.visible_in(&key.namespace)).collect();
         rules.sort_by_key(|rule| rule.closeness(&key.namespace));
-        Scope { world, key, services, by_host, rules }
+        let listeners = key.sidecar.iter().flat_map(|sidecar| &sidecar.spec().egress);
+        let mut egress: Vec<Egress<'a>> =
+            listeners.map(|listener| Egress::new(listener, key, &visible, &rules)).collect();
+        let services = if egress.is_empty() {
+            let all = one_of_each_host(visible, key);
+            egress.push(Egress::everything(&all, &rules));
+            all.into_iter().cloned().collect()
+        } else {
+            egress::union(&egress, world, key)
+        };
+        let by_host =
+            services.iter().enumerate().map(|(index, entry)| (Arc::clone(&entry.service.host), index)).collect();
+        Scope { world, key, services, by_host, rules, egress }
     }
 
-    /// Visible services, the oldest first.
-    pub fn services(&self) -> &[&'a Entry] {
+    /// Services it reaches, the oldest first.
+    pub fn services(&self) -> &[Entry] {
         &self.services
     }
 
-    /// A visible service.
-    pub fn service(&self, host: &str) -> Option<&'a Entry> {
-        self.by_host.get(host).and_then(|index| self.services.get(*index)).copied()
+    /// A service it reaches.
+    pub fn service(&self, host: &str) -> Option<&Entry> {
+        self.by_host.get(host).and_then(|index| self.services.get(*index))
+    }
+
+    /// A sidecar's ways out, in the order in which they claim ports.
+    pub fn egress(&self) -> &[Egress<'a>] {
+        &self.egress
+    }
+
+    /// What is done with traffic to unknown hosts: the Sidecar's word, else the mesh's.
+    pub fn unknown(&self) -> Unknown {
+        let own = self.key.sidecar.as_ref().and_then(|sidecar| sidecar.spec().outbound_traffic_policy.as_ref());
+        let passthrough = || Unknown::GoesTo(names::PASSTHROUGH_CLUSTER.to_owned());
+        match own {
+            None => match self.world.config.outbound_traffic_policy {
+                OutboundTrafficPolicy::AllowAny => passthrough(),
+                OutboundTrafficPolicy::RegistryOnly => Unknown::Refused,
+            },
+            Some(policy) if policy.mode == OutboundMode::RegistryOnly => Unknown::Refused,
+            Some(policy) => match &policy.egress_proxy {
+                None => passthrough(),
+                Some(proxy) => {
+                    let host = host::resolve(&proxy.host, &self.key.namespace, &self.world.config.domain);
+                    let port = proxy.port.and_then(|port| u16::try_from(port.number).ok()).unwrap_or(0);
+                    Unknown::GoesTo(names::outbound_cluster(port, &proxy.subset, &host))
+                }
+            },
+        }
     }
 
     /// Visible rules bound to a gateway: private ones, those exported to the proxy's namespace, public ones; the oldest
     /// first in each. `mesh` stands for all sidecars.
     pub fn rules_of(&self, gateway: &str) -> impl Iterator<Item = &'a VirtualServiceRule> {
         self.rules.iter().copied().filter(move |rule| rule.is_bound_to(gateway))
-    }
-
-    /// Visible rules of sidecars, in the same order.
-    pub fn mesh_rules(&self) -> impl Iterator<Item = &'a VirtualServiceRule> {
-        self.rules_of(names::MESH_GATEWAY)
     }
 
     /// The DestinationRule for a service.

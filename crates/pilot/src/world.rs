@@ -4,7 +4,7 @@
 
 use crate::config::Config;
 use crate::registry::Registry;
-use crate::rules::{DestinationRules, VirtualServiceRule, created};
+use crate::rules::{DestinationRules, Sidecars, VirtualServiceRule, created};
 use lateen_galley::istio::Gateway;
 use lateen_galley::{Config as IstioConfig, Kind, Object, Snapshot};
 use std::collections::{BTreeSet, HashMap};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// Kinds of objects that only the endpoints of services depend on.
 const ENDPOINT_KINDS: [Kind; 4] = [Kind::Endpoints, Kind::EndpointSlice, Kind::Pod, Kind::WorkloadEntry];
 /// Kinds of objects that rules are made of.
-const RULE_KINDS: [Kind; 3] = [Kind::VirtualService, Kind::DestinationRule, Kind::Gateway];
+const RULE_KINDS: [Kind; 4] = [Kind::VirtualService, Kind::DestinationRule, Kind::Gateway, Kind::Sidecar];
 
 /// All services and rules.
 #[derive(Clone, Debug)]
@@ -24,6 +24,7 @@ pub struct World {
     /// All VirtualServices with hosts, their delegates' routes put in, the oldest first.
     pub virtual_services: Arc<Vec<VirtualServiceRule>>,
     pub destination_rules: Arc<DestinationRules>,
+    pub sidecars: Arc<Sidecars>,
     /// All Gateways, the oldest first.
     pub gateways: Arc<Vec<Arc<Object>>>,
     /// Keys of labels that rules tell proxies apart by. Proxies alike in these get the same outbound configuration.
@@ -48,6 +49,7 @@ impl World {
             registry: Registry::default(),
             virtual_services: Arc::default(),
             destination_rules: Arc::default(),
+            sidecars: Arc::default(),
             gateways: Arc::default(),
             label_keys: Arc::default(),
         }
@@ -67,6 +69,7 @@ impl World {
         }
         let virtual_services = self.virtual_services(&snapshot);
         let destination_rules = DestinationRules::new(&snapshot, &self.config.domain, &self.config.root_namespace);
+        let sidecars = Sidecars::new(&snapshot, &self.config.root_namespace);
         let label_keys = label_keys(&virtual_services, &destination_rules);
         let mut gateways: Vec<Arc<Object>> = snapshot.objects(Kind::Gateway).cloned().collect();
         gateways.sort_by(|a, b| {
@@ -79,6 +82,7 @@ impl World {
             registry,
             virtual_services: Arc::new(virtual_services),
             destination_rules: Arc::new(destination_rules),
+            sidecars: Arc::new(sidecars),
             gateways: Arc::new(gateways),
             label_keys: Arc::new(label_keys),
         }
@@ -88,6 +92,7 @@ impl World {
     pub fn change_since(&self, before: &World) -> Change {
         let rules_same = same(&self.virtual_services, &before.virtual_services)
             && same(&self.destination_rules, &before.destination_rules)
+            && same(&self.sidecars, &before.sidecars)
             && same(&self.gateways, &before.gateways);
         match self.registry.endpoint_changes(&before.registry) {
             _ if !rules_same => Change::Anything,

@@ -123,6 +123,12 @@ impl ResourceSet {
         self
     }
 
+    /// Whether every type is the very same as in another set: then they hold the same resources.
+    pub fn shares_all_with(&self, other: &ResourceSet) -> bool {
+        self.by_type.len() == other.by_type.len()
+            && self.by_type.iter().zip(&other.by_type).all(|((a, of_a), (b, of_b))| a == b && Arc::ptr_eq(of_a, of_b))
+    }
+
     pub fn version(&self) -> &Arc<str> {
         &self.version
     }

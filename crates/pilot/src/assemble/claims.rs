@@ -7,10 +7,11 @@ use crate::generate::domains;
 use crate::generate::route::RouteScope;
 use crate::host;
 use crate::names;
+use crate::node::Interception;
 use crate::plan::outbound::Claim;
 use crate::registry::{Cidr, EndpointAddress, Entry, Protocol, Resolution, Service, ServicePort, Shape, Source};
 use crate::rules::VirtualServiceRule;
-use crate::scope::Scope;
+use crate::scope::{Egress, Scope};
 use std::net::IpAddr;
 
 /// One address to listen at, or several that go together.
@@ -20,21 +21,27 @@ struct Place {
     blocks: Vec<Cidr>,
 }
 
-/// Claims of all visible services, the oldest first.
+/// Claims of all services a proxy reaches: those made for one port first, then the oldest services first.
 pub fn claims(scope: &Scope<'_>) -> Vec<Claim> {
     let mut claims = Vec::new();
-    for entry in scope.services() {
-        if entry.service.resolution == Resolution::Alias {
-            continue;
-        }
-        for port in &entry.service.ports {
-            claims.extend(of_port(scope, entry, port));
+    for egress in scope.egress() {
+        for entry in egress.services().iter().filter(|entry| entry.service.resolution != Resolution::Alias) {
+            for port in &entry.service.ports {
+                match egress.port() {
+                    None => claims.extend(of_port(scope, egress, entry, port)),
+                    Some((_, protocol)) => {
+                        // The listener's word on the protocol counts.
+                        let port = ServicePort { protocol, ..port.clone() };
+                        claims.extend(of_port(scope, egress, entry, &port));
+                    }
+                }
+            }
         }
     }
     claims
 }
 
-fn of_port(scope: &Scope<'_>, entry: &Entry, port: &ServicePort) -> Vec<Claim> {
+fn of_port(scope: &Scope<'_>, egress: &Egress<'_>, entry: &Entry, port: &ServicePort) -> Vec<Claim> {
     let service = &entry.service;
     let Some(shape) = port.protocol.shape() else { return Vec::new() };
     let claim = |addresses: Vec<IpAddr>, tcp| {
@@ -52,28 +59,48 @@ fn of_port(scope: &Scope<'_>, entry: &Entry, port: &ServicePort) -> Vec<Claim> {
             route_name,
             grpc_web: scope.key.grpc_web && port.protocol == Protocol::GrpcWeb,
             tcp,
+            exclusive: egress.port().is_some(),
+            bound: is_bound(scope, egress),
         }
     };
+    let fixed = fixed_addresses(scope, egress);
     if shape == Shape::Http {
-        return vec![claim(scope.key.wildcards(), Vec::new())];
+        return vec![claim(fixed.unwrap_or_else(|| scope.key.wildcards()), Vec::new())];
     }
-    places(scope, entry, port)
+    let places = match fixed {
+        Some(addresses) => vec![Place { addresses, blocks: Vec::new() }],
+        None => places(scope, egress, entry, port),
+    };
+    places
         .into_iter()
         .map(|place| {
-            let tcp = chains(scope, service, port, &place);
+            let tcp = chains(scope, egress, service, port, &place);
             claim(place.addresses, tcp)
         })
         .collect()
 }
 
+fn is_bound(scope: &Scope<'_>, egress: &Egress<'_>) -> bool {
+    egress.is_bound() || scope.key.interception == Interception::None
+}
+
+/// Where a way out listens whatever the service's address is.
+fn fixed_addresses(scope: &Scope<'_>, egress: &Egress<'_>) -> Option<Vec<IpAddr>> {
+    match egress.bind() {
+        Some(bind) => Some(vec![bind]),
+        None if is_bound(scope, egress) => Some(scope.key.loopbacks()),
+        None => None,
+    }
+}
+
 /// Where a port that is not known to be HTTP is listened for: the service's own addresses if it has any, those of its
 /// pods if it is headless, else all addresses.
-fn places(scope: &Scope<'_>, entry: &Entry, port: &ServicePort) -> Vec<Place> {
+fn places(scope: &Scope<'_>, egress: &Egress<'_>, entry: &Entry, port: &ServicePort) -> Vec<Place> {
     let service = &entry.service;
     let everywhere = |blocks| Place { addresses: scope.key.wildcards(), blocks };
     let addresses = service.addresses_for(scope.key.dns_capture);
     if addresses.is_empty() {
-        if service.resolution != Resolution::Passthrough {
+        if service.resolution != Resolution::Passthrough || egress.port().is_some() {
             return vec![everywhere(Vec::new())];
         }
         let endpoints = entry.endpoints.get(&port.number).map(|list| &**list).unwrap_or_default();
@@ -112,6 +139,7 @@ fn places(scope: &Scope<'_>, entry: &Entry, port: &ServicePort) -> Vec<Place> {
 
 fn chains(
     scope: &Scope<'_>,
+    egress: &Egress<'_>,
     service: &Service,
     port: &ServicePort,
     place: &Place,
@@ -125,7 +153,7 @@ fn chains(
         tls: false,
     };
     let names_host = |rule: &&VirtualServiceRule| rule.hosts().iter().any(|name| host::overlaps(name, &service.host));
-    let rules = scope.mesh_rules().filter(names_host);
+    let rules = egress.rules().iter().copied().filter(names_host);
     if !port.protocol.is_tls() {
         return l4::tcp_chains(&service.host, port, &place.blocks, rules, scope, &route_scope);
     }

@@ -3,7 +3,7 @@
 use crate::generate::cluster::{FixedCluster, InboundCluster, OutboundCluster};
 use crate::generate::endpoint::ClusterEndpoints;
 use crate::generate::gateway_routes::GatewayRoutes;
-use crate::generate::inbound::VirtualInbound;
+use crate::generate::inbound::{BoundInbound, VirtualInbound};
 use crate::generate::listener::{GatewayListener, OutboundListener, VirtualOutbound};
 use crate::generate::sidecar_routes::SidecarRoutes;
 use crate::names;
@@ -38,6 +38,7 @@ pub struct Memo {
     outbound_listeners: Kept<OutboundListener>,
     virtual_outbound: Kept<VirtualOutbound>,
     virtual_inbound: Kept<VirtualInbound>,
+    bound_inbound: Kept<BoundInbound>,
     gateway_listeners: Kept<GatewayListener>,
     sidecar_routes: Kept<SidecarRoutes>,
     gateway_routes: Kept<GatewayRoutes>,
@@ -77,6 +78,7 @@ impl Memo {
             outbound_listeners,
             virtual_outbound,
             virtual_inbound,
+            bound_inbound,
             gateway_listeners,
             sidecar_routes,
             gateway_routes,
@@ -88,6 +90,7 @@ impl Memo {
         forget(outbound_listeners, oldest);
         forget(virtual_outbound, oldest);
         forget(virtual_inbound, oldest);
+        forget(bound_inbound, oldest);
         forget(gateway_listeners, oldest);
         forget(sidecar_routes, oldest);
         forget(gateway_routes, oldest);
@@ -121,6 +124,7 @@ inputs! {
     OutboundListener, outbound_listeners, |input| input.name();
     VirtualOutbound, virtual_outbound, |_| names::VIRTUAL_OUTBOUND.to_owned();
     VirtualInbound, virtual_inbound, |_| names::VIRTUAL_INBOUND.to_owned();
+    BoundInbound, bound_inbound, |input| input.name();
     GatewayListener, gateway_listeners, |input| input.name();
     SidecarRoutes, sidecar_routes, |input| input.name.clone();
     GatewayRoutes, gateway_routes, |input| input.name.clone();

@@ -5,6 +5,7 @@
 mod claims;
 mod clusters;
 mod gateway;
+mod inbound;
 mod l4;
 mod memo;
 mod sidecar;
@@ -17,6 +18,7 @@ use crate::registry::Labels;
 use crate::scope::{Scope, ScopeKey};
 use crate::world::World;
 use lateen_xds::{Resource, ResourceSet, ResourceType};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -29,6 +31,8 @@ pub struct Outbound {
     pub listeners: Vec<(IpAddr, Resource)>,
     pub routes: Vec<Resource>,
     pub conflicts: Vec<plan::outbound::Conflict>,
+    /// Hosts of the services proxies reach: what befalls others is nothing to them.
+    pub hosts: HashSet<Arc<str>>,
     /// Hosts whose endpoints are part of more than endpoint resources: written into clusters, or listeners of
     /// their own.
     pub hosts_beyond_endpoints: Vec<Arc<str>>,
@@ -53,7 +57,8 @@ pub fn labels(node: &Node, world: &World) -> Labels {
 /// Makes what proxies with this key share. Gateways share clusters and endpoints only.
 pub fn outbound(world: &World, key: &ScopeKey, memo: &mut Memo) -> Outbound {
     let scope = Scope::new(world, key);
-    let mut outbound = Outbound::default();
+    let hosts = scope.services().iter().map(|entry| Arc::clone(&entry.service.host)).collect();
+    let mut outbound = Outbound { hosts, ..Outbound::default() };
     clusters::add(&scope, memo, &mut outbound);
     if key.node_type == NodeType::Sidecar {
         sidecar::add_outbound(&scope, memo, &mut outbound);
@@ -86,7 +91,7 @@ pub fn assemble(
                 .filter(|(address, _)| !own(address))
                 .map(|(_, listener)| listener.clone())
                 .collect();
-            sidecar::add_own(world, key, node, &labels, memo, &mut clusters, &mut listeners);
+            inbound::Inbound::new(world, key, node, &labels).add(memo, &mut clusters, &mut listeners);
             (listeners, outbound.routes.clone())
         }
         NodeType::Router => gateway::build(&Scope::new(world, key), node, &labels, memo, &mut problems),

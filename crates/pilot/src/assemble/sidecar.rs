@@ -1,20 +1,15 @@
-//! What only sidecars have: listeners for services, their routes, and all that leads to the own workload.
+//! What only sidecars have: listeners for services, and their routes.
 
-use super::clusters::label;
 use super::{Memo, Outbound, claims};
-use crate::config::OutboundTrafficPolicy;
-use crate::generate::cluster::{FixedCluster, InboundCluster, Upstream};
-use crate::generate::inbound::{InboundPort, VirtualInbound};
+use crate::generate::cluster::FixedCluster;
 use crate::generate::listener::{ChainAction, OutboundListener, VirtualOutbound};
 use crate::generate::route::RouteScope;
 use crate::generate::sidecar_routes::{HttpService, SidecarRoutes};
-use crate::node::{Interception, Node};
-use crate::registry::{Entry, Instance, Labels, Protocol, Resolution, Source};
+use crate::node::Interception;
+use crate::registry::{Entry, Resolution, Source};
 use crate::rules::VirtualServiceRule;
-use crate::scope::{Scope, ScopeKey};
-use crate::world::World;
+use crate::scope::{Egress, Scope, Unknown};
 use crate::{host, names, plan};
-use lateen_xds::Resource;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
@@ -22,10 +17,7 @@ use std::net::IpAddr;
 pub fn add_outbound(scope: &Scope<'_>, memo: &mut Memo, outbound: &mut Outbound) {
     let key = scope.key;
     let bound = key.interception == Interception::None;
-    let catch_all = match scope.world.config.outbound_traffic_policy {
-        OutboundTrafficPolicy::AllowAny => names::PASSTHROUGH_CLUSTER,
-        OutboundTrafficPolicy::RegistryOnly => names::BLACK_HOLE_CLUSTER,
-    };
+    let unknown = scope.unknown();
     let plan = plan::outbound::plan(claims::claims(scope));
     let mut route_names = BTreeSet::new();
     for ((address, port), planned) in plan.listeners {
@@ -38,21 +30,21 @@ pub fn add_outbound(scope: &Scope<'_>, memo: &mut Memo, outbound: &mut Outbound)
             addresses: planned.addresses,
             port,
             chains: planned.chains,
-            catch_all,
-            bound,
+            catch_all: unknown.cluster().to_owned(),
+            bound: planned.bound,
             settings: key.settings.clone(),
         };
         outbound.listeners.push((address, memo.get(listener)));
     }
     outbound.conflicts = plan.conflicts;
-    add_routes(scope, &route_names, memo, outbound);
+    add_routes(scope, &route_names, &unknown, memo, outbound);
     outbound.clusters.push(memo.get(FixedCluster::BlackHole));
     outbound.clusters.push(memo.get(FixedCluster::Passthrough));
     if !bound {
         let listener = VirtualOutbound {
             addresses: key.wildcards(),
             transparent: key.interception == Interception::Tproxy,
-            catch_all,
+            catch_all: unknown.cluster().to_owned(),
             settings: key.settings.clone(),
         };
         let address = key.wildcards().first().copied().unwrap_or(IpAddr::from([0, 0, 0, 0]));
@@ -60,24 +52,31 @@ pub fn add_outbound(scope: &Scope<'_>, memo: &mut Memo, outbound: &mut Outbound)
     }
 }
 
-fn add_routes(scope: &Scope<'_>, names: &BTreeSet<(u16, String)>, memo: &mut Memo, outbound: &mut Outbound) {
-    let mut by_port: BTreeMap<u16, Vec<HttpService>> = BTreeMap::new();
-    for entry in scope.services().iter().filter(|entry| entry.service.resolution != Resolution::Alias) {
-        for port in entry.service.ports.iter().filter(|port| port.protocol.may_be_http()) {
-            by_port.entry(port.number).or_default().push(http_service(scope, entry));
-        }
-    }
-    for services in by_port.values_mut() {
-        services.sort_by(|a, b| a.host.cmp(&b.host));
-    }
+/// Adds the route configurations of these names and ports.
+fn add_routes(
+    scope: &Scope<'_>,
+    names: &BTreeSet<(u16, String)>,
+    unknown: &Unknown,
+    memo: &mut Memo,
+    outbound: &mut Outbound,
+) {
+    let by_port: Vec<BTreeMap<u16, Vec<HttpService>>> =
+        scope.egress().iter().map(|egress| services_by_port(scope, egress)).collect();
     for (port, name) in names {
-        let on_port = by_port.get(port).map(Vec::as_slice).unwrap_or_default();
         let only = name.strip_suffix(&format!(":{port}")).map(str::to_owned);
+        // A listener for the port alone has it alone. A host's own configuration is of the listener for all ports.
+        let serves = |egress: &Egress<'_>| match egress.port() {
+            None => true,
+            Some((number, _)) => number == *port && only.is_none(),
+        };
+        let Some(index) = scope.egress().iter().position(serves) else { continue };
+        let (Some(egress), Some(by_port)) = (scope.egress().get(index), by_port.get(index)) else { continue };
+        let on_port = by_port.get(port).map(Vec::as_slice).unwrap_or_default();
         let services: Vec<HttpService> = match &only {
             Some(only) => on_port.iter().filter(|service| service.host == *only).cloned().collect(),
             None => on_port.to_vec(),
         };
-        let rules = rules_for(scope, *port, only.as_deref(), &services);
+        let rules = rules_for(egress, *port, only.as_deref(), &services);
         outbound.routes.push(memo.get(SidecarRoutes {
             name: name.clone(),
             only,
@@ -93,9 +92,24 @@ fn add_routes(scope: &Scope<'_>, names: &BTreeSet<(u16, String)>, memo: &mut Mem
                 domain: scope.world.config.domain.clone(),
                 tls: false,
             },
-            policy: scope.world.config.outbound_traffic_policy,
+            unknown: unknown.clone(),
         }));
     }
+}
+
+fn services_by_port(scope: &Scope<'_>, egress: &Egress<'_>) -> BTreeMap<u16, Vec<HttpService>> {
+    let mut by_port: BTreeMap<u16, Vec<HttpService>> = BTreeMap::new();
+    // A listener for one port speaks what it says, whatever its services' ports are declared to be.
+    let declared = egress.port().map(|(_, protocol)| protocol);
+    for entry in egress.services().iter().filter(|entry| entry.service.resolution != Resolution::Alias) {
+        for port in entry.service.ports.iter().filter(|port| declared.unwrap_or(port.protocol).may_be_http()) {
+            by_port.entry(port.number).or_default().push(http_service(scope, entry));
+        }
+    }
+    for services in by_port.values_mut() {
+        services.sort_by(|a, b| a.host.cmp(&b.host));
+    }
+    by_port
 }
 
 fn http_service(scope: &Scope<'_>, entry: &Entry) -> HttpService {
@@ -115,9 +129,9 @@ fn http_service(scope: &Scope<'_>, entry: &Entry) -> HttpService {
 
 /// Rules that speak of a service on the port. On port 80 also those that speak of none: it is where hosts outside the
 /// registry are served.
-fn rules_for(scope: &Scope<'_>, port: u16, only: Option<&str>, services: &[HttpService]) -> Vec<VirtualServiceRule> {
+fn rules_for(egress: &Egress<'_>, port: u16, only: Option<&str>, services: &[HttpService]) -> Vec<VirtualServiceRule> {
     let known: HashSet<&str> = services.iter().map(|service| service.host.as_str()).collect();
-    let speaks = |rule: &&VirtualServiceRule| {
+    let speaks = |rule: &&&VirtualServiceRule| {
         !rule.spec().http.is_empty()
             && ((port == 80 && only.is_none())
                 || rule.hosts().iter().any(|name| {
@@ -125,59 +139,5 @@ fn rules_for(scope: &Scope<'_>, port: u16, only: Option<&str>, services: &[HttpS
                         || (host::is_wildcard(name) && services.iter().any(|s| host::is_subset_of(&s.host, name)))
                 }))
     };
-    scope.mesh_rules().filter(speaks).cloned().collect()
-}
-
-/// Adds what leads to the proxy's own workload.
-pub fn add_own(
-    world: &World,
-    key: &ScopeKey,
-    node: &Node,
-    labels: &Labels,
-    memo: &mut Memo,
-    clusters: &mut Vec<Resource>,
-    listeners: &mut Vec<Resource>,
-) {
-    if key.interception == Interception::None {
-        return;
-    }
-    let mut by_target: BTreeMap<u16, Vec<Instance>> = BTreeMap::new();
-    for instance in world.registry.instances(&node.namespace, &node.addresses, labels) {
-        if instance.port.protocol != Protocol::Udp {
-            by_target.entry(instance.target).or_default().push(instance);
-        }
-    }
-    let mut ports = Vec::new();
-    for (target, instances) in by_target {
-        // The oldest service decides.
-        let Some(first) = instances.first() else { continue };
-        // Rules for chosen clients say nothing of what those clients serve.
-        let host = &first.service.host;
-        let rule = world.destination_rules.find(&node.namespace, &Labels::new(), host, &first.service.namespace);
-        clusters.push(memo.get(InboundCluster {
-            port: target,
-            upstream: match first.port.protocol {
-                protocol if protocol.is_http2() => Upstream::Http2,
-                Protocol::Auto => Upstream::AsClient,
-                _ => Upstream::Http1,
-            },
-            policy: rule.map(|rule| rule.policy("", first.port.number)).unwrap_or_default(),
-            families: key.families,
-            services: instances.iter().map(|instance| label(&instance.service)).collect(),
-            config: rule.map(|rule| rule.config_path()),
-        }));
-        ports.push(InboundPort {
-            port: target,
-            protocol: first.port.protocol,
-            service_port: first.port.number,
-            host: first.service.host.to_string(),
-        });
-    }
-    clusters.push(memo.get(FixedCluster::InboundPassthrough(key.families)));
-    listeners.push(memo.get(VirtualInbound {
-        addresses: key.wildcards(),
-        transparent: key.interception == Interception::Tproxy,
-        ports,
-        settings: key.settings.clone(),
-    }));
+    egress.rules().iter().filter(speaks).map(|rule| (*rule).clone()).collect()
 }

@@ -7,6 +7,7 @@ use super::endpoint::{self, Assignment};
 use super::wire;
 use crate::names;
 use crate::node::Families;
+use crate::registry::EndpointAddress;
 use crate::rules::{Balancing, Policy};
 use envoy_types::pb::envoy::config::cluster::v3::{
     CircuitBreakers, Cluster, UpstreamConnectionOptions,
@@ -135,8 +136,10 @@ impl OutboundCluster {
 /// A cluster for a port of the proxy's own workload.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InboundCluster {
-    /// The workload's port.
+    /// The port of its listener; the workload's, unless `workload_at` names another.
     pub port: u16,
+    /// Where the workload listens, if not where clients go.
+    pub workload_at: Option<(EndpointAddress, u16)>,
     pub upstream: Upstream,
     /// Of a rule for the service: the receiving side has the same limits as the sending one.
     pub policy: Policy,
@@ -153,20 +156,33 @@ impl InboundCluster {
         names::inbound_cluster(self.port)
     }
 
+    /// Whether connections need an address that redirect rules let through: all but those to loopback.
+    fn passes_redirects(&self) -> bool {
+        !matches!(&self.workload_at, Some((EndpointAddress::Ip(ip), _)) if ip.is_loopback())
+    }
+
     /// The cluster.
     pub fn build(&self) -> Cluster {
         let name = self.name();
         let mut cluster = Cluster {
             alt_stat_name: format!("{name};"),
             name,
-            cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into())),
-            lb_policy: LbPolicy::ClusterProvided.into(),
             common_lb_config: Some(CommonLbConfig::default()),
-            // The longest whole number of seconds in 64 bits of nanoseconds: endpoints are never cleaned up.
-            cleanup_interval: Some(wire::duration(Duration::from_secs(9_223_372_035))),
-            upstream_bind_config: Some(pass_through_bind(self.families)),
+            upstream_bind_config: self.passes_redirects().then(|| pass_through_bind(self.families)),
             ..Default::default()
         };
+        match &self.workload_at {
+            None => {
+                cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into()));
+                cluster.lb_policy = LbPolicy::ClusterProvided.into();
+                // The longest whole number of seconds in 64 bits of nanoseconds: endpoints are never cleaned up.
+                cluster.cleanup_interval = Some(wire::duration(Duration::from_secs(9_223_372_035)));
+            }
+            Some((address, port)) => {
+                cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into()));
+                cluster.load_assignment = Some(endpoint::single(&cluster.name, address, *port));
+            }
+        }
         apply_pool(&mut cluster, &self.policy, self.upstream);
         let mut istio = HashMap::new();
         if let Some(config) = &self.config {

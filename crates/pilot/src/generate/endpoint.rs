@@ -3,7 +3,7 @@
 //! Source: Istio `xds/endpoints/endpoint_builder.go`.
 
 use super::wire;
-use crate::registry::{Endpoint, Locality};
+use crate::registry::{Endpoint, EndpointAddress, Locality};
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint as EndpointMessage, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
@@ -50,6 +50,18 @@ pub fn message(cluster: &str, endpoints: &[Endpoint]) -> ClusterLoadAssignment {
         })
         .collect();
     ClusterLoadAssignment { cluster_name: cluster.to_owned(), endpoints, ..Default::default() }
+}
+
+/// A single endpoint, nothing else being known of it.
+pub fn single(cluster: &str, address: &EndpointAddress, port: u16) -> ClusterLoadAssignment {
+    let endpoint = EndpointMessage { address: Some(wire::endpoint_address(address, port)), ..Default::default() };
+    let lb_endpoints =
+        vec![LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(endpoint)), ..Default::default() }];
+    ClusterLoadAssignment {
+        cluster_name: cluster.to_owned(),
+        endpoints: vec![LocalityLbEndpoints { lb_endpoints, ..Default::default() }],
+        ..Default::default()
+    }
 }
 
 fn lb_endpoint(endpoint: &Endpoint) -> LbEndpoint {

@@ -34,15 +34,29 @@ pub const INBOUND_PORT: u16 = 15006;
 /// Mark of connections the proxy makes with its client's address as the source.
 const TPROXY_MARK: u32 = 1337;
 
-/// A port of the proxy's workload that a service has.
+/// A port of the proxy's workload that a service has, or that a Sidecar names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InboundPort {
-    /// The workload's port.
+    /// The port clients come to.
     pub port: u16,
+    /// The address its chains are named after; the wildcard if none.
+    pub bind: Option<IpAddr>,
     pub protocol: Protocol,
     /// The port of the service in front of it.
     pub service_port: u16,
     pub host: String,
+    /// Path of the Sidecar that names it.
+    pub origin: Option<String>,
+}
+
+impl InboundPort {
+    /// `ADDRESS_PORT`.
+    fn name(&self) -> String {
+        match self.bind {
+            Some(bind) => names::listener(bind, self.port),
+            None => names::wildcard_listener(self.port),
+        }
+    }
 }
 
 /// The virtual inbound listener.
@@ -63,7 +77,7 @@ impl VirtualInbound {
         let mut chains = vec![blackhole()];
         chains.extend(self.passthrough());
         for port in &self.ports {
-            chains.extend(self.port_chains(port));
+            chains.extend(port_chains(port, &self.settings));
         }
         Listener {
             name: names::VIRTUAL_INBOUND.to_owned(),
@@ -104,33 +118,6 @@ impl VirtualInbound {
         ]
     }
 
-    fn port_chains(&self, port: &InboundPort) -> Vec<FilterChain> {
-        let cluster = names::inbound_cluster(port.port);
-        let chain = |matches, filter| FilterChain {
-            name: names::wildcard_listener(port.port),
-            filter_chain_match: Some(chain_match(Some(port.port), matches)),
-            filters: vec![filter],
-            ..Default::default()
-        };
-        let http = |matches| {
-            let operation = names::trace_operation(&port.host, port.service_port);
-            let filter = http::with_routes(
-                Side::SidecarInbound { http2: port.protocol.is_http2() },
-                &format!("inbound_{}", names::wildcard_listener(port.port)),
-                routes(&cluster, port.service_port, &operation, !port.protocol.is_grpc()),
-                &self.settings,
-            );
-            chain(matches, filter)
-        };
-        let tcp = || chain(raw_buffer(), tcp::proxy(&TcpRoute::to(&cluster), self.settings.access_log));
-        match port.protocol.shape() {
-            Some(Shape::Http) => vec![http(raw_buffer())],
-            Some(Shape::Tcp) => vec![tcp()],
-            Some(Shape::Auto) => vec![http(ChainMatch::plaintext_http()), tcp()],
-            None => Vec::new(),
-        }
-    }
-
     fn listener_filters(&self, chains: &[FilterChain]) -> Vec<ListenerFilter> {
         let mut filters =
             vec![listener::listener_filter("envoy.filters.listener.original_dst", wire::any(&OriginalDst::default()))];
@@ -143,6 +130,67 @@ impl VirtualInbound {
         inspector.filter_disabled = not_on(&ports_without_inspection(chains));
         filters.push(inspector);
         filters
+    }
+}
+
+/// A port of the workload at which the proxy listens itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BoundInbound {
+    pub port: InboundPort,
+    pub settings: HttpSettings,
+}
+
+impl BoundInbound {
+    /// `ADDRESS_PORT`.
+    pub fn name(&self) -> String {
+        self.port.name()
+    }
+
+    /// The listener.
+    pub fn build(&self) -> Listener {
+        let chains = port_chains(&self.port, &self.settings);
+        let sniffs = ports_without_inspection(&chains).is_empty();
+        Listener {
+            name: self.name(),
+            address: Some(wire::address(self.port.bind.unwrap_or(wire::ANY_V4), self.port.port)),
+            listener_filters: if sniffs { vec![listener::http_inspector()] } else { Vec::new() },
+            listener_filters_timeout: Some(wire::duration(Duration::ZERO)),
+            continue_on_listener_filters_timeout: true,
+            filter_chains: chains,
+            traffic_direction: TrafficDirection::Inbound.into(),
+            max_connections_to_accept_per_socket_event: Some(wire::number(1)),
+            access_log: access_log::unmatched(self.settings.access_log),
+            ..Default::default()
+        }
+    }
+}
+
+/// The chains of one port.
+fn port_chains(port: &InboundPort, settings: &HttpSettings) -> Vec<FilterChain> {
+    let cluster = names::inbound_cluster(port.port);
+    let chain = |matches, filter| FilterChain {
+        name: port.name(),
+        filter_chain_match: Some(chain_match(Some(port.port), matches)),
+        filters: vec![filter],
+        metadata: port.origin.as_deref().map(wire::config_metadata),
+        ..Default::default()
+    };
+    let http = |matches| {
+        let operation = names::trace_operation(&port.host, port.service_port);
+        let filter = http::with_routes(
+            Side::SidecarInbound { http2: port.protocol.is_http2() },
+            &format!("inbound_{}", port.name()),
+            routes(&cluster, port.service_port, &operation, !port.protocol.is_grpc()),
+            settings,
+        );
+        chain(matches, filter)
+    };
+    let tcp = || chain(raw_buffer(), tcp::proxy(&TcpRoute::to(&cluster), settings.access_log));
+    match port.protocol.shape() {
+        Some(Shape::Http) => vec![http(raw_buffer())],
+        Some(Shape::Tcp) => vec![tcp()],
+        Some(Shape::Auto) => vec![http(ChainMatch::plaintext_http()), tcp()],
+        None => Vec::new(),
     }
 }
 

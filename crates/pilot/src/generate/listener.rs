@@ -186,7 +186,7 @@ pub struct OutboundListener {
     /// No two with equal matches.
     pub chains: Vec<Chain>,
     /// Cluster for what no chain takes.
-    pub catch_all: &'static str,
+    pub catch_all: String,
     pub bound: bool,
     pub settings: HttpSettings,
 }
@@ -222,7 +222,7 @@ impl OutboundListener {
             (None, _) => Some(FilterChain {
                 filter_chain_match: Some(FilterChainMatch::default()),
                 name: names::PASSTHROUGH_FILTER_CHAIN.to_owned(),
-                filters: vec![catch_all(self.catch_all, &self.settings)],
+                filters: vec![catch_all(&self.catch_all, &self.settings)],
                 ..Default::default()
             }),
         };
@@ -254,7 +254,7 @@ pub struct VirtualOutbound {
     /// Keeps the client's source address (TPROXY).
     pub transparent: bool,
     /// Cluster for destinations no listener has.
-    pub catch_all: &'static str,
+    pub catch_all: String,
     pub settings: HttpSettings,
 }
 
@@ -275,7 +275,7 @@ impl VirtualOutbound {
         };
         let rest = FilterChain {
             name: "virtualOutbound-catchall-tcp".to_owned(),
-            filters: vec![catch_all(self.catch_all, &self.settings)],
+            filters: vec![catch_all(&self.catch_all, &self.settings)],
             ..Default::default()
         };
         Listener {

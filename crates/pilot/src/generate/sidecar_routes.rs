@@ -5,8 +5,8 @@
 
 use super::route::{self, RouteScope, Targets};
 use super::{domains, route_match, wire};
-use crate::config::OutboundTrafficPolicy;
 use crate::rules::VirtualServiceRule;
+use crate::scope::Unknown;
 use crate::{host, names};
 use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, Route, RouteAction, RouteConfiguration, VirtualHost, route::Action,
@@ -41,7 +41,8 @@ pub struct SidecarRoutes {
     pub rules: Vec<VirtualServiceRule>,
     pub scope: RouteScope,
     pub targets: Targets,
-    pub policy: OutboundTrafficPolicy,
+    /// What is done with requests for other hosts.
+    pub unknown: Unknown,
 }
 
 impl SidecarRoutes {
@@ -55,7 +56,7 @@ impl SidecarRoutes {
         // Whoever declares all hosts has taken the place, and Envoy takes no name twice.
         let all_taken = hosts.iter().any(|host| host.domains.iter().any(|domain| domain == "*"));
         if !all_taken {
-            hosts.push(catch_all(self.policy));
+            hosts.push(catch_all(&self.unknown));
         }
         configuration(self.name.clone(), hosts)
     }
@@ -250,19 +251,19 @@ pub fn virtual_host(host: &str, port: u16, domains: Vec<String>, routes: Vec<Rou
 
 // The newer field does not honour a caller's gRPC timeout the same way; istiod writes this one.
 #[allow(deprecated)]
-fn catch_all(policy: OutboundTrafficPolicy) -> VirtualHost {
+fn catch_all(unknown: &Unknown) -> VirtualHost {
     let zero = Some(wire::duration(Duration::ZERO));
-    let (name, action) = match policy {
-        OutboundTrafficPolicy::AllowAny => (
+    let (name, action) = match unknown {
+        Unknown::GoesTo(cluster) => (
             names::ALLOW_ANY,
             Action::Route(RouteAction {
-                cluster_specifier: Some(ClusterSpecifier::Cluster(names::PASSTHROUGH_CLUSTER.to_owned())),
+                cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.clone())),
                 timeout: zero,
                 max_grpc_timeout: zero,
                 ..Default::default()
             }),
         ),
-        OutboundTrafficPolicy::RegistryOnly => {
+        Unknown::Refused => {
             (names::BLOCK_ALL, Action::DirectResponse(DirectResponseAction { status: 502, ..Default::default() }))
         }
     };

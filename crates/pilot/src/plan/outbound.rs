@@ -28,6 +28,10 @@ pub struct Claim {
     pub grpc_web: bool,
     /// Chains for what is not HTTP; none for protocols that are.
     pub tcp: Vec<Chain>,
+    /// Made for this very port: claims made for all ports do not join it.
+    pub exclusive: bool,
+    /// The listener opens a socket.
+    pub bound: bool,
 }
 
 /// A listener as planned.
@@ -38,6 +42,8 @@ pub struct Planned {
     pub chains: Vec<Chain>,
     /// The host of the first claim.
     pub owner: String,
+    pub bound: bool,
+    exclusive: bool,
     protocol: Protocol,
     shape: Shape,
     /// What chains take, and the host they are for.
@@ -106,6 +112,8 @@ impl Plan {
             Entry::Vacant(vacant) => {
                 let mut planned = Planned {
                     owner: claim.host.clone(),
+                    bound: claim.bound,
+                    exclusive: claim.exclusive,
                     chains: Vec::new(),
                     addresses: claim.addresses.clone(),
                     protocol: claim.protocol,
@@ -125,6 +133,10 @@ impl Plan {
             }
             Entry::Occupied(mut occupied) => {
                 let planned = occupied.get_mut();
+                if planned.exclusive && !claim.exclusive {
+                    // Somebody asked for this port with chosen hosts: that is no conflict.
+                    return;
+                }
                 let server_first = claim.protocol.is_server_first() || planned.protocol.is_server_first();
                 if server_first && claim.protocol != planned.protocol {
                     self.conflicts.push(refuse(Reason::ServerFirst { owner: planned.owner.clone() }));

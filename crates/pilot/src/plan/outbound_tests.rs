@@ -16,6 +16,8 @@ fn claim(host: &str, address: &str, port: u16, protocol: Protocol) -> Claim {
         grpc_web: protocol == Protocol::GrpcWeb,
         route_name: http.then(|| if address == ANY { port.to_string() } else { format!("{host}:{port}") }),
         tcp: if tcp { vec![tcp_chain(host, ChainMatch::default())] } else { Vec::new() },
+        exclusive: false,
+        bound: false,
     }
 }
 

@@ -187,6 +187,10 @@ impl State {
                 rebuilt.insert(key.clone());
                 continue;
             }
+            if !hosts.iter().any(|host| outbound.hosts.contains(host)) {
+                changes.insert(key.clone(), Vec::new());
+                continue;
+            }
             let changed = assemble::endpoints_of(&self.world, key, hosts, &mut self.memo);
             let by_name: HashMap<_, _> =
                 changed.iter().map(|resource| (Arc::clone(resource.name()), resource)).collect();
@@ -203,6 +207,7 @@ impl State {
             let Some(proxy) = self.proxies.get(&id) else { continue };
             let own_changed = Own::new(&proxy.node, &self.world) != proxy.own;
             match changes.get(&proxy.key) {
+                Some(changed) if !own_changed && changed.is_empty() => {}
                 Some(changed) if !own_changed && !rebuilt.contains(&proxy.key) => {
                     let version = self.version_text();
                     let before = proxy.resources.borrow().clone();
@@ -252,7 +257,11 @@ impl State {
         let made = assemble::assemble(&self.world, &proxy.node, &proxy.key, &outbound, &before, &mut self.memo);
         self.counts.assembled += 1;
         proxy.problems = made.problems;
-        proxy.resources.send_replace(Arc::new(made.resources));
+        // What it has already, a proxy need not be woken for.
+        let same = made.resources.shares_all_with(&proxy.resources.borrow());
+        if !same {
+            proxy.resources.send_replace(Arc::new(made.resources));
+        }
     }
 
     /// Forgets proxies that are gone, and what only they needed.

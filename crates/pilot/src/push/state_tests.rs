@@ -185,3 +185,65 @@ spec: {http: [{directResponse: {status: 205}}]}
     let after = all(&proxy.resources.borrow());
     assert_eq!(changed(&before[3], &after[3]), ["80"]);
 }
+
+const ELSEWHERE: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: far, namespace: elsewhere}
+spec: {clusterIP: 10.96.0.98, ports: [{name: http, port: 8080}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: far-1, namespace: elsewhere, labels: {kubernetes.io/service-name: far}}
+addressType: IPv4
+endpoints: [{addresses: [10.244.3.3], conditions: {ready: true}}]
+ports: [{name: http, port: 8080}]
+"#;
+
+fn sidecar(hosts: &str) -> String {
+    format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {{name: default, namespace: shop}}
+spec: {{egress: [{{hosts: [{hosts}]}}]}}
+"
+    )
+}
+
+#[test]
+fn a_sidecar_is_not_woken_by_what_its_scope_does_not_hold() {
+    let mut cluster = Cluster::read(CANARY);
+    cluster.apply(&sidecar("\"./*\""));
+    let mut state = cluster.state(Config::default());
+    let mut proxy = testing::add(&mut state, &testing::node(SIDECAR, &[]));
+    let mut gateway = testing::add(&mut state, &testing::node(GATEWAY, &[]));
+    let mut woken = || {
+        let woken = [&mut proxy, &mut gateway].map(|proxy| proxy.resources.has_changed().unwrap());
+        proxy.resources.mark_unchanged();
+        gateway.resources.mark_unchanged();
+        woken
+    };
+    woken();
+    cluster.apply(ELSEWHERE);
+    assert_eq!(state.take(cluster.snapshot()), Pending::WhenQuiet);
+    state.push();
+    assert_eq!(woken(), [false, true], "a new service");
+    cluster.apply(&ELSEWHERE.replace("10.244.3.3", "10.244.3.4"));
+    assert_eq!(state.take(cluster.snapshot()), Pending::Nothing);
+    assert_eq!(woken(), [false, true], "an endpoint");
+    cluster.apply(NOT_READY);
+    assert_eq!(state.take(cluster.snapshot()), Pending::Nothing);
+    assert_eq!(woken(), [true, true], "an endpoint in scope");
+    cluster.apply(&sidecar("\"./*\", \"elsewhere/*\""));
+    assert_eq!(state.take(cluster.snapshot()), Pending::WhenQuiet);
+    state.push();
+    assert_eq!(woken(), [true, false], "the scope itself");
+    assert!(
+        proxy
+            .resources
+            .borrow()
+            .get(&ResourceType::Cluster, "outbound|8080||far.elsewhere.svc.cluster.local")
+            .is_some()
+    );
+}

@@ -118,6 +118,13 @@ impl Registry {
         self.entries.get(&(Arc::clone(host), namespace.to_owned()))
     }
 
+    /// The services of a host, by namespace.
+    pub fn of_host(&self, host: &str) -> impl Iterator<Item = &Entry> {
+        let host: Arc<str> = host.into();
+        let from = (Arc::clone(&host), String::new());
+        self.entries.range(from..).take_while(move |(key, _)| key.0 == host).map(|(_, entry)| entry)
+    }
+
     /// Everything known of workloads.
     pub fn workloads(&self) -> &Workloads {
         &self.workloads

@@ -6,7 +6,7 @@ use super::{Policy, created, digest};
 use crate::registry::{ExportTo, Labels, selects};
 use crate::{host, names};
 use lateen_galley::istio::DestinationRule;
-use lateen_galley::istio::destination_rule::{Subset, TrafficPolicy};
+use lateen_galley::istio::destination_rule::{ConnectionPoolSettings, Subset, TrafficPolicy};
 use lateen_galley::{Config, Kind, Object, Snapshot};
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{Hash, Hasher};
@@ -38,6 +38,11 @@ impl Merged {
     pub fn policy(&self, subset: &str, port: u16) -> Policy {
         let subset = self.subsets.iter().find(|entry| !subset.is_empty() && entry.name == subset);
         Policy::of(self.policy.as_ref(), subset.and_then(|subset| subset.traffic_policy.as_ref()), port)
+    }
+
+    /// The policy for a port of the service's own workload, with these limits in place of its own.
+    pub fn policy_of_workload(&self, port: u16, pool: Option<&ConnectionPoolSettings>) -> Policy {
+        Policy::of_workload(self.policy.as_ref(), port, pool)
     }
 
     /// Path of the oldest of the resources, for metadata.

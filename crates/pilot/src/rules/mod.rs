@@ -4,10 +4,12 @@
 
 mod destination_rule;
 mod policy;
+mod sidecar;
 mod virtual_service;
 
 pub use destination_rule::{DestinationRules, Merged};
 pub use policy::{Balancing, Budget, Keepalive, Pings, Policy};
+pub use sidecar::{Imports, SidecarRule, Sidecars};
 pub use virtual_service::VirtualServiceRule;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

@@ -106,6 +106,13 @@ impl Policy {
         }
         merged.policy()
     }
+
+    /// The policy for a port of a workload itself, with these limits in place of the rule's.
+    pub fn of_workload(rule: Option<&TrafficPolicy>, port: u16, pool: Option<&ConnectionPoolSettings>) -> Policy {
+        let mut blocks = rule.map(|rule| Blocks::of(rule, port)).unwrap_or_default();
+        blocks.pool = pool.or(blocks.pool);
+        blocks.policy()
+    }
 }
 
 #[derive(Default)]

@@ -139,6 +139,25 @@ impl VirtualServiceRule {
         destinations.map(move |destination| host::resolve(&destination.host, self.namespace(), domain))
     }
 
+    /// Hosts it sends clients of `namespace` to, made whole, and at which port; 0 if it names none.
+    pub fn destinations_from(&self, namespace: &str, domain: &str) -> impl Iterator<Item = (String, u16)> {
+        let holds = move |from: &str| from.is_empty() || from == namespace;
+        let http = self.spec.http.iter().filter(move |http| {
+            http.matches.is_empty() || http.matches.iter().any(|block| holds(&block.source_namespace))
+        });
+        let http = http.flat_map(|http| {
+            let routes = http.route.iter().filter_map(|to| to.destination.as_ref());
+            let mirrors = http.mirrors.iter().filter_map(|mirror| mirror.destination.as_ref());
+            routes.chain(&http.mirror).chain(mirrors)
+        });
+        let tls = self.spec.tls.iter().flat_map(|tls| &tls.route).filter_map(|to| to.destination.as_ref());
+        let tcp = self.spec.tcp.iter().flat_map(|tcp| &tcp.route).filter_map(|to| to.destination.as_ref());
+        http.chain(tls).chain(tcp).map(move |destination| {
+            let port = destination.port.and_then(|port| u16::try_from(port.number).ok()).unwrap_or(0);
+            (host::resolve(&destination.host, self.namespace(), domain), port)
+        })
+    }
+
     /// Whether proxies of `namespace` may see it.
     pub fn visible_in(&self, namespace: &str) -> bool {
         self.export_to.visible_in(namespace)
