@@ -241,6 +241,14 @@ fn settle(line: &str) -> String {
     {
         return format!("{name}x-envoy-expected-rq-timeout-ms: <under 15000>");
     }
+    // A cookie made for the connection.
+    if let Some((start, rest)) = line.split_once("=\"")
+        && line.contains("HttpOnly")
+        && rest.len() > 16
+        && rest.as_bytes()[..16].iter().all(u8::is_ascii_hexdigit)
+    {
+        return format!("{start}=\"<hash>{}", &rest[16..]);
+    }
     // A request id made by the proxy; one that a client chose is not a UUID in this suite.
     if let Some(at) = line.find("x-request-id: ") {
         let value = &line[at + 14..];

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use lateen_traffic::RequestHead;
 use lateen_traffic::format::Facts;
+use lateen_traffic::hashing;
 use lateen_traffic::outlier::Report;
 use lateen_traffic::record::{Flags, Record};
 use lateen_traffic::reply::UpstreamFailure;
@@ -89,10 +90,11 @@ async fn connect(accepted: &Accepted, proxy: &TcpProxy, record: &mut Record) -> 
     };
     let settings = upstream.settings();
     record.upstream_cluster_alt = settings.alt_stat_name.clone();
+    let hash = proxy.hash_source_ip.then(|| hashing::of_address(accepted.peer.ip()));
     let mut tried = Vec::new();
     for attempt in 1..=proxy.max_connect_attempts {
         record.attempts = attempt;
-        let Some(host) = upstream.pick(accepted.original, &tried, 3, &mut worker.dice()) else {
+        let Some(host) = upstream.pick(accepted.original, hash, &tried, 3, &mut worker.dice()) else {
             upstream.stats.upstream_cx_none_healthy.inc();
             record.flags.add(Flags::NO_HEALTHY_UPSTREAM);
             return None;

@@ -1,29 +1,49 @@
 //! Load balancing: which host of a cluster takes the next request.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use crate::Dice;
-use crate::cluster::{Endpoints, Health, LbPolicy};
+use crate::cluster::{Endpoints, Hashing, Health, LbPolicy, SlowStart};
+
+mod locality;
+mod maglev;
+mod murmur;
+mod pick;
+mod priority;
+mod ring;
+mod table;
+
+pub use locality::LocalityShare;
+pub use pick::Turn;
+pub use table::{Part, Table};
+
+use locality::Localities;
+use pick::Picking;
+use priority::Loads;
 
 /// The hosts of a cluster as the balancer sees them: indices into a flat list in the order of [`hosts`].
 #[derive(Debug, Clone, Default)]
 pub struct HostSet {
-    priorities: Vec<Priority>,
-    panic_threshold: f64,
-    overprovisioning: f64,
+    levels: Vec<Level>,
+    /// Which share of the requests each level takes.
+    loads: Loads,
+    slow_start: Option<SlowStart>,
+    equal_weights: bool,
 }
 
+/// The hosts of one priority.
 #[derive(Debug, Clone, Default)]
-struct Priority {
+struct Level {
     all: Vec<usize>,
     healthy: Vec<usize>,
     degraded: Vec<usize>,
-}
-
-/// What a worker remembers between picks.
-#[derive(Debug, Clone, Default)]
-pub struct Turn {
-    position: u64,
-    // Round robin with unequal weights: smooth credits, one a host.
-    credits: Vec<i64>,
+    /// So few are healthy that health is disregarded.
+    panic: bool,
+    /// Where localities have weights.
+    localities: Option<Box<Localities>>,
+    /// Where the request's hash decides: the table, and the hosts at its positions.
+    table: Option<(Arc<Table>, Vec<usize>)>,
 }
 
 /// Looks of one host, given to [`HostSet::pick`].
@@ -32,149 +52,128 @@ pub trait Hosts {
     fn weight(&self, host: usize) -> u32;
     /// Requests in flight to it.
     fn active(&self, host: usize) -> u32;
+    /// How long it has been taking requests; asked only where hosts are warmed up.
+    fn age(&self, _host: usize) -> Duration {
+        Duration::MAX
+    }
 }
 
 /// All endpoints in a flat order: by locality, as given.
-pub fn hosts(endpoints: &Endpoints) -> impl Iterator<Item = (u32, &std::sync::Arc<crate::cluster::Endpoint>)> {
+pub fn hosts(endpoints: &Endpoints) -> impl Iterator<Item = (u32, &Arc<crate::cluster::Endpoint>)> {
     endpoints.localities.iter().flat_map(|l| l.endpoints.iter().map(move |e| (l.priority, e)))
 }
 
 impl HostSet {
     /// Sorts hosts by priority and health. `panic_threshold` is a percentage.
     pub fn new(hosts: impl Iterator<Item = (u32, Health)>, panic_threshold: f64, overprovisioning_factor: u32) -> Self {
-        let mut priorities: Vec<(u32, Priority)> = Vec::new();
+        let mut levels: Vec<(u32, Level)> = Vec::new();
         for (index, (priority, health)) in hosts.enumerate() {
-            let at = match priorities.binary_search_by_key(&priority, |(p, _)| *p) {
+            let at = match levels.binary_search_by_key(&priority, |(p, _)| *p) {
                 Ok(at) => at,
                 Err(at) => {
-                    priorities.insert(at, (priority, Priority::default()));
+                    levels.insert(at, (priority, Level::default()));
                     at
                 }
             };
-            let group = &mut priorities[at].1;
-            group.all.push(index);
+            let level = &mut levels[at].1;
+            level.all.push(index);
             match health {
-                Health::Healthy => group.healthy.push(index),
-                Health::Degraded => group.degraded.push(index),
+                Health::Healthy => level.healthy.push(index),
+                Health::Degraded => level.degraded.push(index),
                 Health::Unhealthy | Health::Draining => {}
             }
         }
-        let factor = if overprovisioning_factor == 0 { 140 } else { overprovisioning_factor };
-        Self {
-            priorities: priorities.into_iter().map(|(_, p)| p).collect(),
-            panic_threshold,
-            overprovisioning: f64::from(factor) / 100.0,
+        let mut levels: Vec<Level> = levels.into_iter().map(|(_, level)| level).collect();
+        let loads = Loads::new(&mut levels, panic_threshold, factor(overprovisioning_factor));
+        Self { levels, loads, slow_start: None, equal_weights: false }
+    }
+
+    /// Chooses a locality by weight before a host. `shares` tells for each host which locality it is in, and has each
+    /// locality's weight.
+    pub fn with_localities(mut self, shares: &LocalityShare, overprovisioning_factor: u32) -> Self {
+        for level in &mut self.levels {
+            level.localities = Localities::new(level, shares, factor(overprovisioning_factor)).map(Box::new);
         }
+        self
+    }
+
+    /// Lets new hosts have their share little by little.
+    pub fn with_slow_start(mut self, slow_start: Option<SlowStart>) -> Self {
+        self.slow_start = slow_start;
+        self
+    }
+
+    /// Spares looking at each host's weight at every pick, if all are the same.
+    pub fn with_weights(mut self, mut weights: impl Iterator<Item = u32>) -> Self {
+        let first = weights.next();
+        self.equal_weights = weights.all(|weight| Some(weight) == first);
+        self
+    }
+
+    /// Lets hashes decide. `part` gives a host's key and weight, `table` a table made of parts, new or known.
+    pub fn with_tables(mut self, part: impl Fn(usize) -> Part, mut table: impl FnMut(Vec<Part>) -> Arc<Table>) -> Self {
+        for level in &mut self.levels {
+            let (hosts, parts) = level.parts(&part);
+            level.table = Some((table(parts), hosts));
+        }
+        self
     }
 
     /// Picks a host; `None` when there is none that may be used.
     pub fn pick(&self, policy: LbPolicy, hosts: &impl Hosts, turn: &mut Turn, dice: &mut dyn Dice) -> Option<usize> {
-        let from = self.candidates(dice)?;
-        match (policy, from) {
-            (_, []) => None,
-            (_, [only]) => Some(*only),
-            (LbPolicy::Random, from) => Some(weighted_random(from, hosts, dice)),
-            (LbPolicy::RoundRobin, from) => Some(turn.next(from, hosts)),
-            (LbPolicy::LeastRequest { choices }, from) => Some(least_request(from, hosts, choices, turn, dice)),
-            (LbPolicy::ClusterProvided, _) => None,
+        if let LbPolicy::Hash(_) = policy {
+            let hash = dice.roll();
+            return self.pick_by_hash(hash, 0);
         }
+        let from = self.candidates(turn, dice)?;
+        let picking = Picking { policy, slow_start: self.slow_start, equal: self.equal_weights };
+        picking.pick(from, hosts, turn, dice)
     }
 
-    /// The hosts from which one is picked: of the priority that takes this request, the healthy ones, or all in panic.
-    fn candidates(&self, dice: &mut dyn Dice) -> Option<&[usize]> {
-        let priority = match self.priorities.as_slice() {
-            [] => return None,
-            [only] => only,
-            several => self.choose_priority(several, dice)?,
-        };
-        let usable = priority.healthy.len() + priority.degraded.len();
-        let share = 100.0 * usable as f64 / priority.all.len() as f64;
-        if share < self.panic_threshold {
-            return Some(&priority.all);
-        }
-        Some(if priority.healthy.is_empty() { &priority.degraded } else { &priority.healthy })
+    /// The host that stands for a hash. `attempt` counts the hosts refused for the same request, from 0.
+    pub fn pick_by_hash(&self, hash: u64, attempt: u32) -> Option<usize> {
+        let (at, _) = self.loads.choose(hash);
+        let level = self.levels.get(at)?;
+        let (table, hosts) = level.table.as_ref()?;
+        hosts.get(table.find(hash, attempt)?).copied()
     }
 
-    /// Load goes to priority 0 as far as its health allows, the rest to the next (Envoy's "priority levels").
-    fn choose_priority<'a>(&self, priorities: &'a [Priority], dice: &mut dyn Dice) -> Option<&'a Priority> {
-        let health = |p: &Priority| {
-            let usable = (p.healthy.len() + p.degraded.len()) as f64;
-            (100.0 * self.overprovisioning * usable / p.all.len() as f64).min(100.0)
-        };
-        let total: f64 = priorities.iter().map(health).sum::<f64>().min(100.0);
-        if total <= 0.0 {
-            return priorities.first();
+    /// The hosts from which one is picked: of the priority that takes this request, those of the locality that does.
+    fn candidates(&self, turn: &mut Turn, dice: &mut dyn Dice) -> Option<&[usize]> {
+        let (at, degraded) = if self.loads.only_first() { (0, false) } else { self.loads.choose(dice.roll()) };
+        let level = self.levels.get(at)?;
+        if level.panic {
+            return Some(&level.all);
         }
-        let mut at = dice.below(10_000) as f64 / 100.0;
-        let mut left = 100.0;
-        for p in priorities {
-            let load = (health(p) * 100.0 / total).min(left);
-            if at < load {
-                return Some(p);
-            }
-            at -= load;
-            left -= load;
+        if let Some(localities) = &level.localities
+            && let Some(hosts) = localities.choose(degraded, turn, dice)
+        {
+            return Some(hosts);
         }
-        priorities.iter().rev().find(|p| health(p) > 0.0)
+        Some(if degraded { &level.degraded } else { &level.healthy })
     }
 }
 
-fn weighted_random(from: &[usize], hosts: &impl Hosts, dice: &mut dyn Dice) -> usize {
-    let total: u64 = from.iter().map(|h| u64::from(hosts.weight(*h))).sum();
-    let mut at = dice.below(total);
-    for host in from {
-        let weight = u64::from(hosts.weight(*host));
-        if at < weight {
-            return *host;
+impl Level {
+    /// What its table is made of: healthy hosts, or all in panic. Degraded ones are never found by hash, as in Envoy.
+    fn parts(&self, part: &impl Fn(usize) -> Part) -> (Vec<usize>, Vec<Part>) {
+        if let Some(localities) = &self.localities {
+            return localities.parts(self.panic, part);
         }
-        at -= weight;
+        let hosts = if self.panic { &self.all } else { &self.healthy };
+        (hosts.clone(), table::normalized(hosts.iter().map(|host| part(*host)).collect(), 1.0))
     }
-    from[0]
 }
 
-/// The best of several random hosts. With equal weights ties go round, so that an idle cluster is used evenly; with
-/// unequal weights a host counts by (active + 1) / weight.
-fn least_request(from: &[usize], hosts: &impl Hosts, choices: u32, turn: &mut Turn, dice: &mut dyn Dice) -> usize {
-    let n = from.len();
-    turn.position = turn.position.wrapping_add(1);
-    let mut best = from[(turn.position % n as u64) as usize];
-    for _ in 1..choices.max(2) {
-        let other = from[dice.below(n as u64) as usize];
-        let (a, b) = (u64::from(hosts.active(best)) + 1, u64::from(hosts.active(other)) + 1);
-        // b / weight(other) < a / weight(best), without division.
-        if b * u64::from(hosts.weight(best)) < a * u64::from(hosts.weight(other)) {
-            best = other;
-        }
-    }
-    best
+/// Envoy's default is 140 percent.
+fn factor(overprovisioning: u32) -> u32 {
+    if overprovisioning == 0 { 140 } else { overprovisioning }
 }
 
-impl Turn {
-    /// Begins at a random place, so that workers and restarts do not all favour the first host.
-    pub fn starting_at(dice: &mut dyn Dice) -> Self {
-        Self { position: dice.roll() >> 1, credits: Vec::new() }
-    }
-
-    fn next(&mut self, from: &[usize], hosts: &impl Hosts) -> usize {
-        let first = hosts.weight(from[0]);
-        if from.iter().all(|h| hosts.weight(*h) == first) {
-            self.position = self.position.wrapping_add(1);
-            return from[(self.position % from.len() as u64) as usize];
-        }
-        // Smooth weighted round robin: everyone earns its weight, the richest pays the total.
-        if self.credits.len() != from.len() {
-            self.credits = vec![0; from.len()];
-        }
-        let total: i64 = from.iter().map(|h| i64::from(hosts.weight(*h))).sum();
-        let mut best = 0;
-        for (i, host) in from.iter().enumerate() {
-            self.credits[i] += i64::from(hosts.weight(*host));
-            if self.credits[i] > self.credits[best] {
-                best = i;
-            }
-        }
-        self.credits[best] -= total;
-        from[best]
+impl Hashing {
+    /// A table for the hosts with these keys and weights.
+    pub fn table(&self, parts: Vec<Part>) -> Table {
+        Table::new(self.kind, parts)
     }
 }
 

@@ -26,6 +26,11 @@ pub struct ClusterSettings {
     pub discovery: Discovery,
     /// How a host is chosen.
     pub lb: LbPolicy,
+    /// New hosts get their share little by little, if set; only of [`LbPolicy::RoundRobin`] and
+    /// [`LbPolicy::LeastRequest`].
+    pub slow_start: Option<SlowStart>,
+    /// A locality is chosen by weight before a host is.
+    pub locality_weighted: bool,
     /// Time allowed for the TCP handshake. Envoy's default is 5 s.
     pub connect_timeout: Duration,
     /// Limits at priority DEFAULT.
@@ -98,8 +103,59 @@ pub enum LbPolicy {
     LeastRequest { choices: u32 },
     /// Uniformly random, weighted.
     Random,
+    /// Requests with the same hash go to the same host.
+    Hash(Hashing),
     /// The discovery decides (original destination).
     ClusterProvided,
+}
+
+/// How hashes stand for hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hashing {
+    /// How hosts are spread over hashes.
+    pub kind: HashTable,
+    /// A host's place comes from its name, not its address.
+    pub by_hostname: bool,
+}
+
+/// How hosts are spread over hashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HashTable {
+    /// A ring with many places for each host. Envoy's defaults are 1024 and 8388608 places, and xxHash.
+    Ring { minimum: u64, maximum: u64, function: HashFunction },
+    /// Maglev's table; the size is prime. Envoy's default is 65537.
+    Maglev { size: u32 },
+}
+
+/// What the places on a ring are computed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HashFunction {
+    /// 64-bit xxHash.
+    XxHash,
+    /// 64-bit MurmurHash2 of GNU's C++ library.
+    Murmur2,
+}
+
+/// How the share of a new host grows (Envoy's "slow start mode").
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SlowStart {
+    /// Until a host has its whole share.
+    pub window: Duration,
+    /// 1 is a line; above, the share grows faster at first. Above 0.
+    pub aggression: f64,
+    /// The share at first, 0 to 1.
+    pub least: f64,
+}
+
+impl SlowStart {
+    /// The part of its weight that a host of this age has, 0 to 1.
+    pub fn factor(&self, age: Duration) -> f64 {
+        if age >= self.window {
+            return 1.0;
+        }
+        let time = age.max(Duration::from_millis(1)).as_secs_f64() / self.window.as_secs_f64();
+        time.powf(1.0 / self.aggression).max(self.least).min(1.0)
+    }
 }
 
 /// Circuit-breaker limits; `u32::MAX` is no limit. Envoy's defaults are 1024, 1024, 1024 and 3.
@@ -243,6 +299,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// Health as discovery tells it.
     pub health: Health,
+    /// Stands for the address where hashes choose a host (metadata `envoy.lb`, `hash_key`), if set.
+    pub hash_key: Option<Arc<str>>,
 }
 
 /// The address of a host.

@@ -12,6 +12,7 @@ pub mod config;
 pub mod edit;
 pub mod format;
 pub mod forwarding;
+pub mod hashing;
 pub mod hcm;
 pub mod headers;
 pub mod health;

@@ -9,6 +9,7 @@ use regex::Regex;
 
 use crate::Dice;
 use crate::edit::HeaderEdits;
+use crate::hashing::HashPolicy;
 use crate::matcher::{HeaderMatcher, QueryMatcher, same};
 use crate::message::RequestHead;
 use crate::retry::RetryPolicy;
@@ -179,6 +180,22 @@ pub struct Forward {
     pub upgrades: Vec<(Arc<str>, bool)>,
     /// CONNECT requests end here and their bytes go to the cluster.
     pub terminate_connect: bool,
+    /// What of a request decides about the host, in clusters that hash.
+    pub hash_policies: Vec<HashPolicy>,
+    /// What decides between weighted clusters.
+    pub weighted_by: WeightedBy,
+}
+
+/// What decides between weighted clusters.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum WeightedBy {
+    /// Chance.
+    #[default]
+    Chance,
+    /// A number in this request header, if there is one and it holds one; else chance.
+    Header(Arc<str>),
+    /// The hash that decides about the host, so that equal requests go to the same cluster; without one chance.
+    Hash,
 }
 
 impl Default for Forward {
@@ -196,6 +213,8 @@ impl Default for Forward {
             retry: None,
             upgrades: Vec::new(),
             terminate_connect: false,
+            hash_policies: Vec::new(),
+            weighted_by: WeightedBy::Chance,
         }
     }
 }
@@ -394,6 +413,32 @@ impl RouteConfig {
     }
 }
 
+impl Forward {
+    /// Picks one of several clusters by what decides between them. `hash` is the request's, needed for
+    /// [`WeightedBy::Hash`] alone.
+    pub fn pick_weighted<'a>(
+        &self,
+        clusters: &'a [WeightedCluster],
+        request: &RequestHead,
+        hash: Option<u64>,
+        dice: &mut dyn Dice,
+    ) -> Option<&'a WeightedCluster> {
+        let number = match &self.weighted_by {
+            WeightedBy::Chance => None,
+            WeightedBy::Header(name) => {
+                let mut values = request.headers.get_all(name);
+                let only = values.next().filter(|_| values.next().is_none());
+                only.and_then(|value| std::str::from_utf8(value).ok()?.trim().parse().ok())
+            }
+            WeightedBy::Hash => hash,
+        };
+        match number {
+            Some(number) => pick_weighted_by(clusters, number),
+            None => pick_weighted(clusters, dice),
+        }
+    }
+}
+
 impl RouteMatch {
     /// Matches every request whose path begins with `prefix`.
     pub fn prefix(prefix: &str) -> Self {
@@ -454,7 +499,16 @@ pub fn without_port(authority: &str) -> &str {
 /// Picks one of several clusters by weight; `None` if the total is 0.
 pub fn pick_weighted<'a>(clusters: &'a [WeightedCluster], dice: &mut dyn Dice) -> Option<&'a WeightedCluster> {
     let total: u64 = clusters.iter().map(|c| u64::from(c.weight)).sum();
-    let mut at = dice.below(total);
+    at_weight(clusters, dice.below(total))
+}
+
+/// The cluster that a number stands for, by weight; the same for the same number.
+pub fn pick_weighted_by(clusters: &[WeightedCluster], number: u64) -> Option<&WeightedCluster> {
+    let total: u64 = clusters.iter().map(|c| u64::from(c.weight)).sum();
+    at_weight(clusters, number.checked_rem(total)?)
+}
+
+fn at_weight(clusters: &[WeightedCluster], mut at: u64) -> Option<&WeightedCluster> {
     clusters.iter().find(|c| {
         let hit = at < u64::from(c.weight);
         at = at.saturating_sub(u64::from(c.weight));

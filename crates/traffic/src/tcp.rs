@@ -20,6 +20,8 @@ pub struct TcpProxy {
     pub max_connect_attempts: u32,
     /// Closed after this time in any case, if set.
     pub max_downstream_connection_duration: Option<Duration>,
+    /// The client's address decides about the host, in clusters that hash.
+    pub hash_source_ip: bool,
     /// Logs written when the connection ends.
     pub access_log: Vec<AccessLog>,
 }

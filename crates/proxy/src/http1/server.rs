@@ -86,6 +86,7 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
                     response: &mut response,
                     record: Record::begin(SystemTime::now(), connection.local, connection.peer),
                     started: Instant::now(),
+                    new_cookies: Default::default(),
                 };
                 exchange.serve().await;
                 let close = matches!(&responder, Responder::Http1(r) if r.close);

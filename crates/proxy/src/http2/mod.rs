@@ -119,6 +119,7 @@ async fn stream(connection: &Connection, request: http::Request<RecvStream>, mut
         response: &mut response,
         record: Record::begin(SystemTime::now(), connection.local, connection.peer),
         started,
+        new_cookies: Default::default(),
     };
     exchange.serve().await;
 }

@@ -46,7 +46,8 @@ impl Exchange<'_, '_> {
         let mut retry_permit: Option<Permit> = None;
         loop {
             let selections = policy.filter(|p| p.avoid_previous_hosts).map_or(0, |p| p.host_selection_attempts);
-            let picked = plan.upstream.pick(self.original(&plan.settings), &tried, selections, &mut worker.dice());
+            let original = self.original(&plan.settings);
+            let picked = plan.upstream.pick(original, plan.hash, &tried, selections, &mut worker.dice());
             let Some(host) = picked else {
                 plan.upstream.stats.upstream_cx_none_healthy.inc();
                 self.count_attempts(plan);

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lateen_traffic::Config;
-use lateen_traffic::cluster::{ClusterSettings, Discovery};
+use lateen_traffic::cluster::{ClusterSettings, Discovery, LbPolicy};
 use lateen_traffic::edit::HeaderEdits;
 use lateen_traffic::format::Facts;
 use lateen_traffic::forwarding;
+use lateen_traffic::hashing::{self, Downstream};
 use lateen_traffic::hcm::Hcm;
 use lateen_traffic::reply::{self, UpstreamFailure};
 use lateen_traffic::retry::RetryPolicy;
 use lateen_traffic::route::{
-    Forward, HostRewrite, RouteConfig, Routed, Target, WeightedCluster, pick_weighted, rewrite_path, substitute,
+    Forward, HostRewrite, RouteConfig, Routed, Target, WeightedBy, WeightedCluster, rewrite_path, substitute,
 };
 
 use super::Exchange;
@@ -31,6 +32,8 @@ pub(super) struct Plan<'a> {
     pub timeout: Option<Duration>,
     pub upstream: Rc<Upstream>,
     pub settings: Arc<ClusterSettings>,
+    /// What the request is hashed to, if its cluster hashes.
+    pub hash: Option<u64>,
 }
 
 impl<'a> Exchange<'a, '_> {
@@ -46,10 +49,13 @@ impl<'a> Exchange<'a, '_> {
         let header_name;
         let (name, weighted): (&str, Option<&WeightedCluster>) = match &forward.target {
             Target::Cluster(name) => (name, None),
-            Target::Weighted(clusters) => match pick_weighted(clusters, &mut worker.dice()) {
-                Some(cluster) => (&cluster.name, Some(cluster)),
-                None => ("", None),
-            },
+            Target::Weighted(clusters) => {
+                let hash = if forward.weighted_by == WeightedBy::Hash { self.hash(forward) } else { None };
+                match forward.pick_weighted(clusters, self.request, hash, &mut worker.dice()) {
+                    Some(cluster) => (&cluster.name, Some(cluster)),
+                    None => ("", None),
+                }
+            }
             Target::Header(header) => {
                 header_name =
                     String::from_utf8_lossy(self.request.headers.get(header).unwrap_or_default()).into_owned();
@@ -85,7 +91,7 @@ impl<'a> Exchange<'a, '_> {
             retry = asked.as_ref();
             forwarding::remove_steering(headers);
         }
-        let plan = Plan {
+        let mut plan = Plan {
             hcm,
             routes,
             routed,
@@ -95,8 +101,13 @@ impl<'a> Exchange<'a, '_> {
             timeout,
             upstream,
             settings,
+            hash: None,
         };
         self.prepare_upstream(&plan, weighted);
+        if matches!(plan.settings.lb, LbPolicy::Hash(_)) {
+            // Of the head as it goes upstream, as in Envoy.
+            plan.hash = self.hash(forward);
+        }
         if self.request.is_connect() || !self.request.upgrade.is_empty() {
             self.tunnel(&plan).await;
             return;
@@ -104,13 +115,24 @@ impl<'a> Exchange<'a, '_> {
         let Some(_request) = Permit::take(&plan.upstream.shared, |s| &s.requests, plan.settings.limits.max_requests)
         else {
             // Envoy names the host it would have gone to.
-            let host = plan.upstream.pick(self.original(&plan.settings), &[], 0, &mut worker.dice());
+            let host = plan.upstream.pick(self.original(&plan.settings), plan.hash, &[], 0, &mut worker.dice());
             self.record.upstream_host = host.map(|h| h.target.clone());
             plan.upstream.stats.upstream_rq_pending_overflow.inc();
             self.fail(&plan, &UpstreamFailure::Overflow).await;
             return;
         };
         self.attempts(&plan).await;
+    }
+
+    /// What the request is hashed to; cookies made for it go out with the answer.
+    fn hash(&mut self, forward: &Forward) -> Option<u64> {
+        if forward.hash_policies.is_empty() {
+            return None;
+        }
+        let connection = self.connection;
+        let client = self.record.downstream_remote.ip();
+        let downstream = Downstream { client, peer: connection.peer, local: connection.local };
+        hashing::hash(&forward.hash_policies, self.request, &downstream, &mut self.new_cookies)
     }
 
     /// The time for the whole exchange (Envoy's router: `timeout`, `max_grpc_timeout`).

@@ -21,6 +21,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use lateen_traffic::format::Facts;
 use lateen_traffic::forwarding::{self, Client};
+use lateen_traffic::hashing::NewCookies;
 use lateen_traffic::hcm::{Hcm, RouteSource, ServerHeader};
 use lateen_traffic::path::Normalized;
 use lateen_traffic::record::{Flags, Record};
@@ -53,6 +54,8 @@ pub struct Exchange<'a, 'r> {
     pub record: Record,
     /// When it began.
     pub started: Instant,
+    /// Cookies that the client gets with the answer, so that it is known again.
+    pub new_cookies: NewCookies,
 }
 
 /// A request's body on its way in.
@@ -387,6 +390,7 @@ pub async fn refuse(
         response: &mut response,
         record: Record::begin(SystemTime::now(), connection.local, connection.peer),
         started: Instant::now(),
+        new_cookies: Default::default(),
     };
     connection.stats.downstream_rq_active.inc();
     let mut exchange = exchange;

@@ -389,6 +389,9 @@ impl Exchange<'_, '_> {
             // The answer is here before the request is: what is left of it cannot be told from the next one.
             self.responder.close_after();
         }
+        for cookie in self.new_cookies.iter() {
+            self.response.headers.append("set-cookie", cookie);
+        }
         self.edit_response(plan.routes, plan.routed, plan.cluster_edits);
         if plan.routed.virtual_host.attempt_count_in_response {
             self.response.headers.set("x-envoy-attempt-count", self.record.attempts.to_string());

@@ -24,7 +24,8 @@ impl Exchange<'_, '_> {
     /// Carries an upgrade or CONNECT through. There are no retries: bytes may flow as soon as the upstream is there.
     pub(super) async fn tunnel(&mut self, plan: &Plan<'_>) {
         let worker = Rc::clone(&self.connection.worker);
-        let Some(host) = plan.upstream.pick(self.original(&plan.settings), &[], 0, &mut worker.dice()) else {
+        let Some(host) = plan.upstream.pick(self.original(&plan.settings), plan.hash, &[], 0, &mut worker.dice())
+        else {
             self.reply(&reply::NO_HEALTHY_UPSTREAM).await;
             return;
         };

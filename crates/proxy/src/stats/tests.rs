@@ -28,6 +28,7 @@ fn cluster(cluster_name: &str, health: &[Health]) -> (Arc<str>, Arc<Cluster>) {
                 hostname: name(""),
                 weight: 1,
                 health: *health,
+                hash_key: None,
             })
         })
         .collect();
@@ -36,6 +37,8 @@ fn cluster(cluster_name: &str, health: &[Health]) -> (Arc<str>, Arc<Cluster>) {
         alt_stat_name: None,
         discovery: Discovery::Static,
         lb: LbPolicy::RoundRobin,
+        slow_start: None,
+        locality_weighted: false,
         connect_timeout: Duration::from_secs(5),
         limits: CircuitLimits::default(),
         protocol: UpstreamProtocol::Http1,

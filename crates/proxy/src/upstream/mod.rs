@@ -1,5 +1,6 @@
 //! Clusters at work: hosts, their pools and the limits they share.
 
+mod balance;
 mod connect;
 mod health;
 mod http2;
@@ -12,7 +13,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lateen_traffic::balance::{self, HostSet, Hosts, Turn};
+use lateen_traffic::balance::{HostSet, Turn};
 use lateen_traffic::cluster::{
     Cluster, ClusterSettings, Discovery, DnsFamily, EndpointAddress, Health, LbPolicy, UpstreamBind,
 };
@@ -53,6 +54,7 @@ pub struct ClusterShared {
     hosts: Mutex<HashMap<EndpointAddress, Arc<HostShared>>>,
     health: health::ClusterHealth,
     pulse: Arc<health::Pulse>,
+    tables: balance::Tables,
 }
 
 /// Counts of one host over all workers.
@@ -72,6 +74,8 @@ pub struct HostShared {
     pub connect_failures: AtomicU64,
     /// Connections ever opened.
     pub connections_total: AtomicU64,
+    /// Since when it is known.
+    pub since: balance::Since,
 }
 
 impl Shared {
@@ -177,17 +181,7 @@ pub struct Host {
     weight: Cell<u32>,
     // What is found out of it, if anything is.
     health: RefCell<Option<Arc<HostHealth>>>,
-}
-
-struct Flat<'a>(&'a [Rc<Host>]);
-
-impl Hosts for Flat<'_> {
-    fn weight(&self, host: usize) -> u32 {
-        self.0[host].weight.get()
-    }
-    fn active(&self, host: usize) -> u32 {
-        self.0[host].shared.active.load(Ordering::Relaxed)
-    }
+    place: RefCell<balance::Place>,
 }
 
 /// Hosts an original-destination cluster remembers before it forgets those without connections.
@@ -243,7 +237,8 @@ impl Upstream {
             state.hosts.drain(..).map(|h| ((h.address.clone(), h.target.clone()), h)).collect();
         let mut discovered: Vec<(u32, Health)> = Vec::new();
         let mut hosts = Vec::new();
-        for (priority, endpoint) in balance::hosts(&cluster.endpoints) {
+        let placed = cluster.endpoints.localities.iter().enumerate();
+        for (locality, group, endpoint) in placed.flat_map(|(i, l)| l.endpoints.iter().map(move |e| (i, l, e))) {
             for target in targets(&endpoint.address, &cluster.settings.discovery, &resolved) {
                 let key = (endpoint.address.clone(), target.clone());
                 let host = match old.remove(&key) {
@@ -259,10 +254,12 @@ impl Upstream {
                         pool: Pool::default(),
                         weight: Cell::new(endpoint.weight.max(1)),
                         health: RefCell::default(),
+                        place: RefCell::default(),
                     }),
                 };
+                host.place.replace(balance::Place { locality, hash_key: endpoint.hash_key.clone() });
                 hosts.push(host);
-                discovered.push((priority, endpoint.health));
+                discovered.push((group.priority, endpoint.health));
             }
         }
         if !matches!(cluster.settings.discovery, Discovery::OriginalDst { .. }) {
@@ -288,11 +285,7 @@ impl Upstream {
             let health = host.health.borrow();
             (*priority, health.as_ref().map_or(*told, |health| health.all_in_all(*told)))
         });
-        state.set = HostSet::new(
-            all_in_all,
-            state.cluster.settings.panic_threshold,
-            state.cluster.endpoints.overprovisioning_factor,
-        );
+        state.set = balance::host_set(&state.cluster, &state.hosts, all_in_all, &self.shared.tables);
     }
 
     /// Tells how an attempt went for `host`. `settings` are the cluster's.
@@ -305,11 +298,12 @@ impl Upstream {
         }
     }
 
-    /// Chooses a host. `original` is the address the client meant, `avoid` holds hosts tried before, which are
-    /// avoided as long as `tries` allows.
+    /// Chooses a host. `original` is the address the client meant, `hash` what the request is hashed to, `avoid` holds
+    /// hosts tried before, which are avoided as long as `tries` allows.
     pub fn pick(
         &self,
         original: Option<SocketAddr>,
+        hash: Option<u64>,
         avoid: &[Rc<Host>],
         tries: u32,
         dice: &mut dyn Dice,
@@ -329,12 +323,19 @@ impl Upstream {
             LbPolicy::ClusterProvided => LbPolicy::RoundRobin,
             other => other,
         };
-        let mut picked = state.set.pick(policy, &Flat(&state.hosts), &mut state.turn, dice)?;
-        for _ in 0..tries {
+        // Without a hash a random one does.
+        let hash = matches!(policy, LbPolicy::Hash(_)).then(|| hash.unwrap_or_else(|| dice.roll()));
+        let (set, flat, turn) = (&state.set, balance::Flat(&state.hosts), &mut state.turn);
+        let mut pick = |attempt| match hash {
+            Some(hash) => set.pick_by_hash(hash, attempt),
+            None => set.pick(policy, &flat, turn, dice),
+        };
+        let mut picked = pick(0)?;
+        for attempt in 1..=tries {
             if !avoid.iter().any(|h| Rc::ptr_eq(h, &state.hosts[picked])) {
                 break;
             }
-            picked = state.set.pick(policy, &Flat(&state.hosts), &mut state.turn, dice)?;
+            picked = pick(attempt)?;
         }
         state.hosts.get(picked).cloned()
     }
@@ -358,6 +359,7 @@ impl Upstream {
             pool: Pool::default(),
             weight: Cell::new(1),
             health: RefCell::default(),
+            place: RefCell::default(),
         });
         state.dynamic.insert(address, Rc::clone(&host));
         host

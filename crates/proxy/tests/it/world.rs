@@ -87,6 +87,7 @@ pub fn cluster(name: &str, hosts: &[SocketAddr]) -> Cluster {
                 hostname: "".into(),
                 weight: 1,
                 health: Health::Healthy,
+                hash_key: None,
             })
         })
         .collect();
@@ -96,6 +97,8 @@ pub fn cluster(name: &str, hosts: &[SocketAddr]) -> Cluster {
             alt_stat_name: None,
             discovery: Discovery::Static,
             lb: LbPolicy::RoundRobin,
+            slow_start: None,
+            locality_weighted: false,
             connect_timeout: std::time::Duration::from_secs(5),
             limits: CircuitLimits::default(),
             protocol: UpstreamProtocol::Http1,

@@ -1,4 +1,7 @@
 use super::*;
+use crate::cluster::{HashFunction, HashTable};
+
+mod tables;
 
 struct Fake(Vec<(u32, u32)>);
 
@@ -56,6 +59,99 @@ fn least_request_avoids_the_busy_and_spreads_ties() {
     assert!(busy[1] > 700, "{busy:?}");
     let idle = count(&healthy(4), LbPolicy::LeastRequest { choices: 2 }, &Fake(vec![(1, 0); 4]), 400);
     assert_eq!(idle, [100; 4]);
+}
+
+#[test]
+fn least_request_shares_by_weight_and_load() {
+    let policy = LbPolicy::LeastRequest { choices: 2 };
+    assert_eq!(count(&healthy(2), policy, &Fake(vec![(1, 0), (3, 0)]), 400), [100, 300]);
+    // With three requests in flight the heavier one counts no more than the lighter one.
+    let busy = count(&healthy(2), policy, &Fake(vec![(1, 0), (4, 3)]), 400);
+    assert_eq!(busy, [200, 200]);
+}
+
+/// Hosts of these ages.
+struct Aged(Vec<u64>);
+
+impl Hosts for Aged {
+    fn weight(&self, _: usize) -> u32 {
+        1
+    }
+    fn active(&self, _: usize) -> u32 {
+        0
+    }
+    fn age(&self, host: usize) -> Duration {
+        Duration::from_secs(self.0[host])
+    }
+}
+
+#[test]
+fn new_hosts_warm_up() {
+    let slow = |aggression| SlowStart { window: Duration::from_secs(100), aggression, least: 0.1 };
+    let share = |policy, aggression, age| {
+        let set = healthy(2).with_weights([1, 1].into_iter()).with_slow_start(Some(slow(aggression)));
+        let (mut turn, mut dice, mut seen) = (Turn::default(), dice(), 0);
+        for _ in 0..1100 {
+            seen += usize::from(set.pick(policy, &Aged(vec![1000, age]), &mut turn, &mut dice) == Some(1));
+        }
+        seen
+    };
+    for policy in [LbPolicy::RoundRobin, LbPolicy::LeastRequest { choices: 2 }] {
+        // A tenth at first, against a whole share: 1 in 11.
+        assert!((98..=102).contains(&share(policy, 1.0, 0)));
+        assert!((98..=102).contains(&share(policy, 1.0, 10)));
+        // Half its share: 1 in 3.
+        assert!((364..=369).contains(&share(policy, 1.0, 50)));
+        assert_eq!(share(policy, 1.0, 100), 550);
+        assert!(share(policy, 2.0, 25) > share(policy, 1.0, 25));
+    }
+    assert_eq!(share(LbPolicy::Random, 1.0, 0), share(LbPolicy::Random, 1.0, 1000));
+}
+
+#[test]
+fn localities_take_their_weight_as_far_as_they_are_healthy() {
+    let share = LocalityShare { of_host: vec![0, 0, 1, 1, 2], weights: vec![80, 20, 0] };
+    let set = |healthy: [bool; 5]| {
+        let health = healthy.map(|up| (0, if up { Health::Healthy } else { Health::Unhealthy }));
+        HostSet::new(health.into_iter(), 0.0, 140).with_localities(&share, 140)
+    };
+    let hosts = Fake(vec![(1, 0); 5]);
+    let seen = count(&set([true; 5]), LbPolicy::RoundRobin, &hosts, 10_000);
+    assert!((7_700..8_300).contains(&(seen[0] + seen[1])) && seen[4] == 0, "{seen:?}");
+    // Each locality has a rotation of its own.
+    assert!(seen[0].abs_diff(seen[1]) <= 1 && seen[2].abs_diff(seen[3]) <= 1, "{seen:?}");
+    // Half of the first is left: 80 × 0.7 against 20.
+    let seen = count(&set([true, false, true, true, true]), LbPolicy::LeastRequest { choices: 2 }, &hosts, 10_000);
+    assert!((7_000..7_700).contains(&seen[0]) && seen[1] == 0, "{seen:?}");
+    // Nobody is left there.
+    let seen = count(&set([false, false, true, true, true]), LbPolicy::Random, &hosts, 1_000);
+    assert_eq!(seen[2] + seen[3], 1_000);
+    // Only the one without weight is left: better than nobody.
+    let seen = count(&set([false, false, false, false, true]), LbPolicy::Random, &hosts, 10);
+    assert_eq!(seen[4], 10);
+}
+
+#[test]
+fn degraded_hosts_take_what_the_healthy_cannot() {
+    let hosts = Fake(vec![(1, 0); 4]);
+    let health = [Health::Healthy, Health::Healthy, Health::Degraded, Health::Degraded].map(|health| (0, health));
+    let seen = count(&HostSet::new(health.into_iter(), 0.0, 140), LbPolicy::RoundRobin, &hosts, 10_000);
+    assert!((2_700..3_300).contains(&(seen[2] + seen[3])), "{seen:?}");
+    let health = [Health::Healthy, Health::Healthy, Health::Healthy, Health::Degraded].map(|health| (0, health));
+    let seen = count(&HostSet::new(health.into_iter(), 0.0, 140), LbPolicy::RoundRobin, &hosts, 100);
+    assert_eq!(seen[3], 0);
+}
+
+#[test]
+fn panic_shares_by_the_number_of_hosts() {
+    let hosts = Fake(vec![(1, 0); 4]);
+    let down = [0, 0, 0, 1].map(|priority| (priority, Health::Unhealthy));
+    let seen = count(&HostSet::new(down.into_iter(), 50.0, 140), LbPolicy::Random, &hosts, 10_000);
+    assert!((2_300..2_700).contains(&seen[3]), "{seen:?}");
+    // As long as others suffice, a level without health is not in panic.
+    let up = [(0, Health::Unhealthy), (0, Health::Unhealthy), (0, Health::Unhealthy), (1, Health::Healthy)];
+    let seen = count(&HostSet::new(up.into_iter(), 50.0, 140), LbPolicy::Random, &hosts, 100);
+    assert_eq!(seen[3], 100);
 }
 
 #[test]

@@ -8,6 +8,7 @@ fn chain(name: &str, matches: ChainMatch) -> Arc<FilterChain> {
         idle_timeout: None,
         max_connect_attempts: 1,
         max_downstream_connection_duration: None,
+        hash_source_ip: false,
         access_log: Vec::new(),
     };
     Arc::new(FilterChain { name: name.into(), matches, terminal: Terminal::Tcp(Arc::new(tcp)) })

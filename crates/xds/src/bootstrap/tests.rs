@@ -154,8 +154,8 @@ fn static_resources_are_refused_with_their_place() {
         State::new(&bootstrap, std::time::SystemTime::UNIX_EPOCH).expect_err(text).to_string()
     };
     assert_eq!(
-        refused("static_resources: {clusters: [{name: a}, {name: b, lb_policy: MAGLEV}]}"),
-        "static_resources.clusters[1].lb_policy: MAGLEV is not supported yet"
+        refused("static_resources: {clusters: [{name: a}, {name: b, lb_policy: LOAD_BALANCING_POLICY_CONFIG}]}"),
+        "static_resources.clusters[1].lb_policy: LOAD_BALANCING_POLICY_CONFIG without one"
     );
     assert_eq!(
         refused("static_resources: {clusters: [{name: a}, {name: a}]}"),

@@ -3,8 +3,7 @@
 //! - reject: mirroring, internal redirects, hedging, high priority, rewrites by template, retry predicates other than
 //!   those named, because requests would go elsewhere or more often than meant
 //! - degrade: cluster specifier plugins (the route answers 500)
-//! - note: hash policies (clusters with a hashing balancer are refused themselves), metadata matches, rate limits,
-//!   tuning of flushes and early data
+//! - note: metadata matches, rate limits, tuning of flushes and early data
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,9 @@ use envoy_types::pb::envoy::config::route::v3::{
     self as pb, RetryPolicy as PbRetryPolicy, redirect_action, retry_policy as pb_retry, route_action, weighted_cluster,
 };
 use lateen_traffic::retry::{RetryOn, RetryPolicy};
-use lateen_traffic::route::{DirectResponse, Forward, HostRewrite, PathRewrite, Redirect, Target, WeightedCluster};
+use lateen_traffic::route::{
+    DirectResponse, Forward, HostRewrite, PathRewrite, Redirect, Target, WeightedBy, WeightedCluster,
+};
 
 use super::access_log::inline;
 use super::address::{duration, port, text, timeout, type_name};
@@ -69,10 +70,11 @@ pub(super) fn forward(action: pb::RouteAction, notes: &mut Notes) -> Result<Opti
         hedge_policy,
     );
     note_if_set!(notes, "RouteAction":
-        metadata_match, flush_timeout, early_data_policy, rate_limits, include_vh_rate_limits, hash_policy);
+        metadata_match, flush_timeout, early_data_policy, rate_limits, include_vh_rate_limits);
     if priority != RoutingPriority::Default as i32 {
         return Err(Reject::field("priority", "only DEFAULT is supported"));
     }
+    let mut weighted_by = WeightedBy::Chance;
     let target = match cluster_specifier {
         Some(route_action::ClusterSpecifier::Cluster(name)) => {
             if name.is_empty() {
@@ -84,7 +86,9 @@ pub(super) fn forward(action: pb::RouteAction, notes: &mut Notes) -> Result<Opti
             Target::Header(field_name(&name).at("cluster_header")?)
         }
         Some(route_action::ClusterSpecifier::WeightedClusters(clusters)) => {
-            Target::Weighted(weighted(clusters, notes).at("weighted_clusters")?)
+            let (clusters, by) = weighted(clusters, notes).at("weighted_clusters")?;
+            weighted_by = by;
+            Target::Weighted(clusters)
         }
         Some(
             route_action::ClusterSpecifier::ClusterSpecifierPlugin(_)
@@ -145,6 +149,11 @@ pub(super) fn forward(action: pb::RouteAction, notes: &mut Notes) -> Result<Opti
         retry: retry.map(|policy| retry_policy(policy, notes)).transpose().at("retry_policy")?.map(Arc::new),
         upgrades,
         terminate_connect,
+        hash_policies: each("hash_policy", hash_policy, super::hash_policy::hash_policy)?
+            .into_iter()
+            .flatten()
+            .collect(),
+        weighted_by,
     }))
 }
 
@@ -180,9 +189,14 @@ fn upgrades(configs: Vec<route_action::UpgradeConfig>) -> Result<Upgrades, Rejec
     Ok((upgrades, terminate_connect))
 }
 
-fn weighted(value: pb::WeightedCluster, notes: &mut Notes) -> Result<Vec<WeightedCluster>, Reject> {
+fn weighted(value: pb::WeightedCluster, notes: &mut Notes) -> Result<(Vec<WeightedCluster>, WeightedBy), Reject> {
     let pb::WeightedCluster { clusters, total_weight, runtime_key_prefix, random_value_specifier } = value;
-    reject_if_set!(random_value_specifier);
+    use weighted_cluster::RandomValueSpecifier as By;
+    let by = match random_value_specifier {
+        Some(By::HeaderName(name)) if !name.is_empty() => WeightedBy::Header(field_name(&name).at("header_name")?),
+        Some(By::UseHashPolicy(on)) if on.value => WeightedBy::Hash,
+        Some(By::HeaderName(_) | By::UseHashPolicy(_)) | None => WeightedBy::Chance,
+    };
     note_if_set!(notes, "WeightedCluster": total_weight, runtime_key_prefix);
     let clusters = each("clusters", clusters, |cluster| cluster_weight(cluster, notes))?;
     let total: u64 = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
@@ -192,7 +206,7 @@ fn weighted(value: pb::WeightedCluster, notes: &mut Notes) -> Result<Vec<Weighte
     if total > u64::from(u32::MAX) {
         return Err(Reject::new(format_args!("the sum of the weights, {total}, is more than {}", u32::MAX)));
     }
-    Ok(clusters)
+    Ok((clusters, by))
 }
 
 fn cluster_weight(value: weighted_cluster::ClusterWeight, notes: &mut Notes) -> Result<WeightedCluster, Reject> {

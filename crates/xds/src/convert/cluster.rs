@@ -1,25 +1,21 @@
 //! Clusters.
 //!
-//! - reject: TLS (not there yet), hashing and subset balancers, health checks, retry budgets,
+//! - reject: TLS (not there yet), subset balancers, health checks, retry budgets,
 //!   filters, custom cluster types, because requests would go to other hosts, or differently, than meant
 //! - note: statistics, metadata, DNS tuning, matches on hosts' metadata that all lead to plain sockets
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::cluster::v3::{
-    self as pb, circuit_breakers, cluster as pb_cluster, load_balancing_policy,
-};
+use envoy_types::pb::envoy::config::cluster::v3::{self as pb, circuit_breakers, cluster as pb_cluster};
 use envoy_types::pb::envoy::config::core::v3::RoutingPriority;
-use envoy_types::pb::envoy::extensions::load_balancing_policies::{
-    least_request::v3::LeastRequest, random::v3::Random, round_robin::v3::RoundRobin,
-};
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use lateen_traffic::cluster::{
     CircuitLimits, ClusterSettings, Discovery, DnsFamily, Endpoints, LbPolicy, UpstreamProtocol,
 };
 
-use super::address::{config_source, duration, percent, port, tcp_keepalive, text, type_name, unpack, upstream_bind};
+use super::address::{config_source, duration, tcp_keepalive, text, type_name, unpack, upstream_bind};
+use super::balance::balancer;
 use super::endpoint::{Addresses, endpoints};
 use super::listener::plain;
 use super::outlier::outlier;
@@ -28,8 +24,6 @@ use super::upstream_http::{UpstreamHttp, http1};
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_DNS_REFRESH: Duration = Duration::from_secs(5);
-const DEFAULT_PANIC_THRESHOLD: f64 = 50.0;
-const DEFAULT_MERGE_WINDOW: Duration = Duration::from_secs(1);
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// A cluster, and its hosts where the resource itself holds them.
@@ -143,7 +137,7 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
     if eds_cluster_config.is_some() != (discovery_type == Type::Eds) {
         return Err(Reject::field("eds_cluster_config", "belongs to clusters of type EDS, and to those alone"));
     }
-    let mut lb = balancer(lb_policy, lb_config, load_balancing_policy, notes)?;
+    let lb = balancer(lb_policy, lb_config, load_balancing_policy, common_lb_config, notes)?;
     let discovery = match discovery_type {
         Type::Static => Discovery::Static,
         Type::StrictDns => Discovery::StrictDns { refresh, family },
@@ -170,9 +164,6 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
     };
     if lb.policy == LbPolicy::ClusterProvided && discovery_type != Type::OriginalDst {
         return Err(Reject::field("lb_policy", "CLUSTER_PROVIDED is only for type ORIGINAL_DST"));
-    }
-    if let Some(config) = common_lb_config {
-        common_lb(config, &mut lb, notes).at("common_lb_config")?;
     }
     let endpoints = match (discovery_type, load_assignment) {
         (Type::Eds, Some(_)) => return Err(Reject::field("load_assignment", "not for clusters of type EDS")),
@@ -248,6 +239,8 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
         alt_stat_name: text(alt_stat_name),
         discovery,
         lb: lb.policy,
+        slow_start: lb.slow_start,
+        locality_weighted: lb.locality_weighted,
         connect_timeout,
         limits: match circuit_breakers {
             Some(breakers) => limits(breakers, notes).at("circuit_breakers")?,
@@ -278,154 +271,6 @@ fn dns_family(value: i32) -> Result<DnsFamily, Reject> {
         Ok(Family::All) => Ok(DnsFamily::All),
         Err(_) => Err(Reject::field("dns_lookup_family", format_args!("{value} is not known"))),
     }
-}
-
-struct Balancer {
-    policy: LbPolicy,
-    original_dst: OriginalDst,
-    panic_threshold: f64,
-    update_merge_window: Duration,
-}
-
-#[derive(Default)]
-struct OriginalDst {
-    use_http_header: bool,
-    port_override: Option<u16>,
-}
-
-fn balancer(
-    policy: i32,
-    config: Option<pb_cluster::LbConfig>,
-    extension: Option<pb::LoadBalancingPolicy>,
-    notes: &mut Notes,
-) -> Result<Balancer, Reject> {
-    use pb_cluster::LbPolicy as Policy;
-    let mut choices = 2;
-    let mut original_dst = OriginalDst::default();
-    match config {
-        None => {}
-        Some(pb_cluster::LbConfig::LeastRequestLbConfig(config)) => {
-            let pb_cluster::LeastRequestLbConfig { choice_count, active_request_bias, slow_start_config } = config;
-            (|| {
-                reject_if_set!(active_request_bias, slow_start_config);
-                Ok(())
-            })()
-            .at("least_request_lb_config")?;
-            choices = choice_count.map_or(2, |count| count.value.max(2));
-        }
-        Some(pb_cluster::LbConfig::RoundRobinLbConfig(config)) => {
-            let pb_cluster::RoundRobinLbConfig { slow_start_config } = config;
-            (|| {
-                reject_if_set!(slow_start_config);
-                Ok(())
-            })()
-            .at("round_robin_lb_config")?;
-        }
-        Some(pb_cluster::LbConfig::OriginalDstLbConfig(config)) => {
-            original_dst = self::original_dst(config).at("original_dst_lb_config")?;
-        }
-        Some(pb_cluster::LbConfig::RingHashLbConfig(_)) => {
-            return Err(Reject::field("ring_hash_lb_config", "not supported yet"));
-        }
-        Some(pb_cluster::LbConfig::MaglevLbConfig(_)) => {
-            return Err(Reject::field("maglev_lb_config", "not supported yet"));
-        }
-    }
-    let policy = match (extension, Policy::try_from(policy)) {
-        (Some(extension), _) => extension_policy(extension, notes).at("load_balancing_policy")?,
-        (None, Ok(Policy::RoundRobin)) => LbPolicy::RoundRobin,
-        (None, Ok(Policy::LeastRequest)) => LbPolicy::LeastRequest { choices },
-        (None, Ok(Policy::Random)) => LbPolicy::Random,
-        (None, Ok(Policy::ClusterProvided)) => LbPolicy::ClusterProvided,
-        (None, Ok(other)) => {
-            return Err(Reject::field("lb_policy", format_args!("{} is not supported yet", other.as_str_name())));
-        }
-        (None, Err(_)) => return Err(Reject::field("lb_policy", "not known")),
-    };
-    Ok(Balancer {
-        policy,
-        original_dst,
-        panic_threshold: DEFAULT_PANIC_THRESHOLD,
-        update_merge_window: DEFAULT_MERGE_WINDOW,
-    })
-}
-
-fn original_dst(config: pb_cluster::OriginalDstLbConfig) -> Result<OriginalDst, Reject> {
-    let pb_cluster::OriginalDstLbConfig { use_http_header, http_header_name, upstream_port_override, metadata_key } =
-        config;
-    reject_if_set!(metadata_key);
-    if !http_header_name.is_empty() && !http_header_name.eq_ignore_ascii_case("x-envoy-original-dst-host") {
-        return Err(Reject::field("http_header_name", "only x-envoy-original-dst-host is supported"));
-    }
-    let port_override = upstream_port_override.map(|value| port("upstream_port_override", value.value)).transpose()?;
-    Ok(OriginalDst { use_http_header, port_override })
-}
-
-/// The first policy of the list that is known, as Envoy picks it.
-fn extension_policy(list: pb::LoadBalancingPolicy, notes: &mut Notes) -> Result<LbPolicy, Reject> {
-    let pb::LoadBalancingPolicy { policies } = list;
-    for load_balancing_policy::Policy { typed_extension_config } in policies {
-        let Some(any) = typed_extension_config.and_then(|config| config.typed_config) else { continue };
-        if let Some(policy) = unpack::<RoundRobin>(&any)? {
-            let RoundRobin { slow_start_config, locality_lb_config } = policy;
-            reject_if_set!(slow_start_config, locality_lb_config);
-            return Ok(LbPolicy::RoundRobin);
-        }
-        if let Some(policy) = unpack::<LeastRequest>(&any)? {
-            let LeastRequest {
-                choice_count,
-                active_request_bias,
-                slow_start_config,
-                locality_lb_config,
-                enable_full_scan,
-                selection_method,
-            } = policy;
-            reject_if_set!(active_request_bias, slow_start_config, locality_lb_config, selection_method);
-            note_if_set!(notes, "LeastRequest": enable_full_scan);
-            return Ok(LbPolicy::LeastRequest { choices: choice_count.map_or(2, |count| count.value.max(2)) });
-        }
-        if let Some(policy) = unpack::<Random>(&any)? {
-            let Random { locality_lb_config } = policy;
-            reject_if_set!(locality_lb_config);
-            return Ok(LbPolicy::Random);
-        }
-        if type_name(&any.type_url) == "envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided" {
-            return Ok(LbPolicy::ClusterProvided);
-        }
-    }
-    Err(Reject::field("policies", "none of them is supported yet"))
-}
-
-fn common_lb(config: pb_cluster::CommonLbConfig, lb: &mut Balancer, notes: &mut Notes) -> Result<(), Reject> {
-    let pb_cluster::CommonLbConfig {
-        healthy_panic_threshold,
-        update_merge_window,
-        ignore_new_hosts_until_first_hc,
-        close_connections_on_host_set_change,
-        consistent_hashing_lb_config,
-        override_host_status,
-        locality_config_specifier,
-    } = config;
-    reject_if_set!(close_connections_on_host_set_change);
-    note_if_set!(notes, "CommonLbConfig":
-        ignore_new_hosts_until_first_hc, consistent_hashing_lb_config, override_host_status);
-    match locality_config_specifier {
-        // Without a local cluster Envoy does not weigh zones either.
-        Some(pb_cluster::common_lb_config::LocalityConfigSpecifier::ZoneAwareLbConfig(_)) => {
-            notes.add("CommonLbConfig.zone_aware_lb_config");
-        }
-        Some(pb_cluster::common_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => {
-            return Err(Reject::field("locality_weighted_lb_config", "not supported yet"));
-        }
-        None => {}
-    }
-    if let Some(window) = update_merge_window {
-        lb.update_merge_window = duration("update_merge_window", window)?;
-    }
-    if let Some(threshold) = healthy_panic_threshold {
-        lb.panic_threshold = percent("healthy_panic_threshold", threshold)?;
-    }
-    Ok(())
 }
 
 fn limits(breakers: pb::CircuitBreakers, notes: &mut Notes) -> Result<CircuitLimits, Reject> {

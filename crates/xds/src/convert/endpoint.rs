@@ -1,7 +1,7 @@
 //! Load assignments: the hosts of a cluster.
 //!
 //! - reject: overload drops, endpoints by reference, lists by another service (LEDS)
-//! - note: metadata, health-check settings (no health is checked yet), further addresses of a host
+//! - note: metadata apart from the hash key, health-check settings (no health is checked yet), further addresses of a host
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::config::core::v3::{self as core, HealthStatus};
 use envoy_types::pb::envoy::config::endpoint::v3::{
     self as pb, cluster_load_assignment, endpoint as pb_endpoint, lb_endpoint::HostIdentifier,
 };
+use envoy_types::pb::google::protobuf::value::Kind;
 use lateen_traffic::cluster::{Endpoint, EndpointAddress, Endpoints, Health, Locality, LocalityEndpoints};
 
 use super::address::endpoint_address;
@@ -91,6 +92,7 @@ fn locality_endpoints(
 
 fn lb_endpoint(value: pb::LbEndpoint, allowed: Addresses, notes: &mut Notes) -> Result<Endpoint, Reject> {
     let pb::LbEndpoint { health_status, metadata, load_balancing_weight, host_identifier } = value;
+    let hash_key = metadata.as_ref().and_then(hash_key);
     note_if_set!(notes, "LbEndpoint": metadata);
     let weight = load_balancing_weight.map_or(1, |weight| weight.value);
     if weight == 0 {
@@ -125,5 +127,13 @@ fn lb_endpoint(value: pb::LbEndpoint, allowed: Addresses, notes: &mut Notes) -> 
         );
         return Err(Reject::field("endpoint.address.socket_address.address", reason));
     }
-    Ok(Endpoint { address, hostname: hostname.into(), weight, health })
+    Ok(Endpoint { address, hostname: hostname.into(), weight, health, hash_key })
+}
+
+/// What stands for the host's address where hashes choose hosts.
+fn hash_key(metadata: &core::Metadata) -> Option<Arc<str>> {
+    match metadata.filter_metadata.get("envoy.lb")?.fields.get("hash_key")?.kind.as_ref()? {
+        Kind::StringValue(key) if !key.is_empty() => Some(key.as_str().into()),
+        _ => None,
+    }
 }

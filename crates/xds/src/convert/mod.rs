@@ -13,10 +13,12 @@
 mod access_log;
 mod action;
 mod address;
+mod balance;
 mod cluster;
 mod codec;
 mod endpoint;
 mod filter;
+mod hash_policy;
 mod hcm;
 mod listener;
 mod matcher;

@@ -11,6 +11,7 @@ use lateen_traffic::tcp::{TcpProxy, TcpTarget};
 
 use super::access_log::access_logs;
 use super::address::{duration, timeout};
+use super::hash_policy::hashes_source_ip;
 use super::reject::{Notes, Reject, each, note_if_set, reject_if_set};
 
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -50,7 +51,7 @@ pub(super) fn tcp_proxy(proxy: pb::TcpProxy, notes: &mut Notes) -> Result<TcpPro
         max_early_data_bytes,
     );
     note_if_set!(notes, "TcpProxy":
-        metadata_match, backoff_options, hash_policy, max_downstream_connection_duration_jitter_percentage,
+        metadata_match, backoff_options, max_downstream_connection_duration_jitter_percentage,
         access_log_flush_interval, flush_access_log_on_connected, access_log_options,
         proxy_protocol_tlv_merge_policy, check_drain_close);
     if stat_prefix.is_empty() {
@@ -75,6 +76,7 @@ pub(super) fn tcp_proxy(proxy: pb::TcpProxy, notes: &mut Notes) -> Result<TcpPro
         max_downstream_connection_duration: max_downstream_connection_duration
             .map(|value| duration("max_downstream_connection_duration", value))
             .transpose()?,
+        hash_source_ip: hashes_source_ip(hash_policy)?,
         access_log: access_logs("access_log", access_log, notes)?,
     })
 }

@@ -1,6 +1,7 @@
 //! Resources in YAML, and what becomes of them.
 
 mod anything;
+mod balance;
 mod fates;
 mod meaning;
 

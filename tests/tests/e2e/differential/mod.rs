@@ -4,6 +4,7 @@
 mod admin;
 mod bad_requests;
 mod generated;
+mod hashing;
 mod headers;
 mod http2;
 mod local_replies;

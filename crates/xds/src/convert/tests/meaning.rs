@@ -152,11 +152,10 @@ fn other_kinds_of_clusters() {
     let (legacy, _) = cluster("{name: x, http2_protocol_options: {}, max_requests_per_connection: 5}").unwrap();
     assert_eq!(legacy.settings.protocol, UpstreamProtocol::Http2);
     assert_eq!(legacy.settings.max_requests_per_connection, Some(5));
-    let policy = "typed_extension_config: {name: p, typed_config: {'@type': \
-                  type.googleapis.com/envoy.extensions.load_balancing_policies";
+    let policy = "typed_extension_config: {name: p, typed_config: {'@type': type.googleapis.com/envoy.extensions";
     let (newer, _) = cluster(&format!(
-        "{{name: x, load_balancing_policy: {{policies: [{{{policy}.ring_hash.v3.RingHash}}}}}}, \
-         {{{policy}.least_request.v3.LeastRequest, choice_count: 5}}}}}}]}}}}"
+        "{{name: x, load_balancing_policy: {{policies: [{{{policy}.transport_sockets.raw_buffer.v3.RawBuffer}}}}}}, \
+         {{{policy}.load_balancing_policies.least_request.v3.LeastRequest, choice_count: 5}}}}}}]}}}}"
     ))
     .unwrap();
     assert_eq!(newer.settings.lb, LbPolicy::LeastRequest { choices: 5 }, "the first that is known");

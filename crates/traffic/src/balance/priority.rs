@@ -1,0 +1,90 @@
+//! How load is shared between priorities: the first takes it as far as its health allows, the rest goes to the next
+//! (Envoy's "priority levels", "degraded endpoints" and "panic threshold"). Percentages are whole, as Envoy's.
+
+use super::Level;
+
+/// Percent of the requests for the healthy and the degraded hosts of each level.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Loads {
+    healthy: Vec<u32>,
+    degraded: Vec<u32>,
+}
+
+impl Loads {
+    /// Shares the load and marks the levels that are in panic. `factor` is the overprovisioning factor in percent.
+    pub(super) fn new(levels: &mut [Level], panic_threshold: f64, factor: u32) -> Self {
+        let availability = |usable: usize, level: &Level| -> u32 {
+            let percent = u64::from(factor) * usable as u64 / (level.all.len() as u64).max(1);
+            percent.min(100) as u32
+        };
+        let healthy: Vec<u32> = levels.iter().map(|level| availability(level.healthy.len(), level)).collect();
+        let degraded: Vec<u32> = levels.iter().map(|level| availability(level.degraded.len(), level)).collect();
+        let total = healthy.iter().chain(&degraded).map(|p| u64::from(*p)).sum::<u64>().min(100) as u32;
+        let threshold = panic_threshold.clamp(0.0, 100.0);
+        if total < 100 && threshold > 0.0 {
+            for level in levels.iter_mut() {
+                let usable = (level.healthy.len() + level.degraded.len()) as f64;
+                level.panic = 100.0 * usable / (level.all.len() as f64) < threshold;
+            }
+            if levels.iter().all(|level| level.panic) {
+                return Self::in_total_panic(levels);
+            }
+        }
+        if total == 0 {
+            // Somebody must say that there is nobody.
+            let mut healthy = vec![0; levels.len()];
+            if let Some(first) = healthy.first_mut() {
+                *first = 100;
+            }
+            return Self { healthy, degraded: vec![0; levels.len()] };
+        }
+        let mut left = 100;
+        let mut share = |available: &[u32]| -> Vec<u32> {
+            let shares = available.iter().map(|percent| {
+                let load = left.min(percent * 100 / total);
+                left -= load;
+                load
+            });
+            shares.collect()
+        };
+        let mut loads = Self { healthy: share(&healthy), degraded: share(&degraded) };
+        // What rounding left over goes to the first that is there.
+        match (healthy.iter().position(|p| *p > 0), degraded.iter().position(|p| *p > 0)) {
+            (Some(at), _) => loads.healthy[at] += left,
+            (None, Some(at)) => loads.degraded[at] += left,
+            (None, None) => {}
+        }
+        loads
+    }
+
+    /// Every level takes what its number of hosts is of all.
+    fn in_total_panic(levels: &[Level]) -> Self {
+        let total: usize = levels.iter().map(|level| level.all.len()).sum();
+        let mut healthy: Vec<u32> = levels.iter().map(|level| (100 * level.all.len() / total.max(1)) as u32).collect();
+        let left = 100 - healthy.iter().sum::<u32>().min(100);
+        if let Some(first) = levels.iter().position(|level| !level.all.is_empty()) {
+            healthy[first] += left;
+        }
+        Self { degraded: vec![0; healthy.len()], healthy }
+    }
+
+    /// Whether the healthy hosts of the first level take everything.
+    pub(super) fn only_first(&self) -> bool {
+        self.healthy.first() == Some(&100)
+    }
+
+    /// The level for a number, and whether its degraded hosts are meant.
+    pub(super) fn choose(&self, hash: u64) -> (usize, bool) {
+        let at = (hash % 100) as u32 + 1;
+        let mut sum = 0;
+        for (degraded, loads) in [(false, &self.healthy), (true, &self.degraded)] {
+            for (level, load) in loads.iter().enumerate() {
+                sum += load;
+                if at <= sum {
+                    return (level, degraded);
+                }
+            }
+        }
+        (0, false)
+    }
+}
