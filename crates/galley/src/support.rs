@@ -82,11 +82,8 @@ const LINES: &[Line] = &[
 
 /// Lines of a DestinationRule's policies, wherever one can stand.
 const POLICY_LINES: &[(&str, When, &str)] = &[
-    ("loadBalancer.consistentHash", When::Given, "consistent hashing"),
     ("loadBalancer.localityLbSetting", When::Given, "choosing endpoints by locality"),
     ("loadBalancer.zoneAwareLbSetting", When::Given, "choosing endpoints by zone"),
-    ("loadBalancer.warmup", When::Given, "warming up endpoints"),
-    ("loadBalancer.warmupDurationSecs", When::Given, "warming up endpoints"),
     ("connectionPool.tcp.tcpKeepalive", When::Given, "probing idle connections"),
     ("connectionPool.tcp.maxConnectionDuration", When::Given, "limiting a connection's duration"),
     ("connectionPool.tcp.idleTimeout", When::Given, "closing idle TCP connections"),

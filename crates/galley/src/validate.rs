@@ -17,6 +17,7 @@ mod virtual_service;
 mod workload_group;
 mod workloads;
 
+use crate::istio::virtual_service::STICKY_WEIGHTS;
 use crate::object::{Object, Resource};
 use crate::problem::FieldProblem;
 pub use change::change;
@@ -62,7 +63,10 @@ pub fn object(object: &Object) -> Findings {
         Resource::Pod(pod) => workloads::check_pod(pod, &mut findings),
         Resource::Deployment(deployment) => workloads::check_deployment(deployment, &mut findings),
         Resource::Gateway(config) => gateway::check(&config.spec, &mut findings),
-        Resource::VirtualService(config) => virtual_service::check(own, &config.spec, &mut findings),
+        Resource::VirtualService(config) => {
+            virtual_service::check(own, &config.spec, &mut findings);
+            virtual_service::sticky_weights(object.annotation(STICKY_WEIGHTS), &config.spec, &mut findings);
+        }
         Resource::DestinationRule(config) => destination_rule::check(own, &config.spec, &mut findings),
         Resource::ServiceEntry(config) => service_entry::check(own, &config.spec, &mut findings),
         Resource::WorkloadEntry(config) => service_entry::check_workload(&config.spec, &mut findings),

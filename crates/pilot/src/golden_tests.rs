@@ -86,3 +86,8 @@ fn delegates() {
 fn gateways() {
     check("gateways", quiet(), &[GATEWAY], &[Lds, Rds]);
 }
+
+#[test]
+fn balancing() {
+    check("balancing", quiet(), &[SIDECAR], &[Cds, Lds, Rds]);
+}

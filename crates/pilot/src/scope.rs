@@ -244,6 +244,8 @@ impl<'a> Scope<'a> {
             [port] => Some(port.number),
             _ => None,
         };
-        Some(Target { host: real, only_port })
+        let rule = self.service(&real).and_then(|entry| self.destination_rule(entry));
+        let hashing = rule.filter(|rule| rule.hashes()).cloned();
+        Some(Target { host: real, only_port, hashing })
     }
 }

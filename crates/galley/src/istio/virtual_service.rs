@@ -5,6 +5,7 @@ mod delegation;
 mod http;
 mod oneof;
 mod policy;
+mod sticky;
 
 use std::collections::BTreeMap;
 
@@ -19,6 +20,7 @@ pub use http::{
 pub use policy::{
     Abort, AbortError, CorsPolicy, Delay, DelayKind, HttpFaultInjection, HttpMirrorPolicy, UnmatchedPreflights,
 };
+pub use sticky::{STICKY_WEIGHTS, StickyWeights};
 
 /// Routes for one or more hosts.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

@@ -2,10 +2,11 @@
 
 mod http;
 
-use super::{Findings, names, shared};
+use super::{Findings, headers, names, shared};
 use crate::istio::VirtualService;
 use crate::istio::virtual_service::{
-    Delegate, L4MatchAttributes, RouteDestination, TcpRoute, TlsMatchAttributes, TlsRoute,
+    Delegate, HttpRoute, L4MatchAttributes, RouteDestination, STICKY_WEIGHTS, StickyWeights, TcpRoute,
+    TlsMatchAttributes, TlsRoute,
 };
 
 pub(super) fn check(own_namespace: &str, spec: &VirtualService, findings: &mut Findings) {
@@ -33,6 +34,25 @@ pub(super) fn check(own_namespace: &str, spec: &VirtualService, findings: &mut F
         tcp(&format!("spec.tcp[{index}]"), route, findings);
     }
     shared::export_to(own_namespace, &spec.export_to, false, findings);
+}
+
+/// The annotation by which weighted destinations are sticky.
+pub(super) fn sticky_weights(annotation: Option<&str>, spec: &VirtualService, findings: &mut Findings) {
+    let Some(text) = annotation else { return };
+    let at = format!("metadata.annotations[{STICKY_WEIGHTS}]");
+    match text.parse() {
+        Err(message) => findings.error(at, format!("{message}")),
+        Ok(StickyWeights::Header(name)) => findings.check(&at, headers::read_name(&name)),
+        Ok(StickyWeights::Cookie(name)) if !headers::is_token(&name) => {
+            findings.error(at, format!("{name:?} is not the name of a cookie"));
+        }
+        Ok(_) => {
+            let weighted = |http: &HttpRoute| http.route.len() > 1 || http.delegate.is_some();
+            if !spec.http.iter().any(weighted) {
+                findings.warning(at, "no HTTP route has several destinations: nothing is sticky");
+            }
+        }
+    }
 }
 
 fn binds_to_gateway(spec: &VirtualService) -> bool {

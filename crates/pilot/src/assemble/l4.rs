@@ -7,7 +7,7 @@ use crate::generate::route::{self, RouteScope, Targets};
 use crate::generate::tcp::TcpRoute;
 use crate::names;
 use crate::registry::{Cidr, Labels, ServicePort, selects};
-use crate::rules::VirtualServiceRule;
+use crate::rules::{HashBy, VirtualServiceRule};
 use crate::scope::Scope;
 use lateen_galley::istio::virtual_service::{L4MatchAttributes, RouteDestination, TlsMatchAttributes};
 
@@ -79,9 +79,11 @@ pub fn to_destinations(
     };
     if let Some((cluster, _)) = to.clusters.first().cloned() {
         let mut parts = cluster.split('|').skip(1);
-        let (port, _, host) = (parts.next(), parts.next(), parts.next());
+        let (port, subset, host) = (parts.next(), parts.next(), parts.next());
         if let (Some(port), Some(host)) = (port.and_then(|port| port.parse().ok()), host) {
-            add_timeouts(&mut to, host, port, view);
+            // Of several destinations none speaks for the others.
+            let subset = subset.filter(|_| destinations.len() == 1).unwrap_or_default();
+            add_policy(&mut to, host, subset, port, view);
         }
     }
     to
@@ -90,11 +92,12 @@ pub fn to_destinations(
 /// A chain's way to a service.
 pub fn to_service(host: &str, port: u16, view: &Scope<'_>) -> TcpRoute {
     let mut route = TcpRoute::to(&names::outbound_cluster(port, "", host));
-    add_timeouts(&mut route, host, port, view);
+    add_policy(&mut route, host, "", port, view);
     route
 }
 
-fn add_timeouts(route: &mut TcpRoute, host: &str, port: u16, view: &Scope<'_>) {
+fn add_policy(route: &mut TcpRoute, host: &str, subset: &str, port: u16, view: &Scope<'_>) {
+    route.hash_source_address = view.policy(host, subset, port).hash == Some(HashBy::SourceIp(true));
     let policy = view.policy(host, "", port);
     route.idle_timeout = policy.tcp_idle_timeout.or(view.key.settings.idle_timeout);
     route.max_connection_duration = policy.max_connection_duration;

@@ -103,7 +103,7 @@ fn services_by_port(scope: &Scope<'_>, egress: &Egress<'_>) -> BTreeMap<u16, Vec
     let declared = egress.port().map(|(_, protocol)| protocol);
     for entry in egress.services().iter().filter(|entry| entry.service.resolution != Resolution::Alias) {
         for port in entry.service.ports.iter().filter(|port| declared.unwrap_or(port.protocol).may_be_http()) {
-            by_port.entry(port.number).or_default().push(http_service(scope, entry));
+            by_port.entry(port.number).or_default().push(http_service(scope, entry, port.number));
         }
     }
     for services in by_port.values_mut() {
@@ -112,7 +112,7 @@ fn services_by_port(scope: &Scope<'_>, egress: &Egress<'_>) -> BTreeMap<u16, Vec
     by_port
 }
 
-fn http_service(scope: &Scope<'_>, entry: &Entry) -> HttpService {
+fn http_service(scope: &Scope<'_>, entry: &Entry, port: u16) -> HttpService {
     let service = &entry.service;
     HttpService {
         host: service.host.to_string(),
@@ -124,6 +124,7 @@ fn http_service(scope: &Scope<'_>, entry: &Entry) -> HttpService {
             .collect(),
         aliases: service.aliases.iter().map(ToString::to_string).collect(),
         headless: service.resolution == Resolution::Passthrough && service.source == Source::Kubernetes,
+        hash: scope.destination_rule(entry).and_then(|rule| rule.hash("", port)),
     }
 }
 

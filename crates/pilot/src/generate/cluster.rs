@@ -3,6 +3,7 @@
 //! Each is a pure function of its input struct, which is also its cache key. Source: Istio `core/cluster.go`,
 //! `core/cluster_builder.go`, `core/cluster_traffic_policy.go`.
 
+use super::balancing;
 use super::endpoint::{self, Assignment};
 use super::wire;
 use crate::names;
@@ -78,17 +79,15 @@ pub struct OutboundCluster {
 impl OutboundCluster {
     /// The cluster.
     pub fn build(&self) -> Cluster {
-        let (discovery, balancing) = match (&self.discovery, self.policy.balancing) {
-            (Discovery::OriginalDst { .. }, _) | (_, Balancing::Passthrough) => {
-                (DiscoveryType::OriginalDst, LbPolicy::ClusterProvided)
-            }
-            (discovery, balancing) => (discovery_type(discovery), lb_policy(balancing)),
+        let discovery = match (&self.discovery, self.policy.balancing) {
+            (Discovery::OriginalDst { .. }, _) | (_, Balancing::Passthrough) => DiscoveryType::OriginalDst,
+            (discovery, _) => discovery_type(discovery),
         };
         let mut cluster = Cluster {
             name: self.name.clone(),
             alt_stat_name: format!("{};", self.name),
             cluster_discovery_type: Some(ClusterDiscoveryType::Type(discovery.into())),
-            lb_policy: balancing.into(),
+            lb_policy: LbPolicy::ClusterProvided.into(),
             common_lb_config: Some(CommonLbConfig {
                 // Endpoints that are not ready are sent as such, and never used in their place.
                 healthy_panic_threshold: Some(Percent { value: 0.0 }),
@@ -96,6 +95,9 @@ impl OutboundCluster {
             }),
             ..Default::default()
         };
+        if discovery != DiscoveryType::OriginalDst {
+            balancing::apply(&mut cluster, &self.policy);
+        }
         match (&self.discovery, discovery) {
             (Discovery::Eds, DiscoveryType::Eds) => {
                 cluster.eds_cluster_config =
@@ -247,15 +249,6 @@ fn discovery_type(discovery: &Discovery) -> DiscoveryType {
         Discovery::StrictDns(_) => DiscoveryType::StrictDns,
         Discovery::LogicalDns(_) => DiscoveryType::LogicalDns,
         Discovery::OriginalDst { .. } => DiscoveryType::OriginalDst,
-    }
-}
-
-fn lb_policy(balancing: Balancing) -> LbPolicy {
-    match balancing {
-        Balancing::LeastRequest => LbPolicy::LeastRequest,
-        Balancing::RoundRobin => LbPolicy::RoundRobin,
-        Balancing::Random => LbPolicy::Random,
-        Balancing::Passthrough => LbPolicy::ClusterProvided,
     }
 }
 

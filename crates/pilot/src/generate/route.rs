@@ -2,8 +2,8 @@
 //!
 //! Source: Istio `core/route/route.go` (BuildHTTPRoutesForVirtualService, TranslateRoute).
 
-use super::{retry, route_match, wire};
-use crate::rules::VirtualServiceRule;
+use super::{balancing, retry, route_match, wire};
+use crate::rules::{HashBy, Merged, VirtualServiceRule};
 use crate::{host, names};
 use envoy_types::pb::envoy::config::core::v3::{
     DataSource, HeaderValue, HeaderValueOption, data_source::Specifier, header_value_option::HeaderAppendAction,
@@ -22,6 +22,7 @@ use lateen_galley::istio::virtual_service::{
     HttpRouteDestination, RedirectPort, RedirectPortSelection,
 };
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::registry::{Labels, selects};
@@ -33,6 +34,8 @@ pub struct Target {
     pub host: String,
     /// The only port, if there is but one.
     pub only_port: Option<u16>,
+    /// Its rule, if that chooses endpoints by hash.
+    pub hashing: Option<Arc<Merged>>,
 }
 
 /// Services by host.
@@ -79,7 +82,7 @@ pub fn of_rule(rule: &VirtualServiceRule, scope: &RouteScope, targets: &Targets)
 }
 
 /// The route of a service no rule speaks of. It is called `default`.
-pub fn default(cluster: String, operation: String) -> Route {
+pub fn default(cluster: String, operation: String, hash: Option<&HashBy>) -> Route {
     let zero = Some(wire::duration(Duration::ZERO));
     Route {
         name: "default".to_owned(),
@@ -89,6 +92,7 @@ pub fn default(cluster: String, operation: String) -> Route {
             RouteAction {
                 cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
                 retry_policy: Some(retry::outbound()),
+                hash_policy: hash.map(balancing::hash_policy).into_iter().collect(),
                 ..Default::default()
             },
             zero,
@@ -140,7 +144,9 @@ fn route(
         route.action = Some(Action::DirectResponse(direct_response(response)));
     } else {
         let lookup = |destination: Option<&Destination>| cluster_of(destination, rule, scope, targets);
-        let action = forward(http, edits.authority, &lookup, &mut route);
+        let mut action = forward(http, edits.authority, &lookup, &mut route);
+        let hash = |destination: Option<&Destination>| hash_of(destination, rule, scope, targets);
+        balancing::add_hash_policies(&mut action, http, rule.sticky_weights(), &hash);
         if let Some(ClusterSpecifier::Cluster(cluster)) = &action.cluster_specifier {
             destination = host_port_of(cluster);
         }
@@ -181,12 +187,28 @@ pub fn cluster_of(
     };
     let host = host::resolve(&destination.host, rule.namespace(), &scope.domain);
     let target = targets.get(&host);
-    let port = match destination.port {
-        Some(port) if port.number != 0 => u16::try_from(port.number).unwrap_or(scope.port),
-        _ => target.and_then(|target| target.only_port).unwrap_or(scope.port),
-    };
+    let port = port_of(destination, target, scope);
     let host = target.map_or(host.as_str(), |target| target.host.as_str());
     names::outbound_cluster(port, &destination.subset, host)
+}
+
+fn port_of(destination: &Destination, target: Option<&Target>, scope: &RouteScope) -> u16 {
+    match destination.port {
+        Some(port) if port.number != 0 => u16::try_from(port.number).unwrap_or(scope.port),
+        _ => target.and_then(|target| target.only_port).unwrap_or(scope.port),
+    }
+}
+
+/// What of a request to a destination is hashed, if its endpoints are chosen by that.
+fn hash_of(
+    destination: Option<&Destination>,
+    rule: &VirtualServiceRule,
+    scope: &RouteScope,
+    targets: &Targets,
+) -> Option<HashBy> {
+    let destination = destination?;
+    let target = targets.get(&host::resolve(&destination.host, rule.namespace(), &scope.domain))?;
+    target.hashing.as_ref()?.hash(&destination.subset, port_of(destination, Some(target), scope))
 }
 
 fn forward(

@@ -5,7 +5,7 @@
 
 use super::route::{self, RouteScope, Targets};
 use super::{domains, route_match, wire};
-use crate::rules::VirtualServiceRule;
+use crate::rules::{HashBy, VirtualServiceRule};
 use crate::scope::Unknown;
 use crate::{host, names};
 use envoy_types::pb::envoy::config::route::v3::{
@@ -24,6 +24,8 @@ pub struct HttpService {
     pub aliases: Vec<String>,
     /// Pods have names of their own below the service's.
     pub headless: bool,
+    /// What of a request to it is hashed, if its endpoints are chosen by that.
+    pub hash: Option<HashBy>,
 }
 
 /// The route configuration of a port, or of one host on it.
@@ -66,7 +68,7 @@ impl SidecarRoutes {
         let mut of_rules = RoutesOfRules::new(self);
         let routes = match of_rules.for_service(&service.host) {
             Some((_, routes)) => routes,
-            None => self.default_routes(&service.host),
+            None => self.default_routes(service),
         };
         vec![virtual_host(&service.host, self.scope.port, vec!["*".to_owned()], routes)]
     }
@@ -106,7 +108,7 @@ impl SidecarRoutes {
             }
         }
         for service in without_rule {
-            hosts.extend(self.service_host(service, self.default_routes(&service.host), &mut claims));
+            hosts.extend(self.service_host(service, self.default_routes(service), &mut claims));
         }
         hosts
     }
@@ -141,9 +143,10 @@ impl SidecarRoutes {
         Some(virtual_host(&service.host, self.scope.port, domains, routes))
     }
 
-    fn default_routes(&self, host: &str) -> Vec<Route> {
-        let port = self.scope.port;
-        vec![route::default(names::outbound_cluster(port, "", host), names::trace_operation(host, port))]
+    fn default_routes(&self, service: &HttpService) -> Vec<Route> {
+        let (host, port) = (&service.host, self.scope.port);
+        let (cluster, operation) = (names::outbound_cluster(port, "", host), names::trace_operation(host, port));
+        vec![route::default(cluster, operation, service.hash.as_ref())]
     }
 }
 

@@ -2,11 +2,13 @@
 //!
 //! Source: Istio `pilot/pkg/model/push_context.go` (destinationRule), `pilot/pkg/model/destination_rule.go`.
 
-use super::{Policy, created, digest};
+use super::{HashBy, Policy, created, digest};
 use crate::registry::{ExportTo, Labels, selects};
 use crate::{host, names};
 use lateen_galley::istio::DestinationRule;
-use lateen_galley::istio::destination_rule::{ConnectionPoolSettings, Subset, TrafficPolicy};
+use lateen_galley::istio::destination_rule::{
+    ConnectionPoolSettings, LbPolicy, LoadBalancerSettings, Subset, TrafficPolicy,
+};
 use lateen_galley::{Config, Kind, Object, Snapshot};
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{Hash, Hasher};
@@ -32,6 +34,21 @@ impl Merged {
     /// Names and labels of the subsets, in order.
     pub fn subsets(&self) -> impl Iterator<Item = (&str, &Labels)> {
         self.subsets.iter().map(|subset| (subset.name.as_str(), &subset.labels))
+    }
+
+    /// Whether it chooses any endpoints by hash.
+    pub fn hashes(&self) -> bool {
+        let of_subsets = self.subsets.iter().filter_map(|subset| subset.traffic_policy.as_ref());
+        self.policy.iter().chain(of_subsets).any(|policy| {
+            let of_ports = policy.port_level_settings.iter().filter_map(|entry| entry.load_balancer.as_ref());
+            let hash = |lb: &LoadBalancerSettings| matches!(lb.policy, Some(LbPolicy::ConsistentHash(_)));
+            policy.load_balancer.iter().chain(of_ports).any(hash)
+        })
+    }
+
+    /// What of a request is hashed, if endpoints are chosen by that; `subset` is empty for the whole service.
+    pub fn hash(&self, subset: &str, port: u16) -> Option<HashBy> {
+        self.policy(subset, port).hash
     }
 
     /// The policy for a service port; `subset` is empty for the whole service.

@@ -2,13 +2,15 @@
 //!
 //! Knows nothing of proxies or xDS.
 
+mod balancing;
 mod destination_rule;
 mod policy;
 mod sidecar;
 mod virtual_service;
 
+pub use balancing::{Balancing, HashBy, Warmup};
 pub use destination_rule::{DestinationRules, Merged};
-pub use policy::{Balancing, Budget, Keepalive, Pings, Policy};
+pub use policy::{Budget, Keepalive, Pings, Policy};
 pub use sidecar::{Imports, SidecarRule, Sidecars};
 pub use virtual_service::VirtualServiceRule;
 

@@ -3,23 +3,12 @@
 //! Knows nothing of which rule holds for which service. Source: Istio `core/cluster_traffic_policy.go`,
 //! `pilot/pkg/networking/util` (GetPortLevelTrafficPolicy), `model` (MergeSubsetTrafficPolicy).
 
+use super::balancing::{Balancing, HashBy, Warmup};
 use lateen_galley::istio::destination_rule::{
-    ConnectionPoolSettings, H2UpgradePolicy, HttpSettings, LbPolicy, LoadBalancerSettings, RetryBudget, SimpleLb,
-    TcpSettings, TrafficPolicy,
+    ConnectionPoolSettings, H2UpgradePolicy, HttpSettings, LoadBalancerSettings, RetryBudget, TcpSettings,
+    TrafficPolicy,
 };
 use std::time::Duration;
-
-/// Which endpoint a request goes to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Balancing {
-    /// The less busy of two picked at random.
-    #[default]
-    LeastRequest,
-    RoundRobin,
-    Random,
-    /// Where the connection was going.
-    Passthrough,
-}
 
 /// TCP keep-alive; unset fields are the operating system's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -49,6 +38,10 @@ pub struct Budget {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Policy {
     pub balancing: Balancing,
+    /// What of a request is hashed, if endpoints are chosen by that.
+    pub hash: Option<HashBy>,
+    /// Of least request and round robin.
+    pub warmup: Option<Warmup>,
     pub connect_timeout: Duration,
     pub max_connections: u32,
     pub max_pending_requests: u32,
@@ -74,6 +67,8 @@ impl Default for Policy {
     fn default() -> Self {
         Policy {
             balancing: Balancing::default(),
+            hash: None,
+            warmup: None,
             connect_timeout: Duration::from_secs(10),
             max_connections: u32::MAX,
             max_pending_requests: u32::MAX,
@@ -145,14 +140,9 @@ impl<'a> Blocks<'a> {
     fn policy(&self) -> Policy {
         let mut policy = Policy::default();
         if let Some(settings) = self.balancing {
-            policy.balancing = match settings.policy {
-                Some(LbPolicy::Simple(SimpleLb::RoundRobin)) => Balancing::RoundRobin,
-                Some(LbPolicy::Simple(SimpleLb::Random)) => Balancing::Random,
-                Some(LbPolicy::Simple(SimpleLb::Passthrough)) => Balancing::Passthrough,
-                Some(LbPolicy::Simple(SimpleLb::LeastConn | SimpleLb::LeastRequest | SimpleLb::Unspecified))
-                | Some(LbPolicy::ConsistentHash(_))
-                | None => Balancing::LeastRequest,
-            };
+            policy.balancing = Balancing::of(settings);
+            policy.hash = HashBy::of(settings);
+            policy.warmup = Warmup::of(settings);
         }
         if let Some(pool) = self.pool {
             if let Some(http) = &pool.http {

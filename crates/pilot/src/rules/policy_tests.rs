@@ -1,6 +1,7 @@
 use super::*;
 use lateen_galley::istio::PortSelector;
 use lateen_galley::istio::destination_rule::PortTrafficPolicy;
+use lateen_galley::istio::destination_rule::{LbPolicy, SimpleLb};
 
 fn simple(lb: SimpleLb) -> Option<LoadBalancerSettings> {
     Some(LoadBalancerSettings { policy: Some(LbPolicy::Simple(lb)), ..Default::default() })

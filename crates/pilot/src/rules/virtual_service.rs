@@ -4,7 +4,7 @@ use super::{created, digest};
 use crate::registry::ExportTo;
 use crate::{host, names};
 use lateen_galley::istio::VirtualService;
-use lateen_galley::istio::virtual_service::delegated;
+use lateen_galley::istio::virtual_service::{STICKY_WEIGHTS, StickyWeights, delegated};
 use lateen_galley::{Config, Object};
 use std::cmp::Ordering;
 use std::hash::{Hash, Hasher};
@@ -105,6 +105,12 @@ impl VirtualServiceRule {
 
     pub fn spec(&self) -> &VirtualService {
         &self.spec
+    }
+
+    /// By what the same client is sent to the same one of several weighted destinations, if it is.
+    pub fn sticky_weights(&self) -> Option<StickyWeights> {
+        // What cannot be read was refused when it was written.
+        self.object.annotation(STICKY_WEIGHTS)?.parse().ok()
     }
 
     pub fn name(&self) -> &str {

@@ -6,12 +6,14 @@ use crate::istio::destination_rule::{
     ConsistentHashLb, Failover, HashAlgorithm, HashKey, LbPolicy, LoadBalancerSettings, LocalityLoadBalancerSetting,
     WarmupConfiguration,
 };
-use crate::validate::{Findings, shared};
+use crate::validate::{Findings, headers, shared};
 
 /// Labels that Istio derives from a locality.
 const TOPOLOGY: [&str; 3] =
     ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
 
+/// Envoy's largest ring.
+const LARGEST_RING: u64 = 8 << 20;
 /// Envoy's largest Maglev table.
 const LARGEST_TABLE: u64 = 5_000_011;
 
@@ -53,6 +55,14 @@ fn consistent_hash(path: &str, hash: &ConsistentHashLb, findings: &mut Findings)
                 findings.error(format!("{path}.httpCookie.name"), "required");
             }
             let mut seen = BTreeSet::new();
+            let texts = cookie.attributes.iter().flat_map(|attribute| [&attribute.name, &attribute.value]);
+            if texts.chain([&cookie.name, &cookie.path]).any(|text| text.contains(|c: char| c == ';' || c.is_control()))
+            {
+                findings.error(
+                    format!("{path}.httpCookie"),
+                    "name, path and attributes cannot hold semicolons or control characters",
+                );
+            }
             for (index, attribute) in cookie.attributes.iter().enumerate() {
                 let at = format!("{path}.httpCookie.attributes[{index}].name");
                 if attribute.name.is_empty() {
@@ -62,12 +72,29 @@ fn consistent_hash(path: &str, hash: &ConsistentHashLb, findings: &mut Findings)
                 }
             }
         }
-        Some(HashKey::HttpHeaderName(_) | HashKey::HttpQueryParameterName(_) | HashKey::UseSourceIp(_)) => {}
+        Some(HashKey::HttpHeaderName(name)) => {
+            findings.check(&format!("{path}.httpHeaderName"), headers::read_name(name));
+        }
+        Some(HashKey::HttpQueryParameterName(name)) if name.is_empty() => {
+            findings.error(format!("{path}.httpQueryParameterName"), "required");
+        }
+        Some(HashKey::HttpQueryParameterName(_) | HashKey::UseSourceIp(_)) => {}
     }
     if hash.minimum_ring_size != 0 {
         findings.warning(format!("{path}.minimumRingSize"), "deprecated, use ringHash.minimumRingSize");
         if hash.algorithm.is_some() {
             findings.error(path, "only one of minimumRingSize, ringHash, maglev can be given");
+        }
+    }
+    for (field, size) in [
+        ("minimumRingSize", hash.minimum_ring_size),
+        match &hash.algorithm {
+            Some(HashAlgorithm::RingHash(ring)) => ("ringHash.minimumRingSize", ring.minimum_ring_size),
+            Some(HashAlgorithm::Maglev(_)) | None => ("", 0),
+        },
+    ] {
+        if size > LARGEST_RING {
+            findings.error(format!("{path}.{field}"), format!("{size} places are more than {LARGEST_RING}"));
         }
     }
     if let Some(HashAlgorithm::Maglev(maglev)) = &hash.algorithm {
