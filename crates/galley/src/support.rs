@@ -73,16 +73,12 @@ const LINES: &[Line] = &[
     (SIDECAR, "spec.egress[].port.protocol", When::Is(&["GRPC-WEB", "HTTP_PROXY", "UDP"]), "this protocol"),
     (SIDECAR, "spec.ingress[].port.protocol", When::Is(&["GRPC-WEB", "HTTP_PROXY", "UDP"]), "this protocol"),
     (SIDECAR, "spec.ingress[].tls", When::Given, "ending TLS at a sidecar"),
-    (SERVICE, "spec.sessionAffinity", When::OtherThan(&["None"]), "session affinity"),
-    (SERVICE, "spec.internalTrafficPolicy", When::OtherThan(&["Cluster"]), "keeping traffic on a node"),
-    (SERVICE, "spec.trafficDistribution", When::Given, "choosing endpoints by locality"),
     (SERVICE, "spec.loadBalancerSourceRanges", When::Given, "refusing clients by their address"),
     (SERVICE, "spec.externalIPs", When::Given, "serving external addresses"),
 ];
 
 /// Lines of a DestinationRule's policies, wherever one can stand.
 const POLICY_LINES: &[(&str, When, &str)] = &[
-    ("loadBalancer.localityLbSetting", When::Given, "choosing endpoints by locality"),
     ("loadBalancer.zoneAwareLbSetting", When::Given, "choosing endpoints by zone"),
     ("connectionPool.tcp.tcpKeepalive", When::Given, "probing idle connections"),
     ("connectionPool.tcp.maxConnectionDuration", When::Given, "limiting a connection's duration"),

@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of where they come from. The fields are those of Istio's MeshConfig.
 
+use lateen_galley::istio::destination_rule::LocalityLoadBalancerSetting;
 use std::time::Duration;
 
 /// What a sidecar does with traffic to hosts the registry does not know.
@@ -29,6 +30,8 @@ pub struct Config {
     /// Whether every client is told the addresses given to ServiceEntries without any, as the one-machine cluster's
     /// name server does. Where only the proxies' own name servers do, those proxies say so (`DNS_CAPTURE`).
     pub automatic_addresses: bool,
+    /// Which localities are preferred where no rule says it; absent: none. Acts on services with outlier detection.
+    pub locality_lb_setting: Option<LocalityLoadBalancerSetting>,
     /// How long an update waits for further ones.
     pub debounce_quiet: Duration,
     /// How long an update waits at most while further ones keep coming.
@@ -44,6 +47,7 @@ impl Default for Config {
             outbound_traffic_policy: OutboundTrafficPolicy::AllowAny,
             access_log: true,
             automatic_addresses: true,
+            locality_lb_setting: Some(LocalityLoadBalancerSetting::default()),
             debounce_quiet: Duration::from_millis(100),
             debounce_max: Duration::from_secs(10),
         }

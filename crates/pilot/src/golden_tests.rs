@@ -91,3 +91,8 @@ fn gateways() {
 fn balancing() {
     check("balancing", quiet(), &[SIDECAR], &[Cds, Lds, Rds]);
 }
+
+#[test]
+fn localities() {
+    check("localities", quiet(), &[SIDECAR], &[Cds, Eds]);
+}

@@ -77,6 +77,8 @@ pub struct Node {
     /// Has Envoy's gRPC-Web filter. A proxy without it would refuse the whole listener.
     pub grpc_web: bool,
     pub locality: Locality,
+    /// Name of the machine it is on, if it says so.
+    pub node_name: Option<String>,
 }
 
 impl Node {
@@ -139,6 +141,7 @@ impl Node {
             unprivileged: metadata.truth("UNPRIVILEGED_POD"),
             grpc_web: node.user_agent_name == "envoy",
             locality,
+            node_name: metadata.text("NODE_NAME").filter(|name| !name.is_empty()),
         })
     }
 

@@ -5,12 +5,14 @@
 //! `pilot/pkg/model/push_context.go`.
 
 mod egress;
+mod place;
 
 pub use egress::Egress;
+pub use place::{Place, PlaceNeeds};
 
 use crate::config::OutboundTrafficPolicy;
 use crate::generate::http::HttpSettings;
-use crate::generate::route::{Target, Targets};
+use crate::generate::route::{Hashing, Target, Targets};
 use crate::host;
 use crate::names;
 use crate::node::{Families, Interception, Node, NodeType};
@@ -34,6 +36,7 @@ pub struct ScopeKey {
     pub grpc_web: bool,
     /// Only those some rule asks for.
     pub labels: Labels,
+    pub place: Place,
     /// The Sidecar that holds for it.
     pub sidecar: Option<Arc<SidecarRule>>,
     pub settings: HttpSettings,
@@ -52,6 +55,7 @@ impl ScopeKey {
             dns_capture: node.dns_capture || world.config.automatic_addresses,
             grpc_web: node.grpc_web,
             labels: relevant.map(|(key, value)| (key.clone(), value.clone())).collect(),
+            place: Place::new(node, labels, world),
             sidecar: match node.node_type {
                 NodeType::Sidecar => world.sidecars.find(&node.namespace, labels).cloned(),
                 NodeType::Router => None,
@@ -211,10 +215,13 @@ impl<'a> Scope<'a> {
 
     /// The policy for a port of a service, or of a subset of it.
     pub fn policy(&self, host: &str, subset: &str, port: u16) -> Policy {
-        self.service(host)
-            .and_then(|entry| self.destination_rule(entry))
-            .map(|rule| rule.policy(subset, port))
-            .unwrap_or_default()
+        self.service(host).map(|entry| self.policy_of(entry, subset, port)).unwrap_or_default()
+    }
+
+    /// The same.
+    pub fn policy_of(&self, entry: &Entry, subset: &str, port: u16) -> Policy {
+        let policy = self.destination_rule(entry).map(|rule| rule.policy(subset, port)).unwrap_or_default();
+        if entry.service.client_affinity { policy.with_client_affinity() } else { policy }
     }
 
     /// What routes of these rules need to know of the services they send to.
@@ -245,7 +252,8 @@ impl<'a> Scope<'a> {
             _ => None,
         };
         let rule = self.service(&real).and_then(|entry| self.destination_rule(entry));
-        let hashing = rule.filter(|rule| rule.hashes()).cloned();
-        Some(Target { host: real, only_port, hashing })
+        let affinity = self.service(&real).is_some_and(|entry| entry.service.client_affinity);
+        let rule = rule.filter(|rule| affinity || rule.hashes()).cloned();
+        Some(Target { host: real, only_port, hashing: Hashing { rule, affinity } })
     }
 }

@@ -5,6 +5,7 @@
 use crate::config::Config;
 use crate::registry::Registry;
 use crate::rules::{DestinationRules, Sidecars, VirtualServiceRule, created};
+use crate::scope::PlaceNeeds;
 use lateen_galley::istio::Gateway;
 use lateen_galley::{Config as IstioConfig, Kind, Object, Snapshot};
 use std::collections::{BTreeSet, HashMap};
@@ -29,6 +30,8 @@ pub struct World {
     pub gateways: Arc<Vec<Arc<Object>>>,
     /// Keys of labels that rules tell proxies apart by. Proxies alike in these get the same outbound configuration.
     pub label_keys: Arc<BTreeSet<String>>,
+    /// What of proxies' places counts.
+    pub place_needs: PlaceNeeds,
 }
 
 /// What differs between two worlds.
@@ -52,6 +55,7 @@ impl World {
             sidecars: Arc::default(),
             gateways: Arc::default(),
             label_keys: Arc::default(),
+            place_needs: PlaceNeeds::default(),
         }
     }
 
@@ -64,13 +68,17 @@ impl World {
         } else {
             Registry::new(&snapshot, &self.config.domain, &self.registry)
         };
+        let mesh = self.config.locality_lb_setting.as_ref();
         if same(&RULE_KINDS) {
-            return World { snapshot, registry, ..self.clone() };
+            let place_needs = PlaceNeeds::of(&registry, &self.destination_rules, mesh);
+            return World { snapshot, registry, place_needs, ..self.clone() };
         }
         let virtual_services = self.virtual_services(&snapshot);
         let destination_rules = DestinationRules::new(&snapshot, &self.config.domain, &self.config.root_namespace);
         let sidecars = Sidecars::new(&snapshot, &self.config.root_namespace);
-        let label_keys = label_keys(&virtual_services, &destination_rules);
+        let mut label_keys = label_keys(&virtual_services, &destination_rules);
+        label_keys.extend(mesh.into_iter().flat_map(|mesh| &mesh.failover_priority).cloned());
+        let place_needs = PlaceNeeds::of(&registry, &destination_rules, mesh);
         let mut gateways: Vec<Arc<Object>> = snapshot.objects(Kind::Gateway).cloned().collect();
         gateways.sort_by(|a, b| {
             let age = |object: &Object| created(object.metadata());
@@ -85,6 +93,7 @@ impl World {
             sidecars: Arc::new(sidecars),
             gateways: Arc::new(gateways),
             label_keys: Arc::new(label_keys),
+            place_needs,
         }
     }
 
@@ -148,7 +157,7 @@ pub fn gateway(object: &Object) -> Option<&Gateway> {
 }
 
 fn label_keys(rules: &[VirtualServiceRule], destination_rules: &DestinationRules) -> BTreeSet<String> {
-    let mut keys: BTreeSet<String> = destination_rules.selector_keys().map(str::to_owned).collect();
+    let mut keys: BTreeSet<String> = destination_rules.label_keys().map(str::to_owned).collect();
     for spec in rules.iter().map(VirtualServiceRule::spec) {
         let http = spec.http.iter().flat_map(|http| &http.matches).map(|block| &block.source_labels);
         let tls = spec.tls.iter().flat_map(|tls| &tls.matches).map(|block| &block.source_labels);

@@ -101,7 +101,7 @@ pub enum LbPolicy {
     RoundRobin,
     /// Two or more random hosts, the one with fewer active requests.
     LeastRequest { choices: u32 },
-    /// Uniformly random, weighted.
+    /// Uniformly random, whatever the weights.
     Random,
     /// Requests with the same hash go to the same host.
     Hash(Hashing),

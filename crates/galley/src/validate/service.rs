@@ -18,6 +18,15 @@ pub(super) fn check(service: &Service, findings: &mut Findings) {
     if !TYPES.contains(&kind) {
         findings.error("spec.type", format!("{kind:?} is not one of {}", TYPES.join(", ")));
     }
+    for (field, value, known) in [
+        ("sessionAffinity", &spec.session_affinity, ["None", "ClientIP"].as_slice()),
+        ("internalTrafficPolicy", &spec.internal_traffic_policy, &["Cluster", "Local"]),
+        ("trafficDistribution", &spec.traffic_distribution, &["PreferClose", "PreferSameZone", "PreferSameNode"]),
+    ] {
+        if let Some(value) = value.as_deref().filter(|value| !known.contains(value)) {
+            findings.error(format!("spec.{field}"), format!("{value:?} is not one of {}", known.join(", ")));
+        }
+    }
     if let Some(selector) = &spec.selector {
         shared::labels("spec.selector", selector, findings);
     }

@@ -68,8 +68,15 @@ pub fn not_carried_out(object: &Object) -> Vec<FieldProblem> {
             if families.into_iter().any(|family| family == "IPv6") {
                 found.push(FieldProblem::new("spec.ipFamilies", "Services have IPv4 addresses here"));
             }
-            if raw.pointer("/spec/sessionAffinity").and_then(Value::as_str) == Some("ClientIP") {
-                found.push(FieldProblem::new("spec.sessionAffinity", "clients are not kept at one pod"));
+            for (field, value, message) in [
+                ("sessionAffinity", Some("ClientIP"), "clients without a sidecar are not kept at one pod"),
+                ("internalTrafficPolicy", Some("Local"), "clients without a sidecar reach pods of every node"),
+                ("trafficDistribution", None, "clients without a sidecar prefer no pods"),
+            ] {
+                let given = raw.pointer(&format!("/spec/{field}")).and_then(Value::as_str);
+                if given.is_some() && (value.is_none() || given == value) {
+                    found.push(FieldProblem::new(format!("spec.{field}"), message));
+                }
             }
         }
         _ => {}

@@ -38,12 +38,15 @@ pub fn add_service(scope: &Scope<'_>, entry: &Entry, memo: &mut Memo, outbound: 
         let whole = std::iter::once(("", &everyone));
         let subsets = rule.iter().flat_map(|rule| rule.subsets()).filter(|(name, _)| !name.is_empty());
         for (subset, labels) in whole.chain(subsets) {
-            let endpoints = chosen(entry, port.number, labels);
-            let policy = rule.map(|rule| rule.policy(subset, port.number)).unwrap_or_default();
+            let endpoints = scope.reachable(service, chosen(entry, port.number, labels));
+            let policy = scope.policy_of(entry, subset, port.number);
+            let (preference, locality_weighted) = scope.preference(service, &policy);
             let Some(discovery) = discovery(scope, service, port, &endpoints, policy.balancing) else { continue };
             let name = names::outbound_cluster(port.number, subset, &service.host);
-            if discovery == Discovery::Eds {
-                outbound.endpoints.push(memo.get(ClusterEndpoints { cluster: name.clone(), endpoints }));
+            let eds = discovery == Discovery::Eds;
+            if eds {
+                let preference = preference.clone();
+                outbound.endpoints.push(memo.get(ClusterEndpoints { cluster: name.clone(), endpoints, preference }));
             }
             outbound.clusters.push(memo.get(OutboundCluster {
                 name,
@@ -55,6 +58,9 @@ pub fn add_service(scope: &Scope<'_>, entry: &Entry, memo: &mut Memo, outbound: 
                 subset: subset.to_owned(),
                 config: rule.map(|rule| rule.config_path()),
                 mesh_external: service.mesh_external,
+                // Where endpoints are sent apart, what is preferred of them is no change of the cluster.
+                preference: if eds { None } else { preference },
+                locality_weighted,
             }));
         }
     }

@@ -124,7 +124,7 @@ fn http_service(scope: &Scope<'_>, entry: &Entry, port: u16) -> HttpService {
             .collect(),
         aliases: service.aliases.iter().map(ToString::to_string).collect(),
         headless: service.resolution == Resolution::Passthrough && service.source == Source::Kubernetes,
-        hash: scope.destination_rule(entry).and_then(|rule| rule.hash("", port)),
+        hash: scope.policy_of(entry, "", port).hash,
     }
 }
 

@@ -5,11 +5,15 @@
 
 use super::balancing;
 use super::endpoint::{self, Assignment};
+use super::locality::Preference;
 use super::wire;
 use crate::names;
 use crate::node::Families;
 use crate::registry::EndpointAddress;
 use crate::rules::{Balancing, Policy};
+use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::{
+    LocalityConfigSpecifier, LocalityWeightedLbConfig,
+};
 use envoy_types::pb::envoy::config::cluster::v3::{
     CircuitBreakers, Cluster, UpstreamConnectionOptions,
     circuit_breakers::{Thresholds, thresholds::RetryBudget},
@@ -26,6 +30,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
 use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf::{Any, ListValue, Struct, Value, value::Kind};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How a cluster comes by its endpoints.
@@ -74,6 +79,10 @@ pub struct OutboundCluster {
     /// Path of the rule in effect.
     pub config: Option<String>,
     pub mesh_external: bool,
+    /// Which endpoints the client prefers, if any; needed where they are in the cluster itself.
+    pub preference: Option<Arc<Preference>>,
+    /// Localities take requests by their weights.
+    pub locality_weighted: bool,
 }
 
 impl OutboundCluster {
@@ -91,6 +100,9 @@ impl OutboundCluster {
             common_lb_config: Some(CommonLbConfig {
                 // Endpoints that are not ready are sent as such, and never used in their place.
                 healthy_panic_threshold: Some(Percent { value: 0.0 }),
+                locality_config_specifier: self
+                    .locality_weighted
+                    .then_some(LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {})),
                 ..Default::default()
             }),
             ..Default::default()
@@ -107,7 +119,7 @@ impl OutboundCluster {
                 Discovery::StrictDns(assignment) | Discovery::LogicalDns(assignment),
                 DiscoveryType::StrictDns | DiscoveryType::LogicalDns,
             ) => {
-                resolve(&mut cluster, assignment, self.families);
+                resolve(&mut cluster, assignment, self.preference.as_deref(), self.families);
             }
             (Discovery::OriginalDst { port: Some(port) }, _) => {
                 use envoy_types::pb::envoy::config::cluster::v3::cluster::{LbConfig, OriginalDstLbConfig};
@@ -254,8 +266,8 @@ fn discovery_type(discovery: &Discovery) -> DiscoveryType {
 
 // The fields newer Envoys read from a cluster extension are still what istiod writes.
 #[allow(deprecated)]
-fn resolve(cluster: &mut Cluster, assignment: &Assignment, families: Families) {
-    cluster.load_assignment = Some(endpoint::message(&cluster.name, assignment));
+fn resolve(cluster: &mut Cluster, assignment: &Assignment, preference: Option<&Preference>, families: Families) {
+    cluster.load_assignment = Some(endpoint::message(&cluster.name, assignment, preference));
     cluster.dns_lookup_family = match families {
         Families::V4 => DnsLookupFamily::V4Only,
         Families::V6 => DnsLookupFamily::V6Only,

@@ -2,13 +2,13 @@
 //!
 //! Source: Istio `xds/endpoints/endpoint_builder.go`.
 
+use super::locality::{self, Preference};
 use super::wire;
-use crate::registry::{Endpoint, EndpointAddress, Locality};
+use crate::registry::{Endpoint, EndpointAddress};
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint as EndpointMessage, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
 };
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The endpoints of a cluster.
@@ -19,33 +19,30 @@ pub type Assignment = Arc<[Endpoint]>;
 pub struct ClusterEndpoints {
     pub cluster: String,
     pub endpoints: Assignment,
+    /// Which of them the client prefers, if any.
+    pub preference: Option<Arc<Preference>>,
 }
 
 impl ClusterEndpoints {
     /// The assignment.
     pub fn build(&self) -> ClusterLoadAssignment {
-        message(&self.cluster, &self.endpoints)
+        message(&self.cluster, &self.endpoints, self.preference.as_deref())
     }
 }
 
-/// Endpoints grouped by locality, the groups in order, each weighing what its endpoints weigh together.
-pub fn message(cluster: &str, endpoints: &[Endpoint]) -> ClusterLoadAssignment {
-    let mut groups: BTreeMap<&Locality, Vec<&Endpoint>> = BTreeMap::new();
-    for endpoint in endpoints {
-        groups.entry(&endpoint.locality).or_default().push(endpoint);
-    }
-    let endpoints = groups
+/// Endpoints by locality, as the client prefers them.
+pub fn message(cluster: &str, endpoints: &[Endpoint], preference: Option<&Preference>) -> ClusterLoadAssignment {
+    let endpoints = locality::groups(endpoints, preference)
         .into_iter()
-        .map(|(locality, endpoints)| LocalityLbEndpoints {
+        .map(|group| LocalityLbEndpoints {
             locality: Some(core::Locality {
-                region: locality.region.clone(),
-                zone: locality.zone.clone(),
-                sub_zone: locality.subzone.clone(),
+                region: group.locality.region.clone(),
+                zone: group.locality.zone.clone(),
+                sub_zone: group.locality.subzone.clone(),
             }),
-            load_balancing_weight: Some(wire::number(
-                endpoints.iter().fold(0u32, |sum, endpoint| sum.saturating_add(endpoint.weight.max(1))),
-            )),
-            lb_endpoints: endpoints.into_iter().map(lb_endpoint).collect(),
+            load_balancing_weight: Some(wire::number(group.weight)),
+            priority: group.priority,
+            lb_endpoints: group.endpoints.into_iter().map(lb_endpoint).collect(),
             ..Default::default()
         })
         .collect();

@@ -12,6 +12,7 @@ pub mod gateway_routes;
 pub mod http;
 pub mod inbound;
 pub mod listener;
+pub mod locality;
 mod retry;
 pub mod route;
 mod route_match;

@@ -34,8 +34,28 @@ pub struct Target {
     pub host: String,
     /// The only port, if there is but one.
     pub only_port: Option<u16>,
-    /// Its rule, if that chooses endpoints by hash.
-    pub hashing: Option<Arc<Merged>>,
+    pub hashing: Hashing,
+}
+
+/// What may make a service's endpoints be chosen by hash.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Hashing {
+    /// Its rule, as far as it counts here.
+    pub rule: Option<Arc<Merged>>,
+    /// Its clients stay with one endpoint, unless the rule says how endpoints are chosen.
+    pub affinity: bool,
+}
+
+impl Hashing {
+    /// What of a request is hashed, if anything is.
+    fn by(&self, subset: &str, port: u16) -> Option<HashBy> {
+        let policy = || self.rule.as_ref().map(|rule| rule.policy(subset, port)).unwrap_or_default();
+        match (&self.rule, self.affinity) {
+            (None, false) => None,
+            (_, false) => policy().hash,
+            (_, true) => policy().with_client_affinity().hash,
+        }
+    }
 }
 
 /// Services by host.
@@ -208,7 +228,7 @@ fn hash_of(
 ) -> Option<HashBy> {
     let destination = destination?;
     let target = targets.get(&host::resolve(&destination.host, rule.namespace(), &scope.domain))?;
-    target.hashing.as_ref()?.hash(&destination.subset, port_of(destination, Some(target), scope))
+    target.hashing.by(&destination.subset, port_of(destination, Some(target), scope))
 }
 
 fn forward(

@@ -7,7 +7,7 @@ use crate::assemble::{self, Memo, Outbound};
 use crate::config::Config;
 use crate::node::Node;
 use crate::registry::Labels;
-use crate::scope::ScopeKey;
+use crate::scope::{Place, ScopeKey};
 use crate::world::{Change, World};
 use lateen_galley::Snapshot;
 use lateen_xds::ads::server::StreamStatus;
@@ -37,6 +37,7 @@ struct Own {
     labels: Labels,
     /// Host, port of the service, port of the workload.
     instances: Vec<(Arc<str>, u16, u16)>,
+    place: Place,
 }
 
 impl Own {
@@ -46,7 +47,8 @@ impl Own {
         let instance = |instance: &crate::registry::Instance| {
             (Arc::clone(&instance.service.host), instance.port.number, instance.target)
         };
-        Own { instances: instances.iter().map(instance).collect(), labels }
+        let place = Place::new(node, &labels, world);
+        Own { instances: instances.iter().map(instance).collect(), labels, place }
     }
 }
 

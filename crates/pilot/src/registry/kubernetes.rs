@@ -4,7 +4,7 @@
 
 use super::endpoint::{Endpoint, EndpointAddress, Locality, PortEndpoints};
 use super::protocol::Protocol;
-use super::service::{Cidr, ExportTo, Resolution, Service, ServicePort, Source, TargetPort};
+use super::service::{Cidr, Distribution, ExportTo, Resolution, Service, ServicePort, Source, TargetPort};
 use super::workload::Workloads;
 use crate::rules::created;
 use k8s_openapi::api::core::v1::{self, Endpoints};
@@ -53,6 +53,9 @@ pub fn service(object: &v1::Service, domain: &str) -> Option<Service> {
         mesh_external: external_name.is_some(),
         alias_of: external_name.map(|name| name.trim_end_matches('.').to_ascii_lowercase().into()),
         aliases: Vec::new(),
+        distribution: Distribution::of(spec.traffic_distribution.as_deref(), metadata.annotations.as_ref()),
+        node_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+        client_affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
         selector: spec.selector,
         name,
         namespace,
@@ -122,9 +125,9 @@ fn of_slices(service: &Service, slices: &[&EndpointSlice], workloads: &Workloads
                 let pod = pod.and_then(|pod| pod.name.as_deref());
                 // Kubernetes reads "unknown" as ready.
                 let ready = conditions.ready != Some(false);
-                let zone = entry.zone.as_deref();
+                let place = (entry.zone.as_deref(), entry.node_name.as_deref());
                 for address in &entry.addresses {
-                    endpoints.extend(endpoint(service, address, target, pod, ready, zone, workloads));
+                    endpoints.extend(endpoint(service, address, target, pod, ready, place, workloads));
                 }
             }
         }
@@ -147,7 +150,15 @@ fn of_endpoints(service: &Service, object: &Endpoints, workloads: &Workloads) ->
             {
                 let pod = entry.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
                 let pod = pod.and_then(|pod| pod.name.as_deref());
-                endpoints.extend(endpoint(service, &entry.ip, target, pod, ready, None, workloads));
+                endpoints.extend(endpoint(
+                    service,
+                    &entry.ip,
+                    target,
+                    pod,
+                    ready,
+                    (None, entry.node_name.as_deref()),
+                    workloads,
+                ));
             }
         }
         insert(&mut all, port.number, endpoints);
@@ -161,7 +172,7 @@ fn endpoint(
     port: u16,
     pod: Option<&str>,
     ready: bool,
-    zone: Option<&str>,
+    (zone, node): (Option<&str>, Option<&str>),
     workloads: &Workloads,
 ) -> Option<Endpoint> {
     let ip = address.parse().ok()?;
@@ -173,6 +184,7 @@ fn endpoint(
             port,
             labels: Arc::default(),
             locality: Locality::default(),
+            node: None,
             weight: 1,
             healthy: ready,
             workload: Default::default(),
@@ -181,6 +193,9 @@ fn endpoint(
     endpoint.healthy = ready;
     if let Some(zone) = zone.filter(|_| endpoint.locality == Locality::default()) {
         endpoint.locality.zone = zone.to_owned();
+    }
+    if endpoint.node.is_none() {
+        endpoint.node = node.map(Arc::from);
     }
     Some(endpoint)
 }

@@ -10,10 +10,12 @@ mod service;
 mod service_entry;
 mod workload;
 
-pub use endpoint::{Endpoint, EndpointAddress, Labels, Locality, PortEndpoints, Workload, selects};
+pub use endpoint::{
+    Endpoint, EndpointAddress, HOSTNAME, Labels, Locality, PortEndpoints, REGION, SUBZONE, Workload, ZONE, selects,
+};
 pub use protocol::{Protocol, Shape};
-pub use service::{Cidr, ExportTo, Resolution, Service, ServicePort, Source, TargetPort};
-pub use workload::{WorkloadInfo, Workloads};
+pub use service::{Cidr, Distribution, ExportTo, Resolution, Service, ServicePort, Source, TargetPort};
+pub use workload::{WorkloadInfo, Workloads, locality_of};
 
 use lateen_galley::istio::ServiceEntry;
 use lateen_galley::{Config, Snapshot};

@@ -155,6 +155,37 @@ pub struct Service {
     pub aliases: Vec<Arc<str>>,
     /// Labels of the workloads behind it; none for services whose endpoints are listed.
     pub selector: Option<Labels>,
+    /// Which endpoints are preferred.
+    pub distribution: Distribution,
+    /// Clients reach endpoints on their own machine alone.
+    pub node_local: bool,
+    /// A client stays with one endpoint.
+    pub client_affinity: bool,
+}
+
+/// Which endpoints of a service are preferred by clients, as the service itself says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Distribution {
+    #[default]
+    Any,
+    SameZone,
+    SameNode,
+}
+
+/// The older form of `trafficDistribution`.
+const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
+
+impl Distribution {
+    /// Reads `trafficDistribution`, else the annotation.
+    pub fn of(field: Option<&str>, annotations: Option<&Labels>) -> Distribution {
+        let read = |text: &str| match text.to_ascii_lowercase().as_str() {
+            "preferclose" | "prefersamezone" => Some(Distribution::SameZone),
+            "prefersamenode" => Some(Distribution::SameNode),
+            _ => None,
+        };
+        let annotation = || annotations?.get(TRAFFIC_DISTRIBUTION).map(String::as_str);
+        field.and_then(read).or_else(|| annotation().and_then(read)).unwrap_or_default()
+    }
 }
 
 impl Service {

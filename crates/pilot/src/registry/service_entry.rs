@@ -4,7 +4,7 @@
 
 use super::endpoint::{Endpoint, EndpointAddress, Locality, PortEndpoints};
 use super::protocol::Protocol;
-use super::service::{Cidr, ExportTo, Resolution, Service, ServicePort, Source, TargetPort};
+use super::service::{Cidr, Distribution, ExportTo, Resolution, Service, ServicePort, Source, TargetPort};
 use super::workload::{WorkloadInfo, Workloads, inline};
 use super::{selects, workload};
 use crate::host;
@@ -62,6 +62,9 @@ pub fn services(entry: &Config<ServiceEntry>, domain: &str) -> Vec<Service> {
         mesh_external: spec.location == Location::MeshExternal,
         alias_of: None,
         aliases: Vec::new(),
+        distribution: Distribution::of(None, entry.metadata.annotations.as_ref()),
+        node_local: false,
+        client_affinity: false,
         selector: spec.workload_selector.as_ref().map(|selector| selector.labels.clone()),
     };
     spec.hosts.iter().map(service).collect()
@@ -122,6 +125,7 @@ fn itself(service: &Service, port: &ServicePort) -> Endpoint {
         },
         labels: Arc::default(),
         locality: Locality::default(),
+        node: None,
         weight: 1,
         healthy: true,
         workload: Default::default(),

@@ -1,6 +1,6 @@
 //! Workloads: pods and workload entries.
 
-use super::endpoint::{Endpoint, EndpointAddress, Labels, Locality, Workload};
+use super::endpoint::{Endpoint, EndpointAddress, Labels, Locality, REGION, SUBZONE, Workload, ZONE};
 use k8s_openapi::api::core::v1::Pod;
 use lateen_galley::istio::WorkloadEntry;
 use lateen_galley::{Config, Snapshot};
@@ -14,6 +14,8 @@ pub struct WorkloadInfo {
     pub identity: Workload,
     pub labels: Arc<Labels>,
     pub locality: Locality,
+    /// Name of the machine it is on, if known.
+    pub node: Option<Arc<str>>,
     pub addresses: Vec<EndpointAddress>,
     /// A pod that is ready; workload entries always are.
     pub ready: bool,
@@ -38,6 +40,7 @@ impl WorkloadInfo {
             port,
             labels: Arc::clone(&self.labels),
             locality: self.locality.clone(),
+            node: self.node.clone(),
             weight: self.weight,
             healthy: self.ready,
             workload: self.identity.clone(),
@@ -137,6 +140,7 @@ fn of_pod(pod: &Pod) -> WorkloadInfo {
             service_account: spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_default(),
         },
         locality: locality_of(&labels),
+        node: spec.and_then(|spec| spec.node_name.as_deref()).filter(|node| !node.is_empty()).map(Arc::from),
         labels: Arc::new(labels),
         addresses,
         ready,
@@ -171,6 +175,7 @@ fn of_entry(entry: &WorkloadEntry, name: &str, namespace: &str, metadata_labels:
             service_account: entry.service_account.clone(),
         },
         locality: if entry.locality.is_empty() { locality_of(&labels) } else { Locality::parse(&entry.locality) },
+        node: None,
         labels: Arc::new(labels),
         addresses: address_of(&entry.address).into_iter().collect(),
         ready: true,
@@ -199,15 +204,12 @@ fn address_of(text: &str) -> Option<EndpointAddress> {
     Some(text.parse().map_or_else(|_| EndpointAddress::Name(text.to_ascii_lowercase()), EndpointAddress::Ip))
 }
 
-fn locality_of(labels: &Labels) -> Locality {
+/// Where labels say a workload is.
+pub fn locality_of(labels: &Labels) -> Locality {
     // Label values cannot hold a slash, so the label separates with dots.
     if let Some(label) = labels.get("istio-locality") {
         return Locality::parse(&label.replace('.', "/"));
     }
     let label = |key: &str| labels.get(key).cloned().unwrap_or_default();
-    Locality {
-        region: label("topology.kubernetes.io/region"),
-        zone: label("topology.kubernetes.io/zone"),
-        subzone: label("topology.istio.io/subzone"),
-    }
+    Locality { region: label(REGION), zone: label(ZONE), subzone: label(SUBZONE) }
 }

@@ -2,7 +2,7 @@
 //!
 //! Source: Istio `pilot/pkg/model/push_context.go` (destinationRule), `pilot/pkg/model/destination_rule.go`.
 
-use super::{HashBy, Policy, created, digest};
+use super::{Policy, created, digest};
 use crate::registry::{ExportTo, Labels, selects};
 use crate::{host, names};
 use lateen_galley::istio::DestinationRule;
@@ -38,17 +38,19 @@ impl Merged {
 
     /// Whether it chooses any endpoints by hash.
     pub fn hashes(&self) -> bool {
-        let of_subsets = self.subsets.iter().filter_map(|subset| subset.traffic_policy.as_ref());
-        self.policy.iter().chain(of_subsets).any(|policy| {
+        self.balancers().any(|balancer| matches!(balancer.policy, Some(LbPolicy::ConsistentHash(_))))
+    }
+
+    /// All that it says of how endpoints are chosen.
+    fn balancers(&self) -> impl Iterator<Item = &LoadBalancerSettings> {
+        self.policies().flat_map(|policy| {
             let of_ports = policy.port_level_settings.iter().filter_map(|entry| entry.load_balancer.as_ref());
-            let hash = |lb: &LoadBalancerSettings| matches!(lb.policy, Some(LbPolicy::ConsistentHash(_)));
-            policy.load_balancer.iter().chain(of_ports).any(hash)
+            policy.load_balancer.iter().chain(of_ports)
         })
     }
 
-    /// What of a request is hashed, if endpoints are chosen by that; `subset` is empty for the whole service.
-    pub fn hash(&self, subset: &str, port: u16) -> Option<HashBy> {
-        self.policy(subset, port).hash
+    fn policies(&self) -> impl Iterator<Item = &TrafficPolicy> {
+        self.policy.iter().chain(self.subsets.iter().filter_map(|subset| subset.traffic_policy.as_ref()))
     }
 
     /// The policy for a service port; `subset` is empty for the whole service.
@@ -194,14 +196,39 @@ impl DestinationRules {
         })
     }
 
-    /// Keys of labels that decide between rules.
-    pub fn selector_keys(&self) -> impl Iterator<Item = &str> {
-        self.by_namespace
-            .values()
-            .flat_map(|rules| rules.exact.values().chain(rules.wildcard.iter().map(|(_, rules)| rules)))
-            .flatten()
-            .flat_map(|rule| rule.selector.iter().flat_map(|selector| selector.keys()))
-            .map(String::as_str)
+    /// Keys of labels by which rules and what they prefer differ from proxy to proxy.
+    pub fn label_keys(&self) -> impl Iterator<Item = &str> {
+        let selectors = self.all().flat_map(|rule| rule.selector.iter().flat_map(|selector| selector.keys()));
+        selectors.map(String::as_str).chain(self.preferred_labels())
+    }
+
+    /// Whether any endpoints are preferred by where they are.
+    pub fn prefer_localities(&self) -> bool {
+        self.all().any(|rule| {
+            rule.balancers().any(|balancer| balancer.locality_lb_setting.is_some())
+                || rule.policies().any(|policy| {
+                    let of_ports = policy.port_level_settings.iter();
+                    policy.outlier_detection.is_some()
+                        || of_ports.into_iter().any(|entry| entry.outlier_detection.is_some())
+                })
+        })
+    }
+
+    /// Whether any endpoints are preferred by this label.
+    pub fn prefer_label(&self, label: &str) -> bool {
+        self.preferred_labels().any(|preferred| preferred == label)
+    }
+
+    fn preferred_labels(&self) -> impl Iterator<Item = &str> {
+        let settings = self.all().flat_map(|rule| rule.balancers()).filter_map(|b| b.locality_lb_setting.as_ref());
+        settings.flat_map(|setting| &setting.failover_priority).map(|label| label.split('=').next().unwrap_or(label))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Merged> {
+        let of_namespaces = self.by_namespace.values();
+        let of_hosts =
+            of_namespaces.flat_map(|rules| rules.exact.values().chain(rules.wildcard.iter().map(|(_, rules)| rules)));
+        of_hosts.flatten().map(Arc::as_ref)
     }
 }
 

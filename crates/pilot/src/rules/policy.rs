@@ -5,8 +5,8 @@
 
 use super::balancing::{Balancing, HashBy, Warmup};
 use lateen_galley::istio::destination_rule::{
-    ConnectionPoolSettings, H2UpgradePolicy, HttpSettings, LoadBalancerSettings, RetryBudget, TcpSettings,
-    TrafficPolicy,
+    ConnectionPoolSettings, H2UpgradePolicy, HttpSettings, LoadBalancerSettings, LocalityLoadBalancerSetting,
+    OutlierDetection, RetryBudget, TcpSettings, TrafficPolicy,
 };
 use std::time::Duration;
 
@@ -42,6 +42,12 @@ pub struct Policy {
     pub hash: Option<HashBy>,
     /// Of least request and round robin.
     pub warmup: Option<Warmup>,
+    /// Something is said of how endpoints are chosen.
+    pub balancing_given: bool,
+    /// Which localities are preferred, if the rule says it.
+    pub localities: Option<LocalityLoadBalancerSetting>,
+    /// Endpoints that fail are found out.
+    pub detects_outliers: bool,
     pub connect_timeout: Duration,
     pub max_connections: u32,
     pub max_pending_requests: u32,
@@ -69,6 +75,9 @@ impl Default for Policy {
             balancing: Balancing::default(),
             hash: None,
             warmup: None,
+            balancing_given: false,
+            localities: None,
+            detects_outliers: false,
             connect_timeout: Duration::from_secs(10),
             max_connections: u32::MAX,
             max_pending_requests: u32::MAX,
@@ -98,8 +107,17 @@ impl Policy {
             merged.balancing = block.balancing.or(merged.balancing);
             merged.pool = block.pool.or(merged.pool);
             merged.budget = block.budget.or(merged.budget);
+            merged.outlier = block.outlier.or(merged.outlier);
         }
         merged.policy()
+    }
+
+    /// The same where clients stay with one endpoint, unless something else is said.
+    pub fn with_client_affinity(self) -> Policy {
+        if self.balancing_given {
+            return self;
+        }
+        Policy { balancing: Balancing::RingHash { minimum: Some(1024) }, hash: Some(HashBy::SourceIp(true)), ..self }
     }
 
     /// The policy for a port of a workload itself, with these limits in place of the rule's.
@@ -115,6 +133,7 @@ struct Blocks<'a> {
     balancing: Option<&'a LoadBalancerSettings>,
     pool: Option<&'a ConnectionPoolSettings>,
     budget: Option<&'a RetryBudget>,
+    outlier: Option<&'a OutlierDetection>,
 }
 
 impl<'a> Blocks<'a> {
@@ -128,21 +147,25 @@ impl<'a> Blocks<'a> {
                 balancing: entry.load_balancer.as_ref(),
                 pool: entry.connection_pool.as_ref(),
                 budget: policy.retry_budget.as_ref(),
+                outlier: entry.outlier_detection.as_ref(),
             },
             None => Blocks {
                 balancing: policy.load_balancer.as_ref(),
                 pool: policy.connection_pool.as_ref(),
                 budget: policy.retry_budget.as_ref(),
+                outlier: policy.outlier_detection.as_ref(),
             },
         }
     }
 
     fn policy(&self) -> Policy {
-        let mut policy = Policy::default();
+        let mut policy = Policy { detects_outliers: self.outlier.is_some(), ..Policy::default() };
         if let Some(settings) = self.balancing {
             policy.balancing = Balancing::of(settings);
             policy.hash = HashBy::of(settings);
             policy.warmup = Warmup::of(settings);
+            policy.balancing_given = settings.policy.is_some();
+            policy.localities.clone_from(&settings.locality_lb_setting);
         }
         if let Some(pool) = self.pool {
             if let Some(http) = &pool.http {

@@ -41,7 +41,8 @@ impl Picking {
             return Some(*first);
         }
         match self.policy {
-            LbPolicy::Random => Some(weighted_random(from, hosts, dice)),
+            // Weights do not count, as in Envoy.
+            LbPolicy::Random => from.get(dice.below(from.len() as u64) as usize).copied(),
             LbPolicy::RoundRobin if self.equal(from, hosts) => Some(turn.next(from)),
             LbPolicy::RoundRobin => Some(turn.next_weighted(from, |host| self.weight(host, hosts))),
             LbPolicy::LeastRequest { choices } if self.equal(from, hosts) => {
@@ -74,19 +75,6 @@ impl Picking {
             }
         }
     }
-}
-
-fn weighted_random(from: &[usize], hosts: &impl Hosts, dice: &mut dyn Dice) -> usize {
-    let total: u64 = from.iter().map(|h| u64::from(hosts.weight(*h))).sum();
-    let mut at = dice.below(total);
-    for host in from {
-        let weight = u64::from(hosts.weight(*host));
-        if at < weight {
-            return *host;
-        }
-        at -= weight;
-    }
-    from[0]
 }
 
 /// The least busy of several: the first in turn, so that an idle cluster is used evenly, the others random.

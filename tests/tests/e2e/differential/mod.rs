@@ -8,6 +8,7 @@ mod hashing;
 mod headers;
 mod http2;
 mod local_replies;
+mod localities;
 mod paths;
 mod retries;
 mod routing;

@@ -248,7 +248,7 @@ pub struct WarmupConfiguration {
 }
 
 /// Which localities are preferred.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct LocalityLoadBalancerSetting {
     /// Fixed shares.
@@ -262,7 +262,7 @@ pub struct LocalityLoadBalancerSetting {
 }
 
 /// Fixed shares for clients of a locality.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Distribute {
     /// `region/zone/subzone`, `*` at the end.
@@ -272,7 +272,7 @@ pub struct Distribute {
 }
 
 /// A region to turn to.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Failover {
     /// The client's region.
