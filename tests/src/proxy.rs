@@ -29,7 +29,7 @@ impl Kind {
     }
 }
 
-/// A running proxy, with one worker.
+/// A running proxy, with one worker if nothing else is said.
 pub struct Proxy {
     pub process: Process,
     pub kind: Kind,
@@ -39,6 +39,11 @@ pub struct Proxy {
 impl Proxy {
     /// Writes the bootstrap to `DIR/KIND.json` and starts the proxy on it, without waiting.
     pub fn spawn(kind: Kind, bootstrap: &Value, admin: u16, dir: &Path) -> Proxy {
+        Proxy::spawn_workers(kind, bootstrap, admin, dir, 1)
+    }
+
+    /// The same, with so many workers.
+    pub fn spawn_workers(kind: Kind, bootstrap: &Value, admin: u16, dir: &Path, workers: usize) -> Proxy {
         let file = dir.join(format!("{}.json", kind.name()));
         let text = serde_json::to_string_pretty(bootstrap).expect("JSON");
         std::fs::write(&file, text).expect("the bootstrap is written");
@@ -55,7 +60,7 @@ impl Proxy {
                 command
             }
         };
-        command.arg("-c").arg(&file).args(["--concurrency", "1"]);
+        command.arg("-c").arg(&file).args(["--concurrency", &workers.to_string()]);
         Proxy { process: Process::start(command, kind.name(), dir), kind, admin }
     }
 

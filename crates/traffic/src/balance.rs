@@ -15,7 +15,7 @@ mod ring;
 mod table;
 
 pub use locality::LocalityShare;
-pub use pick::Turn;
+pub use pick::{Rotation, Turn};
 pub use table::{Part, Table};
 
 use locality::Localities;
@@ -125,8 +125,8 @@ impl HostSet {
             let hash = dice.roll();
             return self.pick_by_hash(hash, 0);
         }
-        let from = self.candidates(turn, dice)?;
-        let picking = Picking { policy, slow_start: self.slow_start, equal: self.equal_weights };
+        let (from, whole) = self.candidates(turn, dice)?;
+        let picking = Picking { policy, slow_start: self.slow_start, equal: self.equal_weights, whole };
         picking.pick(from, hosts, turn, dice)
     }
 
@@ -139,18 +139,19 @@ impl HostSet {
     }
 
     /// The hosts from which one is picked: of the priority that takes this request, those of the locality that does.
-    fn candidates(&self, turn: &mut Turn, dice: &mut dyn Dice) -> Option<&[usize]> {
+    /// Tells too whether these are all of a priority.
+    fn candidates(&self, turn: &mut Turn, dice: &mut dyn Dice) -> Option<(&[usize], bool)> {
         let (at, degraded) = if self.loads.only_first() { (0, false) } else { self.loads.choose(dice.roll()) };
         let level = self.levels.get(at)?;
         if level.panic {
-            return Some(&level.all);
+            return Some((&level.all, true));
         }
         if let Some(localities) = &level.localities
             && let Some(hosts) = localities.choose(degraded, turn, dice)
         {
-            return Some(hosts);
+            return Some((hosts, false));
         }
-        Some(if degraded { &level.degraded } else { &level.healthy })
+        Some((if degraded { &level.degraded } else { &level.healthy }, true))
     }
 }
 

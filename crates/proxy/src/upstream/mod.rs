@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lateen_traffic::balance::{HostSet, Turn};
+use lateen_traffic::balance::{HostSet, Rotation, Turn};
 use lateen_traffic::cluster::{
     Cluster, ClusterSettings, Discovery, DnsFamily, EndpointAddress, Health, LbPolicy, UpstreamBind,
 };
@@ -55,6 +55,7 @@ pub struct ClusterShared {
     health: health::ClusterHealth,
     pulse: Arc<health::Pulse>,
     tables: balance::Tables,
+    rotation: Rotation,
 }
 
 /// Counts of one host over all workers.
@@ -195,9 +196,8 @@ impl Upstream {
         stats: &WorkerStats,
         dice: &mut dyn Dice,
     ) -> Self {
-        let name = &cluster.settings.name;
+        let shared = shared.cluster(&cluster.settings.name);
         let this = Self {
-            shared: shared.cluster(name),
             stats: stats.cluster(crate::stats::cluster_scope(&cluster.settings)),
             state: RefCell::new(State {
                 cluster: Arc::clone(&cluster),
@@ -206,9 +206,10 @@ impl Upstream {
                 discovered: Vec::new(),
                 set: HostSet::default(),
                 generation: 0,
-                turn: Turn::starting_at(dice),
+                turn: Turn::beginning(&shared.rotation, dice),
                 dynamic: HashMap::new(),
             }),
+            shared,
         };
         this.rebuild(cluster, resolved);
         this

@@ -1,5 +1,8 @@
 //! Picking one of several hosts without regard to the request.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::Hosts;
 use crate::Dice;
 use crate::cluster::{LbPolicy, SlowStart};
@@ -8,11 +11,30 @@ use crate::cluster::{LbPolicy, SlowStart};
 #[derive(Debug, Clone, Default)]
 pub struct Turn {
     position: u64,
+    // Round robin over all workers.
+    rotation: Rotation,
     // Round robin with unequal weights: smooth credits, one a host.
     credits: Vec<i64>,
     // Round robin with weighted localities: position and credits of each of the others.
     elsewhere: Vec<(u64, Vec<i64>)>,
     locality: usize,
+}
+
+/// Whose turn it is in a cluster, for all its workers. Each worker with a rotation of its own would be strict by itself
+/// alone, and clients cannot choose their worker.
+#[derive(Debug, Clone, Default)]
+pub struct Rotation(Arc<AtomicU64>);
+
+impl Rotation {
+    fn next(&self, from: &[usize]) -> usize {
+        from[(self.0.fetch_add(1, Ordering::Relaxed) % from.len() as u64) as usize]
+    }
+
+    /// Begins at a random place, so that proxies and restarts do not all favour the first host.
+    fn begin(&self, dice: &mut dyn Dice) {
+        // Whoever comes second finds it begun.
+        let _ = self.0.compare_exchange(0, dice.roll() >> 1 | 1, Ordering::Relaxed, Ordering::Relaxed);
+    }
 }
 
 /// How one of several hosts is picked.
@@ -22,6 +44,8 @@ pub(super) struct Picking {
     pub slow_start: Option<SlowStart>,
     /// All hosts are known to weigh the same.
     pub equal: bool,
+    /// The hosts are always the same ones, but for changes of health: one rotation goes through them.
+    pub whole: bool,
 }
 
 /// Parts of a weight that slow start and requests in flight tell apart.
@@ -43,7 +67,9 @@ impl Picking {
         match self.policy {
             // Weights do not count, as in Envoy.
             LbPolicy::Random => from.get(dice.below(from.len() as u64) as usize).copied(),
-            LbPolicy::RoundRobin if self.equal(from, hosts) => Some(turn.next(from)),
+            LbPolicy::RoundRobin if self.equal(from, hosts) => {
+                Some(if self.whole { turn.rotation.next(from) } else { turn.next(from) })
+            }
             LbPolicy::RoundRobin => Some(turn.next_weighted(from, |host| self.weight(host, hosts))),
             LbPolicy::LeastRequest { choices } if self.equal(from, hosts) => {
                 Some(least_request(from, hosts, choices, turn, dice))
@@ -90,9 +116,10 @@ fn least_request(from: &[usize], hosts: &impl Hosts, choices: u32, turn: &mut Tu
 }
 
 impl Turn {
-    /// Begins at a random place, so that workers and restarts do not all favour the first host.
-    pub fn starting_at(dice: &mut dyn Dice) -> Self {
-        Self { position: dice.roll() >> 1, ..Self::default() }
+    /// Begins at a random place; round robin goes by the rotation that all workers have.
+    pub fn beginning(rotation: &Rotation, dice: &mut dyn Dice) -> Self {
+        rotation.begin(dice);
+        Self { position: dice.roll() >> 1, rotation: rotation.clone(), ..Self::default() }
     }
 
     /// Goes on where it was in this locality.

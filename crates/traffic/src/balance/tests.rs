@@ -48,6 +48,20 @@ fn round_robin_alternates_and_honours_weights() {
 }
 
 #[test]
+fn workers_take_turns_together() {
+    let (rotation, mut dice) = (Rotation::default(), dice());
+    let mut workers = [(); 3].map(|()| Turn::beginning(&rotation, &mut dice));
+    let (set, hosts) = (healthy(2).with_weights([1, 1].into_iter()), Fake(vec![(1, 0); 2]));
+    let mut last = None;
+    for request in 0..100 {
+        // A client's connections reach any worker.
+        let picked = set.pick(LbPolicy::RoundRobin, &hosts, &mut workers[request * request % 3], &mut dice);
+        assert_ne!(picked, last);
+        last = picked;
+    }
+}
+
+#[test]
 fn random_disregards_weights() {
     let seen = count(&healthy(2), LbPolicy::Random, &Fake(vec![(1, 0), (3, 0)]), 4000);
     assert!((1900..2100).contains(&seen[0]), "{seen:?}");

@@ -13,5 +13,6 @@ mod paths;
 mod retries;
 mod routing;
 mod streams;
+mod turns;
 mod weights;
 mod xds;
