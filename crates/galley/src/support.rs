@@ -85,7 +85,6 @@ const POLICY_LINES: &[(&str, When, &str)] = &[
     ("connectionPool.tcp.idleTimeout", When::Given, "closing idle TCP connections"),
     ("connectionPool.http.maxConcurrentStreams", When::Given, "limiting the streams of a connection"),
     ("connectionPool.http.http2KeepAlive", When::Given, "HTTP/2 pinging"),
-    ("outlierDetection", When::Given, "outlier detection"),
     ("tls.mode", When::OtherThan(&["DISABLE"]), "TLS towards a service"),
     ("tunnel", When::Given, "tunnelling"),
     ("proxyProtocol", When::Given, "the PROXY protocol"),

@@ -96,3 +96,8 @@ fn balancing() {
 fn localities() {
     check("localities", quiet(), &[SIDECAR], &[Cds, Eds]);
 }
+
+#[test]
+fn outliers() {
+    check("outliers", quiet(), &[SIDECAR], &[Cds, Eds]);
+}

@@ -36,14 +36,13 @@ fn what_cannot_be_done_is_named() {
                 "host": "a",
                 "trafficPolicy": {"tls": {"mode": "DISABLE"}, "portLevelSettings": [{"tls": {"mode": "SIMPLE"}}]},
                 "subsets": [{"name": "s", "trafficPolicy": {
-                    "outlierDetection": {}, "loadBalancer": {"simple": "RANDOM", "zoneAwareLbSetting": {"enabled": true}}
+                    "loadBalancer": {"simple": "RANDOM", "zoneAwareLbSetting": {"enabled": true}}
                 }}],
             })
         ),
         [
             "spec.trafficPolicy.portLevelSettings[0].tls.mode: TLS towards a service (SIMPLE) is not supported yet",
             "spec.subsets[0].trafficPolicy.loadBalancer.zoneAwareLbSetting: choosing endpoints by zone is not supported yet",
-            "spec.subsets[0].trafficPolicy.outlierDetection: outlier detection is not supported yet",
         ]
     );
     assert_eq!(

@@ -190,7 +190,7 @@ fn outlier_detection(path: &str, outliers: &OutlierDetection, findings: &mut Fin
     if outliers.consecutive_errors != 0 {
         findings.warning(
             format!("{path}.consecutiveErrors"),
-            "deprecated, use consecutiveGatewayErrors or consecutive5xxErrors",
+            "deprecated, taken as consecutiveGatewayErrors unless that or consecutive5xxErrors is given",
         );
     }
     let local = outliers.consecutive_local_origin_failures.is_some_and(|count| count > 0);

@@ -11,7 +11,7 @@ use crate::node::NodeType;
 use crate::registry::{
     Endpoint, Entry, Labels, Protocol, Resolution, Service, ServicePort, Source, TargetPort, selects,
 };
-use crate::rules::Balancing;
+use crate::rules::{Balancing, Policy};
 use crate::scope::Scope;
 use std::sync::Arc;
 
@@ -38,8 +38,8 @@ pub fn add_service(scope: &Scope<'_>, entry: &Entry, memo: &mut Memo, outbound: 
         let whole = std::iter::once(("", &everyone));
         let subsets = rule.iter().flat_map(|rule| rule.subsets()).filter(|(name, _)| !name.is_empty());
         for (subset, labels) in whole.chain(subsets) {
-            let endpoints = scope.reachable(service, chosen(entry, port.number, labels));
             let policy = scope.policy_of(entry, subset, port.number);
+            let endpoints = in_service(&policy, scope.reachable(service, chosen(entry, port.number, labels)));
             let (preference, locality_weighted) = scope.preference(service, &policy);
             let Some(discovery) = discovery(scope, service, port, &endpoints, policy.balancing) else { continue };
             let name = names::outbound_cluster(port.number, subset, &service.host);
@@ -85,6 +85,16 @@ fn chosen(entry: &Entry, port: u16, labels: &Labels) -> Arc<[Endpoint]> {
         Some(all) if labels.is_empty() => Arc::clone(all),
         Some(all) => all.iter().filter(|endpoint| selects(labels, &endpoint.labels)).cloned().collect(),
     }
+}
+
+/// Endpoints that are not ready are sent as such; but not where health may come to be disregarded, for they would get
+/// requests then.
+fn in_service(policy: &Policy, endpoints: Arc<[Endpoint]>) -> Arc<[Endpoint]> {
+    let disregards = policy.outlier.as_ref().is_some_and(|outlier| outlier.min_health_percent > 0);
+    if !disregards || endpoints.iter().all(|endpoint| endpoint.healthy) {
+        return endpoints;
+    }
+    endpoints.iter().filter(|endpoint| endpoint.healthy).cloned().collect()
 }
 
 fn upstream(scope: &Scope<'_>, port: &ServicePort) -> Upstream {

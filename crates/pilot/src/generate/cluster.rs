@@ -6,6 +6,7 @@
 use super::balancing;
 use super::endpoint::{self, Assignment};
 use super::locality::Preference;
+use super::outlier;
 use super::wire;
 use crate::names;
 use crate::node::Families;
@@ -98,8 +99,11 @@ impl OutboundCluster {
             cluster_discovery_type: Some(ClusterDiscoveryType::Type(discovery.into())),
             lb_policy: LbPolicy::ClusterProvided.into(),
             common_lb_config: Some(CommonLbConfig {
-                // Endpoints that are not ready are sent as such, and never used in their place.
-                healthy_panic_threshold: Some(Percent { value: 0.0 }),
+                // Endpoints that are not ready are sent as such, and never used in place of those that are, unless the
+                // rule asks for that: then they are not sent.
+                healthy_panic_threshold: Some(Percent {
+                    value: self.policy.outlier.as_ref().map_or(0.0, |outlier| outlier.min_health_percent.into()),
+                }),
                 locality_config_specifier: self
                     .locality_weighted
                     .then_some(LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {})),
@@ -131,6 +135,7 @@ impl OutboundCluster {
             _ => {}
         }
         apply_pool(&mut cluster, &self.policy, self.upstream);
+        cluster.outlier_detection = self.policy.outlier.as_ref().map(outlier::detection);
         let mut istio = HashMap::new();
         if let Some(config) = &self.config {
             istio.insert("config".to_owned(), wire::text(config));
@@ -346,9 +351,10 @@ fn http_options(policy: &Policy, upstream: Upstream) -> Option<Any> {
         }),
         ..Default::default()
     };
+    let outlier_detection = policy.outlier.as_ref().and_then(outlier::failures);
     let protocol = match upstream {
         // Envoy wants the choice written once the options are there at all.
-        Upstream::Http1 if common.is_none() => return None,
+        Upstream::Http1 if common.is_none() && outlier_detection.is_none() => return None,
         Upstream::Http1 => UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
             protocol_config: Some(ProtocolConfig::HttpProtocolOptions(core::Http1ProtocolOptions::default())),
         }),
@@ -363,6 +369,7 @@ fn http_options(policy: &Policy, upstream: Upstream) -> Option<Any> {
     };
     Some(wire::any(&HttpProtocolOptions {
         common_http_protocol_options: common,
+        outlier_detection,
         upstream_protocol_options: Some(protocol),
         ..Default::default()
     }))

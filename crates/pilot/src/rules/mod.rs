@@ -4,12 +4,14 @@
 
 mod balancing;
 mod destination_rule;
+mod outlier;
 mod policy;
 mod sidecar;
 mod virtual_service;
 
 pub use balancing::{Balancing, HashBy, Warmup};
 pub use destination_rule::{DestinationRules, Merged};
+pub use outlier::Outlier;
 pub use policy::{Budget, Keepalive, Pings, Policy};
 pub use sidecar::{Imports, SidecarRule, Sidecars};
 pub use virtual_service::VirtualServiceRule;

@@ -4,6 +4,7 @@
 //! `pilot/pkg/networking/util` (GetPortLevelTrafficPolicy), `model` (MergeSubsetTrafficPolicy).
 
 use super::balancing::{Balancing, HashBy, Warmup};
+use super::outlier::Outlier;
 use lateen_galley::istio::destination_rule::{
     ConnectionPoolSettings, H2UpgradePolicy, HttpSettings, LoadBalancerSettings, LocalityLoadBalancerSetting,
     OutlierDetection, RetryBudget, TcpSettings, TrafficPolicy,
@@ -46,8 +47,8 @@ pub struct Policy {
     pub balancing_given: bool,
     /// Which localities are preferred, if the rule says it.
     pub localities: Option<LocalityLoadBalancerSetting>,
-    /// Endpoints that fail are found out.
-    pub detects_outliers: bool,
+    /// When endpoints that fail are taken out, if they are.
+    pub outlier: Option<Outlier>,
     pub connect_timeout: Duration,
     pub max_connections: u32,
     pub max_pending_requests: u32,
@@ -77,7 +78,7 @@ impl Default for Policy {
             warmup: None,
             balancing_given: false,
             localities: None,
-            detects_outliers: false,
+            outlier: None,
             connect_timeout: Duration::from_secs(10),
             max_connections: u32::MAX,
             max_pending_requests: u32::MAX,
@@ -124,6 +125,8 @@ impl Policy {
     pub fn of_workload(rule: Option<&TrafficPolicy>, port: u16, pool: Option<&ConnectionPoolSettings>) -> Policy {
         let mut blocks = rule.map(|rule| Blocks::of(rule, port)).unwrap_or_default();
         blocks.pool = pool.or(blocks.pool);
+        // There is one endpoint.
+        blocks.outlier = None;
         blocks.policy()
     }
 }
@@ -159,7 +162,7 @@ impl<'a> Blocks<'a> {
     }
 
     fn policy(&self) -> Policy {
-        let mut policy = Policy { detects_outliers: self.outlier.is_some(), ..Policy::default() };
+        let mut policy = Policy { outlier: self.outlier.map(Outlier::of), ..Policy::default() };
         if let Some(settings) = self.balancing {
             policy.balancing = Balancing::of(settings);
             policy.hash = HashBy::of(settings);

@@ -97,7 +97,7 @@ impl Scope<'_> {
             return (rule.map(|rule| Arc::new(Preference { own, rule })), true);
         }
         // Without outlier detection nobody would find out that the nearest endpoints fail.
-        if !forced && !policy.detects_outliers {
+        if !forced && policy.outlier.is_none() {
             return (None, false);
         }
         let labels = setting.failover_priority.iter().map(|label| match label.split_once('=') {
