@@ -52,6 +52,7 @@
 //! ```
 //!
 //! - Names on the command line and in REST paths: [`kind::by_typed_name`], [`kind::by_path`], [`Kind::info`].
+//! - Settings of the mesh and of single proxies, which are text inside other objects: [`mesh`].
 //! - Objects that name what is not there: [`references::References`]; a batch's warnings hold them for the objects it changed.
 //! - A file set that changes: [`source::files::FileSet`].
 //! - A reader in another process: decode each listed object with [`Object::decode`], [`Snapshot::insert`] it, set
@@ -63,6 +64,7 @@ mod decode;
 mod defaults;
 pub mod istio;
 pub mod kind;
+pub mod mesh;
 mod nearest;
 mod object;
 mod problem;

@@ -21,6 +21,8 @@ use crate::istio::virtual_service::STICKY_WEIGHTS;
 use crate::object::{Object, Resource};
 use crate::problem::FieldProblem;
 pub use change::change;
+pub(crate) use destination_rule::localities;
+pub(crate) use virtual_service::retries;
 
 /// What was found in one object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,6 +38,12 @@ impl Findings {
         self.errors.push(FieldProblem::new(path, message));
     }
 
+    /// Adds what was found in a part.
+    fn append(&mut self, mut found: Findings) {
+        self.errors.append(&mut found.errors);
+        self.warnings.append(&mut found.warnings);
+    }
+
     pub(crate) fn warning(&mut self, path: impl Into<String>, message: impl Into<String>) {
         self.warnings.push(FieldProblem::new(path, message));
     }
@@ -46,6 +54,16 @@ impl Findings {
             self.error(path, message);
         }
     }
+}
+
+/// A length of time as Istio takes it: at least a millisecond, in whole milliseconds.
+pub(crate) fn duration(path: &str, length: crate::istio::Duration, findings: &mut Findings) {
+    findings.check(path, shared::duration(length));
+}
+
+/// Whether a namespace can be called so.
+pub(crate) fn is_namespace(name: &str) -> bool {
+    names::is_label(name)
 }
 
 /// Checks an object.

@@ -1,8 +1,11 @@
 //! Mesh-wide settings that shape what proxies are sent.
 //!
-//! Knows nothing of where they come from. The fields are those of Istio's MeshConfig.
+//! The fields are those of Istio's MeshConfig, and the mesh's own settings go over what a control plane was started with.
 
+use lateen_galley::Snapshot;
 use lateen_galley::istio::destination_rule::LocalityLoadBalancerSetting;
+use lateen_galley::istio::virtual_service::HttpRetry;
+use lateen_galley::mesh::{self, MeshConfig, Normalization, OutboundMode, ProxyConfig};
 use std::time::Duration;
 
 /// What a sidecar does with traffic to hosts the registry does not know.
@@ -15,6 +18,14 @@ pub enum OutboundTrafficPolicy {
     RegistryOnly,
 }
 
+/// Who sees objects that do not say; `exportTo` lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ExportDefaults {
+    pub service: Vec<String>,
+    pub virtual_service: Vec<String>,
+    pub destination_rule: Vec<String>,
+}
+
 /// Mesh-wide settings; [`Default`] is an untouched Istio install on one machine, with the access log switched on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Config {
@@ -25,8 +36,16 @@ pub struct Config {
     /// Namespace whose rules hold for all namespaces.
     pub root_namespace: String,
     pub outbound_traffic_policy: OutboundTrafficPolicy,
-    /// Write an access log line per request and connection to standard output, in Istio's text format.
-    pub access_log: bool,
+    /// Where an access log line per request and connection is written, in Istio's text format; none is nowhere.
+    pub access_log: Option<String>,
+    pub export_to: ExportDefaults,
+    pub normalization: Normalization,
+    /// How long a connection may say nothing until it counts as not HTTP; zero is for ever.
+    pub detection_timeout: Duration,
+    /// Of routes that say nothing of retries; Istio's own policy if none.
+    pub retries: Option<HttpRetry>,
+    /// Of proxies that say nothing of theirs.
+    pub proxy: ProxyConfig,
     /// Whether every client is told the addresses given to ServiceEntries without any, as the one-machine cluster's
     /// name server does. Where only the proxies' own name servers do, those proxies say so (`DNS_CAPTURE`).
     pub automatic_addresses: bool,
@@ -45,11 +64,76 @@ impl Default for Config {
             domain: "cluster.local".to_owned(),
             root_namespace: "istio-system".to_owned(),
             outbound_traffic_policy: OutboundTrafficPolicy::AllowAny,
-            access_log: true,
+            access_log: Some("/dev/stdout".to_owned()),
+            export_to: ExportDefaults::default(),
+            normalization: Normalization::Default,
+            detection_timeout: Duration::ZERO,
+            retries: None,
+            proxy: ProxyConfig::default(),
             automatic_addresses: true,
             locality_lb_setting: Some(LocalityLoadBalancerSetting::default()),
             debounce_quiet: Duration::from_millis(100),
             debounce_max: Duration::from_secs(10),
         }
+    }
+}
+
+impl Config {
+    /// These settings with those of the mesh over them, as a snapshot's ConfigMap says. What cannot be read (the
+    /// cluster's API refuses it) says nothing.
+    pub fn of_mesh(&self, snapshot: &Snapshot) -> Config {
+        let map = snapshot.typed::<k8s_openapi::api::core::v1::ConfigMap>(mesh::NAMESPACE, mesh::NAME);
+        let text = map.and_then(|map| map.data.as_ref()).and_then(|data| data.get(mesh::KEY));
+        let mesh = text.and_then(|text| mesh::mesh_config(text, "").0);
+        mesh.map_or_else(|| self.clone(), |mesh| self.over(mesh))
+    }
+
+    fn over(&self, mesh: MeshConfig) -> Config {
+        let MeshConfig {
+            protocol_detection_timeout,
+            access_log_file,
+            outbound_traffic_policy,
+            default_service_export_to,
+            default_virtual_service_export_to,
+            default_destination_rule_export_to,
+            root_namespace,
+            path_normalization,
+            locality_lb_setting,
+            default_http_retry_policy,
+            default_config,
+        } = mesh;
+        let mut config = self.clone();
+        if let Some(timeout) = protocol_detection_timeout {
+            config.detection_timeout = timeout.get();
+        }
+        if let Some(file) = access_log_file {
+            config.access_log = Some(file).filter(|file| !file.is_empty());
+        }
+        if let Some(policy) = outbound_traffic_policy {
+            config.outbound_traffic_policy = match policy.mode {
+                OutboundMode::RegistryOnly => OutboundTrafficPolicy::RegistryOnly,
+                OutboundMode::AllowAny => OutboundTrafficPolicy::AllowAny,
+            };
+        }
+        let exports = &mut config.export_to;
+        for (list, given) in [
+            (&mut exports.service, default_service_export_to),
+            (&mut exports.virtual_service, default_virtual_service_export_to),
+            (&mut exports.destination_rule, default_destination_rule_export_to),
+        ] {
+            if let Some(given) = given {
+                *list = given;
+            }
+        }
+        if let Some(namespace) = root_namespace {
+            config.root_namespace = namespace;
+        }
+        if let Some(path) = path_normalization {
+            config.normalization = path.normalization;
+        }
+        config.locality_lb_setting = locality_lb_setting.or(config.locality_lb_setting);
+        config.retries = default_http_retry_policy.or(config.retries);
+        config.proxy = default_config.over(&config.proxy);
+        config
     }
 }

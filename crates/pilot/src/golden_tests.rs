@@ -53,7 +53,7 @@ fn sidecars() {
 }
 
 fn quiet() -> Config {
-    Config { access_log: false, ..Config::default() }
+    Config { access_log: None, ..Config::default() }
 }
 
 #[test]
@@ -80,6 +80,11 @@ fn routing() {
 #[test]
 fn delegates() {
     check("delegates", quiet(), &[SIDECAR], &[Rds]);
+}
+
+#[test]
+fn mesh() {
+    check("mesh", Config::default(), &[SIDECAR, GATEWAY], &[Lds, Rds]);
 }
 
 #[test]

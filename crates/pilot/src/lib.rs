@@ -24,6 +24,6 @@ pub mod scope;
 mod testing;
 pub mod world;
 
-pub use config::{Config, OutboundTrafficPolicy};
+pub use config::{Config, ExportDefaults, OutboundTrafficPolicy};
 pub use debug::Answer;
 pub use push::Pilot;

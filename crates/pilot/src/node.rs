@@ -6,6 +6,7 @@
 use crate::registry::{Labels, Locality};
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+use lateen_galley::mesh::{self, ProxyConfig};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -74,6 +75,8 @@ pub struct Node {
     /// HTTP connections and TCP streams idle for this long are closed.
     pub idle_timeout: Option<Duration>,
     pub unprivileged: bool,
+    /// What its pod says of it, to go over the mesh's settings for proxies.
+    pub proxy_config: ProxyConfig,
     /// Has Envoy's gRPC-Web filter. A proxy without it would refuse the whole listener.
     pub grpc_web: bool,
     pub locality: Locality,
@@ -139,6 +142,7 @@ impl Node {
             accept_http_10: metadata.text("HTTP10").as_deref() == Some("1"),
             idle_timeout: metadata.text("IDLE_TIMEOUT").and_then(|text| parse_duration(&text)),
             unprivileged: metadata.truth("UNPRIVILEGED_POD"),
+            proxy_config: metadata.proxy_config(),
             grpc_web: node.user_agent_name == "envoy",
             locality,
             node_name: metadata.text("NODE_NAME").filter(|name| !name.is_empty()),
@@ -201,6 +205,17 @@ impl Metadata<'_> {
         scalar(self.kind(key)?)
     }
 
+    /// From the agent, else from the pod's annotation. What cannot be read says nothing.
+    fn proxy_config(&self) -> ProxyConfig {
+        let annotations = self.map("ANNOTATIONS");
+        let text = match self.kind("PROXY_CONFIG") {
+            // JSON is YAML.
+            Some(kind) => json(kind).to_string(),
+            None => annotations.get(mesh::ANNOTATION).cloned().unwrap_or_default(),
+        };
+        mesh::proxy_config(&text, "").0.unwrap_or_default()
+    }
+
     fn truth(&self, key: &str) -> bool {
         matches!(self.text(key).as_deref(), Some("true" | "1" | "TRUE" | "True"))
     }
@@ -227,6 +242,20 @@ impl Metadata<'_> {
                 .collect(),
             _ => Labels::new(),
         }
+    }
+}
+
+fn json(kind: &Kind) -> serde_json::Value {
+    let value = |value: &Value| value.kind.as_ref().map_or(serde_json::Value::Null, json);
+    match kind {
+        Kind::NullValue(_) => serde_json::Value::Null,
+        // Numbers of a Struct are all floating.
+        Kind::NumberValue(number) if number.fract() == 0.0 && number.abs() < 1e15 => (*number as i64).into(),
+        Kind::NumberValue(number) => (*number).into(),
+        Kind::StringValue(text) => text.clone().into(),
+        Kind::BoolValue(truth) => (*truth).into(),
+        Kind::StructValue(fields) => fields.fields.iter().map(|(name, field)| (name.clone(), value(field))).collect(),
+        Kind::ListValue(list) => list.values.iter().map(value).collect(),
     }
 }
 

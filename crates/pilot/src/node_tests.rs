@@ -53,3 +53,25 @@ fn durations() {
     assert_eq!(parse_duration(""), None);
     assert_eq!(parse_duration("s"), None);
 }
+
+#[test]
+fn what_a_pod_says_of_its_proxy() {
+    let fields = |fields: &[(&str, Value)]| Value {
+        kind: Some(Kind::StructValue(Struct {
+            fields: fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+        })),
+    };
+    let hops = |metadata: &[(&str, Value)]| {
+        let node = node("router~10.0.0.1~gw.a~a.svc.cluster.local", metadata).unwrap();
+        node.proxy_config.gateway_topology.map(|topology| topology.num_trusted_proxies)
+    };
+    let annotation = fields(&[(mesh::ANNOTATION, text("gatewayTopology: {numTrustedProxies: 2}"))]);
+    let number = Value { kind: Some(Kind::NumberValue(3.0)) };
+    let agents = fields(&[
+        ("configPath", text("./etc/istio/proxy")),
+        ("gatewayTopology", fields(&[("numTrustedProxies", number)])),
+    ]);
+    assert_eq!(hops(&[]), None);
+    assert_eq!(hops(&[("ANNOTATIONS", annotation.clone())]), Some(2));
+    assert_eq!(hops(&[("ANNOTATIONS", annotation), ("PROXY_CONFIG", agents)]), Some(3));
+}

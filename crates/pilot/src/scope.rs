@@ -10,16 +10,17 @@ mod place;
 pub use egress::Egress;
 pub use place::{Place, PlaceNeeds};
 
-use crate::config::OutboundTrafficPolicy;
+use crate::config::{Config, OutboundTrafficPolicy};
 use crate::generate::http::HttpSettings;
-use crate::generate::route::{Hashing, Target, Targets};
+use crate::generate::route::{Hashing, RouteScope, Target, Targets};
 use crate::host;
 use crate::names;
-use crate::node::{Families, Interception, Node, NodeType};
+use crate::node::{Families, Interception, Node, NodeType, parse_duration};
 use crate::registry::{Entry, Labels, Resolution, Source};
 use crate::rules::{Merged, Policy, SidecarRule, VirtualServiceRule};
 use crate::world::World;
 use lateen_galley::istio::sidecar::OutboundMode;
+use lateen_galley::mesh::{Disabled, ProxyConfig};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -60,11 +61,7 @@ impl ScopeKey {
                 NodeType::Sidecar => world.sidecars.find(&node.namespace, labels).cloned(),
                 NodeType::Router => None,
             },
-            settings: HttpSettings {
-                access_log: world.config.access_log,
-                accept_http_10: node.accept_http_10,
-                idle_timeout: node.idle_timeout,
-            },
+            settings: settings(node, &world.config),
         }
     }
 
@@ -113,6 +110,21 @@ impl Unknown {
             Unknown::GoesTo(cluster) => cluster,
             Unknown::Refused => names::BLACK_HOLE_CLUSTER,
         }
+    }
+}
+
+/// How a proxy serves HTTP: as it says itself, else as the mesh says.
+fn settings(node: &Node, mesh: &Config) -> HttpSettings {
+    let ProxyConfig { gateway_topology, proxy_headers, proxy_metadata } = node.proxy_config.over(&mesh.proxy);
+    let variable = |name: &str| proxy_metadata.get(name).map(String::as_str);
+    HttpSettings {
+        access_log: mesh.access_log.clone(),
+        accept_http_10: node.accept_http_10 || variable("ISTIO_META_HTTP10") == Some("1"),
+        idle_timeout: node.idle_timeout.or_else(|| parse_duration(variable("ISTIO_META_IDLE_TIMEOUT")?)),
+        normalization: mesh.normalization,
+        detection_timeout: mesh.detection_timeout,
+        topology: gateway_topology.unwrap_or_default(),
+        headers: proxy_headers.unwrap_or_default(),
     }
 }
 
@@ -211,6 +223,22 @@ impl<'a> Scope<'a> {
     pub fn destination_rule(&self, entry: &Entry) -> Option<&'a Arc<Merged>> {
         let service = &entry.service;
         self.world.destination_rules.find(&self.key.namespace, &self.key.labels, &service.host, &service.namespace)
+    }
+
+    /// For whom and where routes of a port are made; `gateway` is `mesh` for sidecars.
+    pub fn routes_at(&self, port: u16, gateway: &str) -> RouteScope {
+        let headers = &self.key.settings.headers;
+        RouteScope {
+            port,
+            gateways: vec![gateway.to_owned()],
+            namespace: self.key.namespace.clone(),
+            labels: self.key.labels.clone(),
+            domain: self.world.config.domain.clone(),
+            tls: false,
+            retries: self.world.config.retries.clone(),
+            forwarded_host: headers.x_forwarded_host.and_then(|header| header.enabled).unwrap_or(false),
+            attempt_count: !Disabled::is(headers.attempt_count),
+        }
     }
 
     /// The policy for a port of a service, or of a subset of it.

@@ -19,6 +19,9 @@ const RULE_KINDS: [Kind; 4] = [Kind::VirtualService, Kind::DestinationRule, Kind
 /// All services and rules.
 #[derive(Clone, Debug)]
 pub struct World {
+    /// What the control plane was started with.
+    base: Arc<Config>,
+    /// The same with the mesh's own settings over it.
     pub config: Arc<Config>,
     snapshot: Arc<Snapshot>,
     pub registry: Registry,
@@ -47,6 +50,7 @@ impl World {
     /// The world before the first snapshot: empty.
     pub fn empty(config: Arc<Config>) -> World {
         World {
+            base: Arc::clone(&config),
             config,
             snapshot: Arc::default(),
             registry: Registry::default(),
@@ -62,30 +66,35 @@ impl World {
     /// The world of a later snapshot.
     pub fn advance(&self, snapshot: Arc<Snapshot>) -> World {
         let same = |kinds: &[Kind]| kinds.iter().all(|kind| self.snapshot.same(&snapshot, *kind));
-        let services_same = same(&[Kind::Service, Kind::ServiceEntry]) && same(&ENDPOINT_KINDS);
-        let registry = if services_same {
-            self.registry.clone()
-        } else {
-            Registry::new(&snapshot, &self.config.domain, &self.registry)
+        let config = match same(&[Kind::ConfigMap]) {
+            true => Arc::clone(&self.config),
+            false => Some(self.base.of_mesh(&snapshot))
+                .filter(|config| *config != *self.config)
+                .map_or_else(|| Arc::clone(&self.config), Arc::new),
         };
-        let mesh = self.config.locality_lb_setting.as_ref();
-        if same(&RULE_KINDS) {
-            let place_needs = PlaceNeeds::of(&registry, &self.destination_rules, mesh);
+        let config_same = Arc::ptr_eq(&config, &self.config);
+        let services_same = config_same && same(&[Kind::Service, Kind::ServiceEntry]) && same(&ENDPOINT_KINDS);
+        let registry =
+            if services_same { self.registry.clone() } else { Registry::new(&snapshot, &config, &self.registry) };
+        let localities = config.locality_lb_setting.as_ref();
+        if config_same && same(&RULE_KINDS) {
+            let place_needs = PlaceNeeds::of(&registry, &self.destination_rules, localities);
             return World { snapshot, registry, place_needs, ..self.clone() };
         }
-        let virtual_services = self.virtual_services(&snapshot);
-        let destination_rules = DestinationRules::new(&snapshot, &self.config.domain, &self.config.root_namespace);
-        let sidecars = Sidecars::new(&snapshot, &self.config.root_namespace);
+        let virtual_services = self.virtual_services(&snapshot, &config);
+        let destination_rules = DestinationRules::new(&snapshot, &config);
+        let sidecars = Sidecars::new(&snapshot, &config.root_namespace);
         let mut label_keys = label_keys(&virtual_services, &destination_rules);
-        label_keys.extend(mesh.into_iter().flat_map(|mesh| &mesh.failover_priority).cloned());
-        let place_needs = PlaceNeeds::of(&registry, &destination_rules, mesh);
+        label_keys.extend(localities.into_iter().flat_map(|mesh| &mesh.failover_priority).cloned());
+        let place_needs = PlaceNeeds::of(&registry, &destination_rules, localities);
         let mut gateways: Vec<Arc<Object>> = snapshot.objects(Kind::Gateway).cloned().collect();
         gateways.sort_by(|a, b| {
             let age = |object: &Object| created(object.metadata());
             age(a).cmp(&age(b)).then_with(|| a.name().cmp(b.name())).then_with(|| a.namespace().cmp(b.namespace()))
         });
         World {
-            config: Arc::clone(&self.config),
+            base: Arc::clone(&self.base),
+            config,
             snapshot,
             registry,
             virtual_services: Arc::new(virtual_services),
@@ -99,7 +108,8 @@ impl World {
 
     /// What differs from an earlier world.
     pub fn change_since(&self, before: &World) -> Change {
-        let rules_same = same(&self.virtual_services, &before.virtual_services)
+        let rules_same = same(&self.config, &before.config)
+            && same(&self.virtual_services, &before.virtual_services)
             && same(&self.destination_rules, &before.destination_rules)
             && same(&self.sidecars, &before.sidecars)
             && same(&self.gateways, &before.gateways);
@@ -120,26 +130,26 @@ impl World {
         &self.snapshot
     }
 
-    /// Rules are costly to take in: those of objects that are still the same are kept, unless they delegate.
-    fn virtual_services(&self, snapshot: &Snapshot) -> Vec<VirtualServiceRule> {
-        let domain = &self.config.domain;
+    /// Rules are costly to take in: those of objects that are still the same are kept, unless they delegate or the mesh's
+    /// settings changed.
+    fn virtual_services(&self, snapshot: &Snapshot, config: &Arc<Config>) -> Vec<VirtualServiceRule> {
         let known: HashMap<*const Object, &VirtualServiceRule> = self
             .virtual_services
             .iter()
-            .filter(|rule| !rule.delegates())
+            .filter(|rule| Arc::ptr_eq(config, &self.config) && !rule.delegates())
             .map(|rule| (Arc::as_ptr(rule.object()), rule))
             .collect();
         let (delegates, mut rules): (Vec<_>, Vec<_>) = snapshot
             .objects(Kind::VirtualService)
             .filter_map(|object| match known.get(&Arc::as_ptr(object)) {
                 Some(rule) => Some((*rule).clone()),
-                None => VirtualServiceRule::new(object, domain),
+                None => VirtualServiceRule::new(object, config),
             })
             .partition(VirtualServiceRule::is_delegate);
         let delegates: HashMap<(&str, &str), &VirtualServiceRule> =
             delegates.iter().map(|rule| ((rule.namespace(), rule.name()), rule)).collect();
         for rule in rules.iter_mut().filter(|rule| rule.delegates()) {
-            *rule = rule.with_delegates(|namespace, name| delegates.get(&(namespace, name)).copied(), domain);
+            *rule = rule.with_delegates(|namespace, name| delegates.get(&(namespace, name)).copied(), &config.domain);
         }
         rules.sort_by(VirtualServiceRule::by_age);
         rules

@@ -2,6 +2,8 @@
 
 mod balancing;
 
+pub(crate) use balancing::localities;
+
 use std::collections::BTreeSet;
 
 use super::{Findings, names, shared};

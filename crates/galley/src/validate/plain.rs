@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Secret};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::{Findings, names};
+use crate::mesh;
 
 fn key(name: &str) -> Result<(), String> {
     let inside = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
@@ -23,6 +24,10 @@ pub(super) fn check_secret(secret: &Secret, findings: &mut Findings) {
 }
 
 pub(super) fn check_config_map(config: &ConfigMap, findings: &mut Findings) {
+    let meta = &config.metadata;
+    if meta.name.as_deref() == Some(mesh::NAME) && meta.namespace.as_deref() == Some(mesh::NAMESPACE) {
+        settings(config, findings);
+    }
     for name in config.data.iter().flatten().map(|(name, _)| name) {
         findings.check(&format!("data[{name:?}]"), key(name));
         if config.binary_data.as_ref().is_some_and(|binary| binary.contains_key(name)) {
@@ -31,6 +36,20 @@ pub(super) fn check_config_map(config: &ConfigMap, findings: &mut Findings) {
     }
     for name in config.binary_data.iter().flatten().map(|(name, _)| name) {
         findings.check(&format!("binaryData[{name:?}]"), key(name));
+    }
+}
+
+/// The ConfigMap that holds the mesh's settings.
+fn settings(config: &ConfigMap, findings: &mut Findings) {
+    for (name, text) in config.data.iter().flatten() {
+        let at = format!("data[{name:?}]");
+        match name.as_str() {
+            mesh::KEY => findings.append(mesh::mesh_config(text, &at).1),
+            // What installers write where there are no networks.
+            "meshNetworks" if text.trim() == "networks: {}" => {}
+            "meshNetworks" => findings.error(at, "reaching other networks is not supported yet"),
+            _ => findings.warning(at, format!("has no effect: the settings are read from {:?}", mesh::KEY)),
+        }
     }
 }
 

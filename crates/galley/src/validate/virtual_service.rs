@@ -2,6 +2,8 @@
 
 mod http;
 
+pub(crate) use http::retries;
+
 use super::{Findings, headers, names, shared};
 use crate::istio::VirtualService;
 use crate::istio::virtual_service::{

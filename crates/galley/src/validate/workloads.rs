@@ -4,14 +4,25 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Probe};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{Findings, names, shared};
+use crate::mesh;
 
 pub(super) fn check_pod(pod: &Pod, findings: &mut Findings) {
+    proxy_settings("metadata", Some(&pod.metadata), findings);
     match &pod.spec {
         Some(spec) => pod_spec("spec", spec, findings),
         None => findings.error("spec", "required"),
+    }
+}
+
+/// What a pod says of its proxy.
+fn proxy_settings(path: &str, metadata: Option<&ObjectMeta>, findings: &mut Findings) {
+    let annotations = metadata.and_then(|metadata| metadata.annotations.as_ref());
+    if let Some(text) = annotations.and_then(|annotations| annotations.get(mesh::ANNOTATION)) {
+        findings.append(mesh::proxy_config(text, &format!("{path}.annotations[{:?}]", mesh::ANNOTATION)).1);
     }
 }
 
@@ -26,6 +37,7 @@ pub(super) fn check_deployment(deployment: &Deployment, findings: &mut Findings)
     if spec.template.spec.as_ref().is_some_and(|pod| pod.restart_policy.as_deref().unwrap_or("Always") != "Always") {
         findings.error("spec.template.spec.restartPolicy", "a Deployment's pods restart Always");
     }
+    proxy_settings("spec.template.metadata", spec.template.metadata.as_ref(), findings);
     let empty = Default::default();
     let labels = spec.template.metadata.as_ref().and_then(|metadata| metadata.labels.as_ref()).unwrap_or(&empty);
     shared::labels("spec.template.metadata.labels", labels, findings);

@@ -4,7 +4,6 @@
 
 use super::l4;
 use crate::generate::domains;
-use crate::generate::route::RouteScope;
 use crate::host;
 use crate::names;
 use crate::node::Interception;
@@ -144,14 +143,7 @@ fn chains(
     port: &ServicePort,
     place: &Place,
 ) -> Vec<crate::generate::listener::Chain> {
-    let route_scope = RouteScope {
-        port: port.number,
-        gateways: vec![names::MESH_GATEWAY.to_owned()],
-        namespace: scope.key.namespace.clone(),
-        labels: scope.key.labels.clone(),
-        domain: scope.world.config.domain.clone(),
-        tls: false,
-    };
+    let route_scope = scope.routes_at(port.number, names::MESH_GATEWAY);
     let names_host = |rule: &&VirtualServiceRule| rule.hosts().iter().any(|name| host::overlaps(name, &service.host));
     let rules = egress.rules().iter().copied().filter(names_host);
     if !port.protocol.is_tls() {

@@ -132,14 +132,7 @@ fn rules<'a>(scope: &Scope<'a>, server: &PlannedServer) -> impl Iterator<Item = 
 }
 
 fn route_scope(scope: &Scope<'_>, server: &PlannedServer) -> RouteScope {
-    RouteScope {
-        port: server.port,
-        gateways: vec![server.gateway.clone()],
-        namespace: scope.key.namespace.clone(),
-        labels: Labels::new(),
-        domain: scope.world.config.domain.clone(),
-        tls: false,
-    }
+    scope.routes_at(server.port, &server.gateway)
 }
 
 fn route_name(key: ListenerKey) -> String {
@@ -159,8 +152,6 @@ fn gateway_routes(scope: &Scope<'_>, key: ListenerKey, planned: &PlannedListener
         servers: planned.servers.clone(),
         targets: scope.targets(rules.values().flatten()),
         rules,
-        namespace: scope.key.namespace.clone(),
-        labels: scope.key.labels.clone(),
-        domain: scope.world.config.domain.clone(),
+        scope: scope.routes_at(key.1, ""),
     }
 }

@@ -3,7 +3,6 @@
 use super::{Memo, Outbound, claims};
 use crate::generate::cluster::FixedCluster;
 use crate::generate::listener::{ChainAction, OutboundListener, VirtualOutbound};
-use crate::generate::route::RouteScope;
 use crate::generate::sidecar_routes::{HttpService, SidecarRoutes};
 use crate::node::Interception;
 use crate::registry::{Entry, Resolution, Source};
@@ -84,14 +83,7 @@ fn add_routes(
             services,
             targets: scope.targets(rules.iter()),
             rules,
-            scope: RouteScope {
-                port: *port,
-                gateways: vec![names::MESH_GATEWAY.to_owned()],
-                namespace: scope.key.namespace.clone(),
-                labels: scope.key.labels.clone(),
-                domain: scope.world.config.domain.clone(),
-                tls: false,
-            },
+            scope: scope.routes_at(*port, names::MESH_GATEWAY),
             unknown: unknown.clone(),
         }));
     }

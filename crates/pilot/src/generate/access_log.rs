@@ -1,4 +1,4 @@
-//! The access log in Istio's default text format, on standard output.
+//! The access log in Istio's default text format.
 //!
 //! Source: Istio `pilot/pkg/model/telemetry_logging.go` (EnvoyTextLogFormat), `core/accesslog.go`.
 
@@ -23,22 +23,22 @@ pub const TEXT_FORMAT: &str = concat!(
     "\n"
 );
 
-/// Logs for a connection manager or TCP proxy; none when the log is off.
-pub fn full(enabled: bool) -> Vec<AccessLog> {
-    if enabled { vec![file(None)] } else { Vec::new() }
+/// Logs for a connection manager or TCP proxy, written to `path`; none when the log is off.
+pub fn full(path: Option<&str>) -> Vec<AccessLog> {
+    path.map(|path| file(path, None)).into_iter().collect()
 }
 
 /// Logs for a listener: only connections no chain takes, since chains log their own.
-pub fn unmatched(enabled: bool) -> Vec<AccessLog> {
+pub fn unmatched(path: Option<&str>) -> Vec<AccessLog> {
     let filter = AccessLogFilter {
         filter_specifier: Some(FilterSpecifier::ResponseFlagFilter(ResponseFlagFilter {
             flags: vec!["NR".to_owned()],
         })),
     };
-    if enabled { vec![file(Some(filter))] } else { Vec::new() }
+    path.map(|path| file(path, Some(filter))).into_iter().collect()
 }
 
-fn file(filter: Option<AccessLogFilter>) -> AccessLog {
+fn file(path: &str, filter: Option<AccessLogFilter>) -> AccessLog {
     let format = SubstitutionFormatString {
         format: Some(Format::TextFormatSource(DataSource {
             specifier: Some(Specifier::InlineString(TEXT_FORMAT.to_owned())),
@@ -46,8 +46,7 @@ fn file(filter: Option<AccessLogFilter>) -> AccessLog {
         })),
         ..Default::default()
     };
-    let log =
-        FileAccessLog { path: "/dev/stdout".to_owned(), access_log_format: Some(AccessLogFormat::LogFormat(format)) };
+    let log = FileAccessLog { path: path.to_owned(), access_log_format: Some(AccessLogFormat::LogFormat(format)) };
     AccessLog {
         name: "envoy.access_loggers.file".to_owned(),
         filter,

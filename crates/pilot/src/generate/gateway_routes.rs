@@ -9,7 +9,6 @@ use super::sidecar_routes::{configuration, virtual_host};
 use crate::host;
 use crate::names;
 use crate::plan::gateway::{PlannedServer, ServerKind};
-use crate::registry::Labels;
 use crate::rules::VirtualServiceRule;
 use envoy_types::pb::envoy::config::route::v3::{
     Route, RouteConfiguration, VirtualHost, virtual_host::TlsRequirementType,
@@ -26,12 +25,8 @@ pub struct GatewayRoutes {
     /// Rules bound to each Gateway, the oldest first.
     pub rules: BTreeMap<String, Vec<VirtualServiceRule>>,
     pub targets: Targets,
-    /// Of the gateway's workload.
-    pub namespace: String,
-    /// Of the gateway's workload, those that rules ask for.
-    pub labels: Labels,
-    /// DNS domain of the cluster.
-    pub domain: String,
+    /// For every server but its port and Gateway.
+    pub scope: RouteScope,
 }
 
 struct Host {
@@ -89,19 +84,17 @@ impl GatewayRoutes {
                 domains: vec!["*".to_owned()],
                 ..Default::default()
             };
-            return configuration(self.name.clone(), vec![nothing]);
+            return configuration(self.name.clone(), vec![nothing], self.scope.attempt_count);
         }
-        configuration(self.name.clone(), collapse(hosts))
+        configuration(self.name.clone(), collapse(hosts), self.scope.attempt_count)
     }
 
     fn scope(&self, server: &PlannedServer) -> RouteScope {
         RouteScope {
             port: server.port,
             gateways: vec![server.gateway.clone()],
-            namespace: self.namespace.clone(),
-            labels: self.labels.clone(),
-            domain: self.domain.clone(),
-            tls: false,
+            tls: server.kind == ServerKind::Http { https_redirect: true },
+            ..self.scope.clone()
         }
     }
 }

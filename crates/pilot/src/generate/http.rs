@@ -13,6 +13,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     http_filter,
 };
 use envoy_types::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
+use lateen_galley::mesh::{CertDetails, Disabled, ForwardClientCert, Normalization, ProxyHeaders, Topology};
 use std::time::Duration;
 
 use hcm::http_connection_manager::{
@@ -34,9 +35,16 @@ pub enum Side {
 /// What a proxy's own settings put into every connection manager.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HttpSettings {
-    pub access_log: bool,
+    /// Where access logs are written; none is nowhere.
+    pub access_log: Option<String>,
     pub accept_http_10: bool,
     pub idle_timeout: Option<Duration>,
+    pub normalization: Normalization,
+    /// How long a connection may say nothing until it counts as not HTTP; zero is for ever.
+    pub detection_timeout: Duration,
+    /// What stands in front of a gateway.
+    pub topology: Topology,
+    pub headers: ProxyHeaders,
 }
 
 /// A connection manager that takes its routes from RDS under `route_name`.
@@ -53,20 +61,43 @@ pub fn with_routes(side: Side, stat_prefix: &str, routes: RouteConfiguration, se
 fn manager(side: Side, stat_prefix: &str, routes: RouteSpecifier, grpc_web: bool, settings: &HttpSettings) -> Filter {
     let inbound = matches!(side, Side::SidecarInbound { .. });
     let gateway = side == Side::Gateway;
+    let HttpSettings { headers, topology, .. } = settings;
+    let server = headers.server.as_ref();
+    let hide_server = server.and_then(|server| server.disabled).unwrap_or(false);
+    let server_name = match server.map(|server| server.value.as_str()) {
+        _ if hide_server => "",
+        Some(name) if !name.is_empty() => name,
+        _ if inbound || gateway => "istio-envoy",
+        _ => "",
+    };
     let mut filters = Vec::new();
     if grpc_web {
         filters.push(http_filter("envoy.filters.http.grpc_web", wire::any(&GrpcWeb::default())));
     }
-    filters.push(http_filter("envoy.filters.http.router", wire::any(&Router::default())));
+    let router = Router { suppress_envoy_headers: Disabled::is(headers.envoy_debug_headers), ..Default::default() };
+    filters.push(http_filter("envoy.filters.http.router", wire::any(&router)));
 
+    let client_cert = match side {
+        Side::SidecarOutbound => ForwardClientCertDetails::Sanitize,
+        Side::SidecarInbound { .. } => {
+            forwarded(headers.forwarded_client_cert, ForwardClientCertDetails::AppendForward)
+        }
+        Side::Gateway => forwarded(topology.forward_client_cert_details, ForwardClientCertDetails::SanitizeSet),
+    };
     let manager = HttpConnectionManager {
         codec_type: CodecType::Auto.into(),
         // Statistics tags are cut out at the semicolon by the bootstrap's expressions.
         stat_prefix: format!("{stat_prefix};"),
         route_specifier: Some(routes),
         http_filters: filters,
-        server_name: if inbound || gateway { "istio-envoy".to_owned() } else { String::new() },
-        server_header_transformation: ServerHeaderTransformation::Overwrite.into(),
+        server_name: server_name.to_owned(),
+        server_header_transformation: if hide_server {
+            ServerHeaderTransformation::PassThrough
+        } else {
+            ServerHeaderTransformation::Overwrite
+        }
+        .into(),
+        generate_request_id: Disabled::is(headers.request_id).then(|| wire::truth(false)),
         common_http_protocol_options: settings.idle_timeout.map(|timeout| core::HttpProtocolOptions {
             idle_timeout: Some(wire::duration(timeout)),
             ..Default::default()
@@ -76,34 +107,37 @@ fn manager(side: Side, stat_prefix: &str, routes: RouteSpecifier, grpc_web: bool
         http2_protocol_options: matches!(side, Side::SidecarInbound { http2: true })
             .then(core::Http2ProtocolOptions::default),
         use_remote_address: Some(wire::truth(gateway)),
-        forward_client_cert_details: match side {
-            Side::SidecarOutbound => ForwardClientCertDetails::Sanitize,
-            Side::SidecarInbound { .. } => ForwardClientCertDetails::AppendForward,
-            Side::Gateway => ForwardClientCertDetails::SanitizeSet,
-        }
-        .into(),
+        xff_num_trusted_hops: if gateway { topology.num_trusted_proxies } else { 0 },
+        forward_client_cert_details: client_cert.into(),
         set_current_client_cert_details: match side {
             Side::SidecarOutbound => None,
-            Side::SidecarInbound { .. } => Some(SetCurrentClientCertDetails {
-                subject: Some(wire::truth(true)),
-                uri: true,
-                dns: true,
-                ..Default::default()
-            }),
-            Side::Gateway => Some(SetCurrentClientCertDetails {
-                subject: Some(wire::truth(true)),
-                cert: true,
-                uri: true,
-                dns: true,
-                ..Default::default()
-            }),
+            Side::SidecarInbound { .. } => Some(certificate_details(headers.set_current_client_cert_details)),
+            // Only where there is something to write.
+            Side::Gateway => {
+                matches!(client_cert, ForwardClientCertDetails::SanitizeSet | ForwardClientCertDetails::AppendForward)
+                    .then(|| SetCurrentClientCertDetails {
+                        subject: Some(wire::truth(true)),
+                        cert: true,
+                        uri: true,
+                        dns: true,
+                        ..Default::default()
+                    })
+            }
         },
-        normalize_path: Some(wire::truth(true)),
-        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
+        normalize_path: Some(wire::truth(settings.normalization != Normalization::None)),
+        merge_slashes: matches!(
+            settings.normalization,
+            Normalization::MergeSlashes | Normalization::DecodeAndMergeSlashes
+        ),
+        path_with_escaped_slashes_action: match settings.normalization {
+            Normalization::DecodeAndMergeSlashes => PathWithEscapedSlashesAction::UnescapeAndForward,
+            _ => PathWithEscapedSlashesAction::KeepUnchanged,
+        }
+        .into(),
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..Default::default() }],
         stream_idle_timeout: Some(wire::duration(Duration::ZERO)),
         proxy_100_continue: true,
-        access_log: access_log::full(settings.access_log),
+        access_log: access_log::full(settings.access_log.as_deref()),
         request_id_extension: Some(RequestIdExtension {
             typed_config: Some(wire::any(&UuidRequestIdConfig {
                 use_request_id_for_trace_sampling: Some(wire::truth(true)),
@@ -115,6 +149,30 @@ fn manager(side: Side, stat_prefix: &str, routes: RouteSpecifier, grpc_web: bool
     Filter {
         name: "envoy.filters.network.http_connection_manager".to_owned(),
         config_type: Some(ConfigType::TypedConfig(wire::any(&manager))),
+    }
+}
+
+fn forwarded(given: ForwardClientCert, usual: ForwardClientCertDetails) -> ForwardClientCertDetails {
+    match given {
+        ForwardClientCert::Undefined => usual,
+        ForwardClientCert::Sanitize => ForwardClientCertDetails::Sanitize,
+        ForwardClientCert::ForwardOnly => ForwardClientCertDetails::ForwardOnly,
+        ForwardClientCert::AppendForward => ForwardClientCertDetails::AppendForward,
+        ForwardClientCert::SanitizeSet => ForwardClientCertDetails::SanitizeSet,
+        ForwardClientCert::AlwaysForwardOnly => ForwardClientCertDetails::AlwaysForwardOnly,
+    }
+}
+
+/// What a sidecar writes of its client's certificate: without a word on it subject, URIs and DNS names.
+fn certificate_details(given: Option<CertDetails>) -> SetCurrentClientCertDetails {
+    let CertDetails { subject, cert, chain, dns, uri } = given.unwrap_or_default();
+    SetCurrentClientCertDetails {
+        subject: Some(wire::truth(subject.unwrap_or(true))),
+        uri: uri.unwrap_or(true),
+        dns: dns.unwrap_or(true),
+        cert: cert.unwrap_or(false),
+        chain: chain.unwrap_or(false),
+        ..Default::default()
     }
 }
 

@@ -84,13 +84,13 @@ impl VirtualInbound {
             address: Some(wire::address(listener::primary(&self.addresses), INBOUND_PORT)),
             additional_addresses: listener::additional(&self.addresses, INBOUND_PORT),
             listener_filters: self.listener_filters(&chains),
-            listener_filters_timeout: Some(wire::duration(Duration::ZERO)),
+            listener_filters_timeout: Some(wire::duration(self.settings.detection_timeout)),
             continue_on_listener_filters_timeout: true,
             filter_chains: chains,
             transparent: self.transparent.then(|| wire::truth(true)),
             traffic_direction: TrafficDirection::Inbound.into(),
             max_connections_to_accept_per_socket_event: Some(wire::number(1)),
-            access_log: access_log::unmatched(self.settings.access_log),
+            access_log: access_log::unmatched(self.settings.access_log.as_deref()),
             ..Default::default()
         }
     }
@@ -112,7 +112,7 @@ impl VirtualInbound {
             FilterChain {
                 name: names::VIRTUAL_INBOUND.to_owned(),
                 filter_chain_match: Some(chain_match(None, raw_buffer())),
-                filters: vec![tcp::proxy(&TcpRoute::to(cluster), self.settings.access_log)],
+                filters: vec![tcp::proxy(&TcpRoute::to(cluster), self.settings.access_log.as_deref())],
                 ..Default::default()
             },
         ]
@@ -159,7 +159,7 @@ impl BoundInbound {
             filter_chains: chains,
             traffic_direction: TrafficDirection::Inbound.into(),
             max_connections_to_accept_per_socket_event: Some(wire::number(1)),
-            access_log: access_log::unmatched(self.settings.access_log),
+            access_log: access_log::unmatched(self.settings.access_log.as_deref()),
             ..Default::default()
         }
     }
@@ -185,7 +185,7 @@ fn port_chains(port: &InboundPort, settings: &HttpSettings) -> Vec<FilterChain> 
         );
         chain(matches, filter)
     };
-    let tcp = || chain(raw_buffer(), tcp::proxy(&TcpRoute::to(&cluster), settings.access_log));
+    let tcp = || chain(raw_buffer(), tcp::proxy(&TcpRoute::to(&cluster), settings.access_log.as_deref()));
     match port.protocol.shape() {
         Some(Shape::Http) => vec![http(raw_buffer())],
         Some(Shape::Tcp) => vec![tcp()],
@@ -234,7 +234,7 @@ fn blackhole() -> FilterChain {
     FilterChain {
         name: "virtualInbound-blackhole".to_owned(),
         filter_chain_match: Some(chain_match(Some(INBOUND_PORT), ChainMatch::default())),
-        filters: vec![tcp::proxy(&TcpRoute::to(names::BLACK_HOLE_CLUSTER), false)],
+        filters: vec![tcp::proxy(&TcpRoute::to(names::BLACK_HOLE_CLUSTER), None)],
         ..Default::default()
     }
 }

@@ -164,7 +164,7 @@ impl Chain {
             ChainAction::Http { route_name, grpc_web } => {
                 http::with_rds(side, stat_prefix, route_name, *grpc_web, settings)
             }
-            ChainAction::Tcp(route) => tcp::proxy(route, settings.access_log),
+            ChainAction::Tcp(route) => tcp::proxy(route, settings.access_log.as_deref()),
         };
         FilterChain {
             filter_chain_match: (!self.matches.is_everything()).then(|| self.matches.message()),
@@ -236,7 +236,12 @@ impl OutboundListener {
                 .collect(),
             default_filter_chain: default,
             listener_filters,
-            listener_filters_timeout: Some(wire::duration(Duration::ZERO)),
+            // Without a look at first bytes there is nothing to time.
+            listener_filters_timeout: Some(wire::duration(if sniff {
+                self.settings.detection_timeout
+            } else {
+                Duration::ZERO
+            })),
             continue_on_listener_filters_timeout: true,
             traffic_direction: TrafficDirection::Outbound.into(),
             bind_to_port: (!self.bound).then(|| wire::truth(false)),
@@ -270,7 +275,7 @@ impl VirtualOutbound {
                 destination_port: Some(wire::number(u32::from(OUTBOUND_PORT))),
                 ..Default::default()
             }),
-            filters: vec![tcp::proxy(&TcpRoute::to(names::BLACK_HOLE_CLUSTER), false)],
+            filters: vec![tcp::proxy(&TcpRoute::to(names::BLACK_HOLE_CLUSTER), None)],
             ..Default::default()
         };
         let rest = FilterChain {
@@ -287,7 +292,7 @@ impl VirtualOutbound {
             filter_chains: vec![blackhole, rest],
             traffic_direction: TrafficDirection::Outbound.into(),
             max_connections_to_accept_per_socket_event: Some(wire::number(1)),
-            access_log: access_log::unmatched(self.settings.access_log),
+            access_log: access_log::unmatched(self.settings.access_log.as_deref()),
             ..Default::default()
         }
     }
@@ -327,7 +332,7 @@ impl GatewayListener {
             listener_filters: if tls { vec![tls_inspector()] } else { Vec::new() },
             traffic_direction: TrafficDirection::Outbound.into(),
             max_connections_to_accept_per_socket_event: Some(wire::number(1)),
-            access_log: access_log::unmatched(self.settings.access_log),
+            access_log: access_log::unmatched(self.settings.access_log.as_deref()),
             name,
             ..Default::default()
         }
@@ -355,7 +360,10 @@ pub fn listener_filter(name: &str, config: envoy_types::pb::google::protobuf::An
 }
 
 fn catch_all(cluster: &str, settings: &HttpSettings) -> envoy_types::pb::envoy::config::listener::v3::Filter {
-    tcp::proxy(&TcpRoute { idle_timeout: settings.idle_timeout, ..TcpRoute::to(cluster) }, settings.access_log)
+    tcp::proxy(
+        &TcpRoute { idle_timeout: settings.idle_timeout, ..TcpRoute::to(cluster) },
+        settings.access_log.as_deref(),
+    )
 }
 
 /// The first address, or the IPv4 wildcard where a caller gave none.

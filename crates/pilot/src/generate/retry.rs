@@ -17,7 +17,7 @@ use lateen_galley::istio::virtual_service::HttpRetry;
 
 const RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
 
-/// What a route without retries of its own does: nothing is sent twice that may have been received.
+/// What a route without retries of its own does, where the mesh does not say either: nothing is sent twice that may have been received.
 pub fn outbound() -> RetryPolicy {
     RetryPolicy {
         num_retries: Some(wire::number(2)),

@@ -18,8 +18,8 @@ use envoy_types::pb::envoy::config::route::v3::{
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 use lateen_galley::istio::virtual_service::{
-    Body, Destination, HeaderOperations, Headers, HttpDirectResponse, HttpMatchRequest, HttpRedirect, HttpRoute,
-    HttpRouteDestination, RedirectPort, RedirectPortSelection,
+    Body, Destination, HeaderOperations, Headers, HttpDirectResponse, HttpMatchRequest, HttpRedirect, HttpRetry,
+    HttpRoute, HttpRouteDestination, RedirectPort, RedirectPortSelection,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -76,6 +76,12 @@ pub struct RouteScope {
     pub domain: String,
     /// Whether clients talk TLS to the proxy.
     pub tls: bool,
+    /// Of routes that say nothing of retries; Istio's own policy if none.
+    pub retries: Option<HttpRetry>,
+    /// Tell the upstream which host was asked for, where it is rewritten.
+    pub forwarded_host: bool,
+    /// Tell the upstream how often the request was tried.
+    pub attempt_count: bool,
 }
 
 /// The routes of a rule in order, up to the first that takes everything. Empty if none is for this proxy and port.
@@ -102,7 +108,7 @@ pub fn of_rule(rule: &VirtualServiceRule, scope: &RouteScope, targets: &Targets)
 }
 
 /// The route of a service no rule speaks of. It is called `default`.
-pub fn default(cluster: String, operation: String, hash: Option<&HashBy>) -> Route {
+pub fn default(cluster: String, operation: String, retries: Option<&HttpRetry>, hash: Option<&HashBy>) -> Route {
     let zero = Some(wire::duration(Duration::ZERO));
     Route {
         name: "default".to_owned(),
@@ -111,7 +117,7 @@ pub fn default(cluster: String, operation: String, hash: Option<&HashBy>) -> Rou
         action: Some(Action::Route(with_timeout(
             RouteAction {
                 cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
-                retry_policy: Some(retry::outbound()),
+                retry_policy: retry::of(retries),
                 hash_policy: hash.map(balancing::hash_policy).into_iter().collect(),
                 ..Default::default()
             },
@@ -164,7 +170,7 @@ fn route(
         route.action = Some(Action::DirectResponse(direct_response(response)));
     } else {
         let lookup = |destination: Option<&Destination>| cluster_of(destination, rule, scope, targets);
-        let mut action = forward(http, edits.authority, &lookup, &mut route);
+        let mut action = forward(http, edits.authority, &lookup, scope, &mut route);
         let hash = |destination: Option<&Destination>| hash_of(destination, rule, scope, targets);
         balancing::add_hash_policies(&mut action, http, rule.sticky_weights(), &hash);
         if let Some(ClusterSpecifier::Cluster(cluster)) = &action.cluster_specifier {
@@ -235,12 +241,14 @@ fn forward(
     http: &HttpRoute,
     authority: Option<String>,
     cluster: &dyn Fn(Option<&Destination>) -> String,
+    scope: &RouteScope,
     route: &mut Route,
 ) -> RouteAction {
     let timeout = http.timeout.map_or(Duration::ZERO, |timeout| timeout.get());
     let mut action = with_timeout(RouteAction::default(), Some(wire::duration(timeout)));
     let mut authority = authority;
     if let Some(rewrite) = &http.rewrite {
+        action.append_x_forwarded_host = scope.forwarded_host;
         if let Some(regex) = &rewrite.uri_regex_rewrite {
             action.regex_rewrite = Some(RegexMatchAndSubstitute {
                 pattern: Some(route_match::regex_matcher(&regex.pattern)),
@@ -254,7 +262,7 @@ fn forward(
         }
     }
     action.host_rewrite_specifier = authority.map(HostRewriteSpecifier::HostRewriteLiteral);
-    action.retry_policy = retry::of(http.retries.as_ref());
+    action.retry_policy = retry::of(http.retries.as_ref().or(scope.retries.as_ref()));
     let weighted: Vec<&HttpRouteDestination> = http.route.iter().filter(|to| to.weight > 0).collect();
     action.cluster_specifier = Some(match (http.route.as_slice(), weighted.as_slice()) {
         ([only], _) => {

@@ -60,7 +60,7 @@ impl SidecarRoutes {
         if !all_taken {
             hosts.push(catch_all(&self.unknown));
         }
-        configuration(self.name.clone(), hosts)
+        configuration(self.name.clone(), hosts, self.scope.attempt_count)
     }
 
     fn only_host(&self, only: &str) -> Vec<VirtualHost> {
@@ -146,7 +146,7 @@ impl SidecarRoutes {
     fn default_routes(&self, service: &HttpService) -> Vec<Route> {
         let (host, port) = (&service.host, self.scope.port);
         let (cluster, operation) = (names::outbound_cluster(port, "", host), names::trace_operation(host, port));
-        vec![route::default(cluster, operation, service.hash.as_ref())]
+        vec![route::default(cluster, operation, self.scope.retries.as_ref(), service.hash.as_ref())]
     }
 }
 
@@ -229,7 +229,10 @@ impl Claims {
 }
 
 /// A route configuration with the settings all have.
-pub fn configuration(name: String, virtual_hosts: Vec<VirtualHost>) -> RouteConfiguration {
+pub fn configuration(name: String, mut virtual_hosts: Vec<VirtualHost>, attempt_count: bool) -> RouteConfiguration {
+    for host in &mut virtual_hosts {
+        host.include_request_attempt_count = attempt_count;
+    }
     RouteConfiguration {
         name,
         virtual_hosts,
@@ -243,13 +246,7 @@ pub fn configuration(name: String, virtual_hosts: Vec<VirtualHost>) -> RouteConf
 
 /// A virtual host called `HOST:PORT`.
 pub fn virtual_host(host: &str, port: u16, domains: Vec<String>, routes: Vec<Route>) -> VirtualHost {
-    VirtualHost {
-        name: names::host_port(host, port),
-        domains,
-        routes,
-        include_request_attempt_count: true,
-        ..Default::default()
-    }
+    VirtualHost { name: names::host_port(host, port), domains, routes, ..Default::default() }
 }
 
 // The newer field does not honour a caller's gRPC timeout the same way; istiod writes this one.
@@ -276,11 +273,5 @@ fn catch_all(unknown: &Unknown) -> VirtualHost {
         action: Some(action),
         ..Default::default()
     };
-    VirtualHost {
-        name: name.to_owned(),
-        domains: vec!["*".to_owned()],
-        routes: vec![route],
-        include_request_attempt_count: true,
-        ..Default::default()
-    }
+    VirtualHost { name: name.to_owned(), domains: vec!["*".to_owned()], routes: vec![route], ..Default::default() }
 }

@@ -36,8 +36,8 @@ impl TcpRoute {
     }
 }
 
-/// The filter that carries out `route`.
-pub fn proxy(route: &TcpRoute, log: bool) -> Filter {
+/// The filter that carries out `route`, with its log written to `log`.
+pub fn proxy(route: &TcpRoute, log: Option<&str>) -> Filter {
     let cluster = match route.clusters.as_slice() {
         [(cluster, _)] => ClusterSpecifier::Cluster(cluster.clone()),
         clusters => ClusterSpecifier::WeightedClusters(WeightedCluster {

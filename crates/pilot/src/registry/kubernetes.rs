@@ -20,7 +20,7 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const EXPORT_TO: &str = "networking.istio.io/exportTo";
 
 /// The service a Kubernetes Service declares; `None` if it has no name or, without being a name for another, no port.
-pub fn service(object: &v1::Service, domain: &str) -> Option<Service> {
+pub fn service(object: &v1::Service, mesh: &crate::Config) -> Option<Service> {
     let metadata = &object.metadata;
     let name = metadata.name.clone()?;
     let namespace = metadata.namespace.clone().unwrap_or_default();
@@ -38,7 +38,7 @@ pub fn service(object: &v1::Service, domain: &str) -> Option<Service> {
     let export_to = metadata.annotations.as_ref().and_then(|annotations| annotations.get(EXPORT_TO));
     let export_to: Vec<String> = export_to.iter().flat_map(|list| list.split(',')).map(trimmed).collect();
     Some(Service {
-        host: format!("{name}.{namespace}.svc.{domain}").into(),
+        host: format!("{name}.{namespace}.svc.{}", mesh.domain).into(),
         source: Source::Kubernetes,
         created: created(metadata),
         resolution: match (&external_name, headless) {
@@ -49,7 +49,7 @@ pub fn service(object: &v1::Service, domain: &str) -> Option<Service> {
         addresses,
         auto_addresses: Vec::new(),
         ports,
-        export_to: ExportTo::parse(&export_to, &namespace),
+        export_to: ExportTo::parse(&export_to, &namespace, &mesh.export_to.service),
         mesh_external: external_name.is_some(),
         alias_of: external_name.map(|name| name.trim_end_matches('.').to_ascii_lowercase().into()),
         aliases: Vec::new(),

@@ -54,18 +54,18 @@ pub struct Instance {
 }
 
 impl Registry {
-    /// Reads a snapshot. `domain` is the cluster's DNS domain, `before` the registry of the snapshot before.
-    pub fn new(snapshot: &Snapshot, domain: &str, before: &Registry) -> Registry {
+    /// Reads a snapshot. `before` is the registry of the snapshot before.
+    pub fn new(snapshot: &Snapshot, mesh: &crate::Config, before: &Registry) -> Registry {
         let workloads = Workloads::new(snapshot);
         let mut entries: BTreeMap<ServiceKey, (Service, PortEndpoints)> = BTreeMap::new();
         let slices = kubernetes::Slices::new(snapshot);
         for service in snapshot.list::<k8s_openapi::api::core::v1::Service>() {
-            let Some(service) = kubernetes::service(service, domain) else { continue };
+            let Some(service) = kubernetes::service(service, mesh) else { continue };
             let endpoints = slices.endpoints(&service, snapshot, &workloads);
             entries.insert((Arc::clone(&service.host), service.namespace.clone()), (service, endpoints));
         }
         for entry in snapshot.list::<Config<ServiceEntry>>() {
-            for service in service_entry::services(entry, domain) {
+            for service in service_entry::services(entry, mesh) {
                 let endpoints = service_entry::endpoints(entry, &service, &workloads);
                 let key = (Arc::clone(&service.host), service.namespace.clone());
                 match entries.get_mut(&key) {

@@ -39,8 +39,10 @@ pub enum ExportTo {
 }
 
 impl ExportTo {
-    /// Reads an `exportTo` list: `*` everywhere, `.` the own namespace, `~` nowhere; empty means everywhere.
-    pub fn parse(list: &[String], own: &str) -> ExportTo {
+    /// Reads an `exportTo` list: `*` everywhere, `.` the own namespace, `~` nowhere. An empty one is as `default`, and
+    /// means everywhere if that is empty too.
+    pub fn parse(list: &[String], own: &str, default: &[String]) -> ExportTo {
+        let list = if list.is_empty() { default } else { list };
         if list.is_empty() || list.iter().any(|entry| entry == "*") {
             return ExportTo::All;
         }
@@ -227,7 +229,7 @@ mod tests {
     fn export_lists() {
         let list = |entries: &[&str]| {
             let entries: Vec<String> = entries.iter().map(|entry| (*entry).to_owned()).collect();
-            ExportTo::parse(&entries, "own")
+            ExportTo::parse(&entries, "own", &[])
         };
         assert!(list(&[]).visible_in("any"));
         assert!(list(&["*"]).visible_in("any"));
@@ -236,5 +238,8 @@ mod tests {
         assert!(list(&["other", "."]).visible_in("other"));
         assert!(!list(&["~"]).visible_in("own"));
         assert!(!list(&["~", "."]).visible_in("own"));
+        let private = [".".to_owned()];
+        assert!(!ExportTo::parse(&[], "own", &private).visible_in("other"));
+        assert!(ExportTo::parse(&["*".to_owned()], "own", &private).visible_in("other"));
     }
 }

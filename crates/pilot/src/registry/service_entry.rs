@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// One service per host.
-pub fn services(entry: &Config<ServiceEntry>, domain: &str) -> Vec<Service> {
+pub fn services(entry: &Config<ServiceEntry>, mesh: &crate::Config) -> Vec<Service> {
     let spec = &entry.spec;
     let name = entry.metadata.name.clone().unwrap_or_default();
     let namespace = entry.metadata.namespace.clone().unwrap_or_default();
@@ -50,7 +50,7 @@ pub fn services(entry: &Config<ServiceEntry>, domain: &str) -> Vec<Service> {
             .filter(|address| address.host.is_empty() || address.host.eq_ignore_ascii_case(host))
             .filter_map(|address| address.value.parse().ok())
             .collect(),
-        host: host::resolve(host, &namespace, domain).into(),
+        host: host::resolve(host, &namespace, &mesh.domain).into(),
         name: name.clone(),
         namespace: namespace.clone(),
         source: Source::ServiceEntry,
@@ -58,7 +58,7 @@ pub fn services(entry: &Config<ServiceEntry>, domain: &str) -> Vec<Service> {
         resolution,
         addresses: addresses.clone(),
         ports: ports.clone(),
-        export_to: ExportTo::parse(&spec.export_to, &namespace),
+        export_to: ExportTo::parse(&spec.export_to, &namespace, &mesh.export_to.service),
         mesh_external: spec.location == Location::MeshExternal,
         alias_of: None,
         aliases: Vec::new(),

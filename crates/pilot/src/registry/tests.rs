@@ -11,7 +11,7 @@ fn snapshot(objects: &[Value]) -> Snapshot {
 }
 
 fn registry(objects: &[Value]) -> Registry {
-    Registry::new(&snapshot(objects), "cluster.local", &Registry::default())
+    Registry::new(&snapshot(objects), &crate::Config::default(), &Registry::default())
 }
 
 fn service(name: &str, spec: Value) -> Value {
@@ -119,8 +119,8 @@ fn what_did_not_change_is_shared_and_endpoint_changes_are_told_apart() {
     let ready = |ready: bool| slice(json!([endpoint("10.244.0.5", "v1", json!({"ready": ready}))]));
     let other = service("other", json!({"clusterIP": "10.96.0.8", "ports": [{"port": 80}]}));
     let first = registry(&[web(), other.clone(), ready(true)]);
-    let second = Registry::new(&snapshot(&[web(), other.clone(), ready(false)]), "cluster.local", &first);
-    let third = Registry::new(&snapshot(&[web(), ready(false)]), "cluster.local", &second);
+    let second = Registry::new(&snapshot(&[web(), other.clone(), ready(false)]), &crate::Config::default(), &first);
+    let third = Registry::new(&snapshot(&[web(), ready(false)]), &crate::Config::default(), &second);
     assert_eq!(second.endpoint_changes(&first), Some(vec!["web.shop.svc.cluster.local".into()]));
     assert_eq!(second.endpoint_changes(&second), Some(Vec::new()));
     assert_eq!(third.endpoint_changes(&second), None);

@@ -123,8 +123,8 @@ struct OfNamespace {
 }
 
 impl DestinationRules {
-    /// Reads all rules of a snapshot. `domain` is the cluster's, `root` the namespace whose rules hold for all.
-    pub fn new(snapshot: &Snapshot, domain: &str, root: &str) -> DestinationRules {
+    /// Reads all rules of a snapshot.
+    pub fn new(snapshot: &Snapshot, mesh: &crate::Config) -> DestinationRules {
         let mut objects: Vec<&Arc<Object>> = snapshot.objects(Kind::DestinationRule).collect();
         objects.sort_by(|a, b| {
             let key = |object: &Object| created(object.metadata());
@@ -134,8 +134,8 @@ impl DestinationRules {
         for object in objects {
             let Some(config) = object.typed::<Config<DestinationRule>>() else { continue };
             let (namespace, digest) = (object.namespace().to_owned(), digest(object));
-            let host = host::resolve(&config.spec.host, &namespace, domain);
-            let export_to = ExportTo::parse(&config.spec.export_to, &namespace);
+            let host = host::resolve(&config.spec.host, &namespace, &mesh.domain);
+            let export_to = ExportTo::parse(&config.spec.export_to, &namespace, &mesh.export_to.destination_rule);
             let selector = config.spec.workload_selector.as_ref().map(|selector| selector.match_labels.clone());
             let of_host = merged.entry((namespace.clone(), host.clone())).or_default();
             match of_host.iter_mut().find(|rule| rule.export_to == export_to && rule.selector == selector) {
@@ -165,7 +165,7 @@ impl DestinationRules {
         for of_namespace in by_namespace.values_mut() {
             of_namespace.wildcard.sort_by(|(a, _), (b, _)| host::most_specific_first(a, b));
         }
-        DestinationRules { by_namespace, root: root.to_owned() }
+        DestinationRules { by_namespace, root: mesh.root_namespace.clone() }
     }
 
     /// The rule for a service, seen from a proxy: one of the proxy's namespace, else of the service's, else of the

@@ -16,7 +16,7 @@ fn rules(rules: &[(&str, &str, serde_json::Value)]) -> DestinationRules {
         .unwrap();
         snapshot.insert(Arc::new(object));
     }
-    DestinationRules::new(&snapshot, "cluster.local", "istio-system")
+    DestinationRules::new(&snapshot, &crate::Config::default())
 }
 
 fn find<'a>(rules: &'a DestinationRules, from: &str) -> Option<&'a str> {

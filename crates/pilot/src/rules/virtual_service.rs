@@ -25,11 +25,11 @@ pub struct VirtualServiceRule {
 }
 
 impl VirtualServiceRule {
-    /// Takes a VirtualService in; `None` for objects of other kinds. `domain` is the cluster's.
-    pub fn new(object: &Arc<Object>, domain: &str) -> Option<VirtualServiceRule> {
+    /// Takes a VirtualService in; `None` for objects of other kinds.
+    pub fn new(object: &Arc<Object>, mesh: &crate::Config) -> Option<VirtualServiceRule> {
         let config: &Config<VirtualService> = object.typed()?;
         let namespace = object.namespace();
-        let hosts = config.spec.hosts.iter().map(|host| host::resolve(host, namespace, domain)).collect();
+        let hosts = config.spec.hosts.iter().map(|host| host::resolve(host, namespace, &mesh.domain)).collect();
         let gateways = if config.spec.gateways.is_empty() {
             vec![names::MESH_GATEWAY.to_owned()]
         } else {
@@ -39,7 +39,7 @@ impl VirtualServiceRule {
             spec: Arc::new(config.spec.clone()),
             digest: digest(object),
             created: created(object.metadata()),
-            export_to: ExportTo::parse(&config.spec.export_to, namespace),
+            export_to: ExportTo::parse(&config.spec.export_to, namespace, &mesh.export_to.virtual_service),
             hosts,
             gateways,
             delegates: config.spec.http.iter().any(|http| http.delegate.is_some()),

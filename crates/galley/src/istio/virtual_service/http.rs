@@ -210,7 +210,7 @@ pub struct RegexRewrite {
 }
 
 /// When and how often a request is tried again.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct HttpRetry {
     /// How many retries; 0 is none.

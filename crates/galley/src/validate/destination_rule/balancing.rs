@@ -111,7 +111,12 @@ fn is_prime(number: u64) -> bool {
     number > 1 && (2..).take_while(|factor| factor * factor <= number).all(|factor| !number.is_multiple_of(factor))
 }
 
-fn localities(path: &str, setting: &LocalityLoadBalancerSetting, detects_outliers: bool, findings: &mut Findings) {
+pub(crate) fn localities(
+    path: &str,
+    setting: &LocalityLoadBalancerSetting,
+    detects_outliers: bool,
+    findings: &mut Findings,
+) {
     let LocalityLoadBalancerSetting { distribute, failover: regions, failover_priority, enabled: _ } = setting;
     if !distribute.is_empty() && !regions.is_empty() {
         findings.error(path, "only one of distribute, failover can be given");

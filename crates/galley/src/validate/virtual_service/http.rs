@@ -281,7 +281,7 @@ fn direct_response(path: &str, response: &HttpDirectResponse, findings: &mut Fin
     }
 }
 
-fn retries(path: &str, retries: &HttpRetry, findings: &mut Findings) {
+pub(crate) fn retries(path: &str, retries: &HttpRetry, findings: &mut Findings) {
     if retries.attempts < 0 {
         findings.error(format!("{path}.attempts"), format!("{} is less than 0", retries.attempts));
     }

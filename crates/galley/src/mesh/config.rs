@@ -1,0 +1,115 @@
+//! Settings of the whole mesh.
+
+use serde::Deserialize;
+
+use super::ProxyConfig;
+use crate::istio::Duration;
+use crate::istio::destination_rule::LocalityLoadBalancerSetting;
+use crate::istio::virtual_service::HttpRetry;
+use crate::validate::{self, Findings};
+
+/// What is carried out of `MeshConfig`. Absent fields keep the control plane's default.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct MeshConfig {
+    /// How long a connection may say nothing until its protocol counts as not HTTP; 0 is for ever.
+    pub protocol_detection_timeout: Option<Duration>,
+    /// Where access logs are written; empty is nowhere.
+    pub access_log_file: Option<String>,
+    /// Hosts that the registry does not know.
+    pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
+    /// For Services and ServiceEntries that do not say who sees them.
+    pub default_service_export_to: Option<Vec<String>>,
+    /// For VirtualServices.
+    pub default_virtual_service_export_to: Option<Vec<String>>,
+    /// For DestinationRules.
+    pub default_destination_rule_export_to: Option<Vec<String>>,
+    /// Namespace whose rules hold for all.
+    pub root_namespace: Option<String>,
+    /// What is done to the paths of requests.
+    pub path_normalization: Option<ProxyPathNormalization>,
+    /// How places are preferred, for services whose DestinationRule does not say.
+    pub locality_lb_setting: Option<LocalityLoadBalancerSetting>,
+    /// For routes without retries of their own.
+    pub default_http_retry_policy: Option<HttpRetry>,
+    /// For proxies without settings of their own.
+    pub default_config: ProxyConfig,
+}
+
+/// Hosts that the registry does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct OutboundTrafficPolicy {
+    /// What becomes of them.
+    pub mode: OutboundMode,
+}
+
+/// What becomes of requests to hosts that the registry does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum OutboundMode {
+    /// They are refused. (Istio's zero value: `outboundTrafficPolicy: {}` says so.)
+    #[default]
+    RegistryOnly,
+    /// They go where they were going.
+    AllowAny,
+}
+
+/// What is done to the paths of requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct ProxyPathNormalization {
+    /// Which of the steps.
+    pub normalization: Normalization,
+}
+
+/// Steps of path normalisation; each includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Normalization {
+    /// `Base`.
+    #[default]
+    Default,
+    /// Paths stay as they are.
+    None,
+    /// RFC 3986: dot segments, backslashes, what needs no encoding.
+    Base,
+    /// Several slashes are one.
+    MergeSlashes,
+    /// `%2f` and `%5c` are slashes too.
+    DecodeAndMergeSlashes,
+}
+
+impl MeshConfig {
+    pub(super) fn check(&self, at: &str, findings: &mut Findings) {
+        if let Some(timeout) = self.protocol_detection_timeout.filter(|timeout| !timeout.get().is_zero()) {
+            validate::duration(&format!("{at}: protocolDetectionTimeout"), timeout, findings);
+        }
+        if let Some(file) = self.access_log_file.as_ref().filter(|file| !file.is_empty() && !file.starts_with('/')) {
+            findings.error(format!("{at}: accessLogFile"), format!("{file:?} is not an absolute path"));
+        }
+        for (field, list) in [
+            ("defaultServiceExportTo", &self.default_service_export_to),
+            ("defaultVirtualServiceExportTo", &self.default_virtual_service_export_to),
+            ("defaultDestinationRuleExportTo", &self.default_destination_rule_export_to),
+        ] {
+            for (index, entry) in list.iter().flatten().enumerate() {
+                if !["*", ".", "~"].contains(&entry.as_str()) && !validate::is_namespace(entry) {
+                    let path = format!("{at}: {field}[{index}]");
+                    findings.error(path, format!("{entry:?} is not a namespace, \".\", \"*\" or \"~\""));
+                }
+            }
+        }
+        if let Some(namespace) = self.root_namespace.as_ref().filter(|name| !validate::is_namespace(name)) {
+            findings.error(format!("{at}: rootNamespace"), format!("{namespace:?} is not a namespace"));
+        }
+        if let Some(retries) = &self.default_http_retry_policy {
+            validate::retries(&format!("{at}: defaultHttpRetryPolicy"), retries, findings);
+        }
+        if let Some(setting) = &self.locality_lb_setting {
+            // Whether endpoints are ejected is a DestinationRule's to say.
+            validate::localities(&format!("{at}: localityLbSetting"), setting, true, findings);
+        }
+        self.default_config.check(&format!("{at}: defaultConfig"), findings);
+    }
+}

@@ -1,0 +1,112 @@
+use super::*;
+
+fn said(text: &str) -> (Vec<String>, Vec<String>) {
+    let (config, findings) = mesh_config(text, "data[\"mesh\"]");
+    assert_eq!(config.is_some(), findings.errors.is_empty());
+    let lines = |problems: &[crate::FieldProblem]| problems.iter().map(ToString::to_string).collect();
+    (lines(&findings.errors), lines(&findings.warnings))
+}
+
+#[test]
+fn what_is_carried_out_is_read() {
+    let text = "
+accessLogFile: ''
+protocolDetectionTimeout: 100ms
+outboundTrafficPolicy: {mode: REGISTRY_ONLY}
+pathNormalization: {normalization: DECODE_AND_MERGE_SLASHES}
+defaultServiceExportTo: ['.']
+defaultHttpRetryPolicy: {attempts: 0}
+inboundTrafficPolicy: {mode: PASSTHROUGH}
+accessLogEncoding: TEXT
+defaultConfig:
+  gatewayTopology: {numTrustedProxies: 2, proxyProtocol: {}}
+  proxyHeaders: {server: {disabled: true}}
+  proxyMetadata: {ISTIO_META_HTTP10: '1'}
+";
+    let (config, findings) = mesh_config(text, "");
+    assert_eq!(findings, Findings::default());
+    let config = config.unwrap();
+    assert_eq!(config.path_normalization.unwrap().normalization, Normalization::DecodeAndMergeSlashes);
+    assert_eq!(config.default_config.gateway_topology.unwrap().num_trusted_proxies, 2);
+    assert_eq!(mesh_config("", "").0, Some(MeshConfig::default()));
+}
+
+#[test]
+fn nothing_is_passed_over() {
+    assert_eq!(
+        said("acessLogFile: /dev/stdout\nenableTracing: true\ntcpKeepalive: {time: 1s}\n"),
+        (
+            vec![
+                "data[\"mesh\"]: tcpKeepalive: not supported yet".to_owned(),
+                "data[\"mesh\"]: acessLogFile: unknown field, did you mean \"accessLogFile\"?".to_owned(),
+            ],
+            vec!["data[\"mesh\"]: enableTracing: has no effect here".to_owned()],
+        )
+    );
+    assert_eq!(
+        said("protocolDetectionTimeout: 1us").0,
+        ["data[\"mesh\"]: protocolDetectionTimeout: 0.000001s is too short: 1ms at least"]
+    );
+    assert_eq!(said("accessLogEncoding: JSON").0, ["data[\"mesh\"]: accessLogEncoding: not supported yet"]);
+    assert_eq!(
+        said("defaultConfig: {interceptionMode: TPROXY, proxyMetadata: {A: b}, proxyHeaders: {x: {}}}").0,
+        [
+            "data[\"mesh\"]: defaultConfig: interceptionMode: not supported yet",
+            "data[\"mesh\"]: defaultConfig.proxyHeaders.x: unknown field",
+        ]
+    );
+    assert_eq!(said("[]").0, ["data[\"mesh\"]: expected an object, found a list"]);
+    assert_eq!(said("a: [").0.len(), 1);
+}
+
+#[test]
+fn a_proxy_s_word_goes_over_the_meshs() {
+    let read = |text| proxy_config(text, "").0.unwrap();
+    let mesh = read(
+        "
+gatewayTopology: {numTrustedProxies: 1, forwardClientCertDetails: SANITIZE}
+proxyHeaders: {server: {value: mesh}, requestId: {disabled: true}}
+proxyMetadata: {ISTIO_META_HTTP10: '1'}
+",
+    );
+    let own = read(
+        "
+gatewayTopology: {numTrustedProxies: 3}
+proxyHeaders: {server: {value: own}}
+proxyMetadata: {ISTIO_META_IDLE_TIMEOUT: 3s}
+",
+    );
+    let all = read(
+        "
+gatewayTopology: {numTrustedProxies: 3, forwardClientCertDetails: SANITIZE}
+proxyHeaders: {server: {value: own}, requestId: {disabled: true}}
+proxyMetadata: {ISTIO_META_HTTP10: '1', ISTIO_META_IDLE_TIMEOUT: 3s}
+",
+    );
+    assert_eq!(own.over(&mesh), all);
+    assert_eq!(ProxyConfig::default().over(&mesh), mesh);
+}
+
+#[test]
+fn the_objects_that_hold_settings_are_checked() {
+    let errors = |object: serde_json::Value| -> Vec<String> {
+        let object = crate::Object::decode(object).unwrap();
+        crate::validate::object(&object).errors.iter().map(ToString::to_string).collect()
+    };
+    let map = |name: &str, data: serde_json::Value| {
+        serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": name, "namespace": "istio-system"}, "data": data})
+    };
+    let mesh = serde_json::json!({"mesh": "rootNamespace: A\n", "meshNetworks": "networks: {}"});
+    assert_eq!(errors(map("istio", mesh.clone())), ["data[\"mesh\"]: rootNamespace: \"A\" is not a namespace"]);
+    assert!(errors(map("another", mesh)).is_empty());
+    let pod = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [{"name": "a", "image": "b"}]},
+        "metadata": {"name": "a", "namespace": "b", "annotations": {"proxy.istio.io/config": "concurency: 2"}}});
+    let deployment = serde_json::json!({"apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "a", "namespace": "b"},
+        "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {
+            "metadata": {"labels": {"a": "b"}, "annotations": {"proxy.istio.io/config": "tracing: {}\nx: 1"}},
+            "spec": {"containers": [{"name": "a", "image": "b"}]}}}});
+    assert_eq!(errors(pod), ["metadata.annotations[\"proxy.istio.io/config\"]: concurency: unknown field"]);
+    assert_eq!(errors(deployment), ["spec.template.metadata.annotations[\"proxy.istio.io/config\"]: x: unknown field"]);
+}
