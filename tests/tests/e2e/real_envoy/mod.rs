@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::canary::{assert_all_good, assert_share, edit, example, served, through_own_sidecar};
 
-fn envoy() -> String {
+pub fn envoy() -> String {
     format!(
         "{} --disable-hot-restart -l warning --file-flush-interval-msec 50 --concurrency 1 -c $BOOTSTRAP",
         peers::envoy().display()
@@ -18,7 +18,7 @@ fn envoy() -> String {
 }
 
 /// Waits until every proxy has acknowledged all it was sent; at least `count` are connected.
-async fn acknowledged(mesh: &Mesh, count: usize) {
+pub async fn acknowledged(mesh: &Mesh, count: usize) {
     let synced = wait::within(wait::PATIENCE, || async {
         let proxies: Vec<Value> = serde_json::from_str(&mesh.control_plane("/debug/syncz").await).ok()?;
         (proxies.len() >= count && proxies.iter().all(in_step)).then_some(())
