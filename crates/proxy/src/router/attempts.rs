@@ -54,7 +54,9 @@ impl Exchange<'_, '_> {
                 self.reply(&reply::NO_HEALTHY_UPSTREAM).await;
                 return;
             };
-            if retries > 0 {
+            if retries == 0 {
+                self.mirror(plan);
+            } else {
                 self.prepare_again(plan, &deadlines, retries);
             }
             if matches!(plan.forward.host_rewrite, HostRewrite::Auto) && !host.hostname.is_empty() {

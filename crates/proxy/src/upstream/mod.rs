@@ -4,6 +4,7 @@ mod balance;
 mod connect;
 mod health;
 mod http2;
+mod lease;
 mod pool;
 
 use std::cell::{Cell, RefCell};
@@ -25,6 +26,7 @@ use crate::stats::{ClusterStats, WorkerStats};
 
 pub use connect::{connect, original_destination};
 pub use http2::{Http2Lease, failure as http2_failure};
+pub use lease::{InFlight, Lease};
 pub use pool::{Http1Lease, Pool, TcpLease};
 
 /// Addresses that DNS names of clusters resolve to, by name.

@@ -22,6 +22,7 @@ mod hash_policy;
 mod hcm;
 mod listener;
 mod matcher;
+mod mirror;
 mod outlier;
 pub(crate) mod reject;
 mod route;

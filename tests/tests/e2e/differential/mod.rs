@@ -9,6 +9,7 @@ mod headers;
 mod http2;
 mod local_replies;
 mod localities;
+mod mirror;
 mod paths;
 mod retries;
 mod routing;
