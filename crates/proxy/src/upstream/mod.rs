@@ -340,6 +340,9 @@ impl Upstream {
             }
             picked = pick(attempt)?;
         }
+        if state.set.picked_in_panic(picked) {
+            self.stats.lb_healthy_panic.inc();
+        }
         state.hosts.get(picked).cloned()
     }
 
