@@ -44,6 +44,8 @@ pub async fn serve(client: Rc<Io>, accepted: Accepted, proxy: Arc<TcpProxy>) {
             upstream.stats.upstream_rq_total.inc();
             record.upstream_local = upstream.io.local_addr();
             let over = exchange(&client, &upstream.io, &proxy, started).await;
+            record.bytes_received = client.received();
+            record.bytes_sent = client.sent();
             match over {
                 Over::Ended => {}
                 Over::Idle => stats.idle_timeout.inc(),
@@ -57,12 +59,11 @@ pub async fn serve(client: Rc<Io>, accepted: Accepted, proxy: Arc<TcpProxy>) {
                 }
             }
         }
+        // What an inspector has read of the client was for nobody.
         None => {
             stats.downstream_cx_no_route.inc();
         }
     }
-    record.bytes_received = client.received();
-    record.bytes_sent = client.sent();
     stats.downstream_cx_rx_bytes_total.add(record.bytes_received);
     stats.downstream_cx_tx_bytes_total.add(record.bytes_sent);
     record.duration = started.elapsed();

@@ -99,14 +99,14 @@ pub fn prepare_request(
     if let Some(via) = &hcm.via {
         add_to_list(&mut request.headers, "via", via, ", ");
     }
-    // What the client's side was, also for redirects and for the upstream's :scheme.
-    let forwarded_scheme = match request.headers.get("x-forwarded-proto") {
-        Some(b"https") => "https",
-        Some(b"http") => "http",
-        _ => scheme,
-    };
-    request.scheme.clear();
-    request.scheme.push_str(forwarded_scheme);
+    // A request that does not name its scheme has that of the client's side, also for redirects and for the upstream.
+    if request.scheme.is_empty() {
+        request.scheme.push_str(match request.headers.get("x-forwarded-proto") {
+            Some(b"https") => "https",
+            Some(b"http") => "http",
+            _ => scheme,
+        });
+    }
     request_id(&mut request.headers, hcm, internal, dice);
     Client { address, internal }
 }

@@ -23,6 +23,21 @@ pub struct Headers {
     entries: Vec<Entry>,
 }
 
+/// Fields of requests that Envoy keeps as one value: given twice, they become one list (RFC 9110 section 5.3).
+const JOINED: [&str; 4] = ["accept", "origin", "user-agent", "x-forwarded-for"];
+
+fn joins(name: &str) -> bool {
+    matches!(name.len(), 6 | 10 | 15) && JOINED.iter().any(|joined| name.eq_ignore_ascii_case(joined))
+}
+
+/// One list of two; an empty item is none.
+fn joined(first: &[u8], second: &[u8]) -> Vec<u8> {
+    match (first, second) {
+        ([], only) | (only, []) => only.to_vec(),
+        (first, second) => [first, second].join(&b","[..]),
+    }
+}
+
 impl Headers {
     /// No fields.
     pub fn new() -> Self {
@@ -84,6 +99,28 @@ impl Headers {
             value: (at + name.len()) as u32,
             value_len: value.len() as u32,
         });
+    }
+
+    /// Adds a field of a request. Those that Envoy keeps as one value become one list when they come again.
+    pub fn add(&mut self, name: &str, value: &[u8]) {
+        if !joins(name) {
+            return self.append(name, value);
+        }
+        let name = name.to_ascii_lowercase();
+        match self.get(&name).map(|first| joined(first, value)) {
+            Some(list) => self.set(&name, list),
+            None => self.append(name, value),
+        }
+    }
+
+    /// Makes one list of what edits of a request have added to fields that are kept as one value.
+    pub fn join(&mut self) {
+        for name in JOINED {
+            if self.get_all(name).nth(1).is_some() {
+                let list = self.get_all(name).map(<[u8]>::to_vec).reduce(|list, value| joined(&list, &value));
+                self.set(name, list.unwrap_or_default());
+            }
+        }
     }
 
     /// Sets a field to one value: in the place of its first occurrence, else at the end.

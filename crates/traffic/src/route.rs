@@ -12,7 +12,6 @@ use crate::edit::HeaderEdits;
 use crate::hashing::HashPolicy;
 use crate::matcher::{HeaderMatcher, QueryMatcher, same};
 use crate::message::RequestHead;
-use crate::mirror::Mirror;
 use crate::retry::RetryPolicy;
 
 mod rewrite;
@@ -36,8 +35,6 @@ pub struct RouteConfig {
     pub most_specific_edits_win: bool,
     /// Headers removed from requests of external clients.
     pub internal_only_headers: Vec<Arc<str>>,
-    /// Copies of requests whose route and virtual host have no mirrors of their own.
-    pub mirrors: Vec<Mirror>,
     /// Which virtual host has which domain; made by [`RouteConfig::index`].
     pub domains: DomainIndex,
 }
@@ -81,8 +78,6 @@ pub struct VirtualHost {
     pub attempt_count_in_response: bool,
     /// Retry policy of routes without one.
     pub retry: Option<Arc<RetryPolicy>>,
-    /// Copies of requests whose route has no mirrors of its own.
-    pub mirrors: Vec<Mirror>,
 }
 
 /// Which plaintext requests are redirected to https.
@@ -175,14 +170,14 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// Upper limit of `grpc-timeout`, which then replaces `timeout`; `Some(0)` takes it unlimited, `None` ignores it.
     pub max_grpc_timeout: Option<Duration>,
+    /// gRPC servers are told the time they have.
+    pub tells_grpc_timeout: bool,
     /// Replaces the connection manager's stream idle timeout; `Some(None)` switches it off.
     pub idle_timeout: Option<Option<Duration>>,
     /// Replaces the connection manager's maximal stream duration; `Some(None)` switches it off.
     pub max_stream_duration: Option<Option<Duration>>,
     /// Retry policy; else the virtual host's.
     pub retry: Option<Arc<RetryPolicy>>,
-    /// Copies of its requests; else the virtual host's.
-    pub mirrors: Vec<Mirror>,
     /// Upgrades that differ from the connection manager's: (lower-case name, enabled).
     pub upgrades: Vec<(Arc<str>, bool)>,
     /// CONNECT requests end here and their bytes go to the cluster.
@@ -215,10 +210,10 @@ impl Default for Forward {
             append_x_forwarded_host: false,
             timeout: Some(Duration::from_secs(15)),
             max_grpc_timeout: None,
+            tells_grpc_timeout: false,
             idle_timeout: None,
             max_stream_duration: None,
             retry: None,
-            mirrors: Vec::new(),
             upgrades: Vec::new(),
             terminate_connect: false,
             hash_policies: Vec::new(),

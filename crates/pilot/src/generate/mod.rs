@@ -13,7 +13,6 @@ pub mod http;
 pub mod inbound;
 pub mod listener;
 pub mod locality;
-mod mirror;
 mod outlier;
 mod retry;
 pub mod route;

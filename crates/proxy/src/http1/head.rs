@@ -242,7 +242,7 @@ pub fn parse_request(
             }
             _ => {}
         }
-        add(&mut head.headers, name, value);
+        head.headers.add(name, value);
     }
     wire.framing = match (content_length, chunked) {
         (Some(_), true) => return Err(BadRequest::LengthAndChunked),
@@ -255,34 +255,6 @@ pub fn parse_request(
     }
     target(parsed.path.unwrap_or_default(), host, rules, head)?;
     Ok(Some(wire))
-}
-
-/// Fields that Envoy keeps as one value: given twice, they become one list (RFC 9110 section 5.3).
-fn joins(name: &str) -> bool {
-    match name.len() {
-        6 => name.eq_ignore_ascii_case("accept"),
-        10 => name.eq_ignore_ascii_case("user-agent"),
-        15 => name.eq_ignore_ascii_case("x-forwarded-for"),
-        _ => false,
-    }
-}
-
-/// Adds a field of a request.
-pub fn add(headers: &mut Headers, name: &str, value: &[u8]) {
-    if joins(name) {
-        let name = name.to_ascii_lowercase();
-        if let Some(first) = headers.get(&name) {
-            // An empty item is none.
-            let list = match (first, value) {
-                ([], value) => value.to_vec(),
-                (_, []) => return,
-                both => <[&[u8]; 2]>::from(both).join(&b","[..]),
-            };
-            headers.set(&name, list);
-            return;
-        }
-    }
-    headers.append(name, value);
 }
 
 /// Method and authority are refused early, so that garbage is answered without waiting for a line end.
@@ -337,6 +309,7 @@ fn target(
         if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
             return Err(BadRequest::InvalidScheme);
         }
+        head.scheme.push_str(&scheme.to_ascii_lowercase());
         let at = rest.find(['/', '?']).unwrap_or(rest.len());
         let (target_authority, path) = rest.split_at(at);
         if target_authority.is_empty() {

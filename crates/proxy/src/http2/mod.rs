@@ -12,7 +12,7 @@ use lateen_traffic::{Protocol, RequestHead, ResponseHead};
 use tokio::time::Instant;
 
 use crate::connection::Connection;
-use crate::http1::head::{Framing, add, valid_authority};
+use crate::http1::head::{Framing, valid_authority};
 use crate::io::{Io, OwnedIo};
 use crate::router::body::Source;
 use crate::router::respond::{Http2Responder, Responder};
@@ -172,7 +172,7 @@ fn read_head(
             },
             _ => {}
         }
-        add(&mut head.headers, name, value);
+        head.headers.add(name, value);
     }
     if !cookies.is_empty() {
         head.headers.append("cookie", &cookies);

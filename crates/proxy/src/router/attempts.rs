@@ -10,11 +10,15 @@ use lateen_traffic::retry::Attempt;
 use lateen_traffic::route::HostRewrite;
 use tokio::time::Instant;
 
+use super::body::Piece;
 use super::deadlines::{Deadlines, Expired};
 use super::forward::Plan;
 use super::relay::{End, Try};
 use super::{Exchange, Tried};
 use crate::upstream::Permit;
+
+/// Most of a request's body that is read once it is clear that nobody wants it.
+const AT_HAND: usize = 1 << 20;
 
 impl Exchange<'_, '_> {
     pub(super) async fn attempts(&mut self, plan: &Plan<'_>) {
@@ -50,13 +54,12 @@ impl Exchange<'_, '_> {
             let picked = plan.upstream.pick(original, plan.hash, &tried, selections, &mut worker.dice());
             let Some(host) = picked else {
                 plan.upstream.stats.upstream_cx_none_healthy.inc();
+                self.edit_own(plan);
                 self.count_attempts(plan);
                 self.reply(&reply::NO_HEALTHY_UPSTREAM).await;
                 return;
             };
-            if retries == 0 {
-                self.mirror(plan);
-            } else {
+            if retries > 0 {
                 self.prepare_again(plan, &deadlines, retries);
             }
             if matches!(plan.forward.host_rewrite, HostRewrite::Auto) && !host.hostname.is_empty() {
@@ -105,7 +108,10 @@ impl Exchange<'_, '_> {
                 self.record.flags.add(Flags::RETRY_LIMIT);
             }
             match failure {
-                Some(failure) => self.fail(plan, &failure).await,
+                Some(failure) => {
+                    self.read_at_hand().await;
+                    self.fail(plan, &failure).await;
+                }
                 None => self.expired(plan, Expired::Try).await,
             }
             return;
@@ -130,7 +136,29 @@ impl Exchange<'_, '_> {
         plan.upstream.stats.upstream_rq_tx_reset.inc();
         self.connection.stats.downstream_cx_protocol_error.inc();
         let bad = LocalReply::fixed(400, "Bad Request", Flags::DOWNSTREAM_PROTOCOL_ERROR, "http1.codec_error");
+        self.response.headers.clear();
+        self.edit_own(plan);
         self.reply(&bad).await;
+    }
+
+    /// The route's edits of responses: they apply to answers of our own too.
+    pub(super) fn edit_own(&mut self, plan: &Plan<'_>) {
+        self.edit_response(plan.routes, plan.routed, plan.cluster_edits);
+    }
+
+    /// Reads what has come of the request's body by now: when that is all of it, the connection can be kept.
+    async fn read_at_hand(&mut self) {
+        let mut left = AT_HAND;
+        while !self.body.ended && left > 0 {
+            match self.body.source.at_hand().await {
+                Some(Ok(Piece::Data(data))) => {
+                    self.record.bytes_received += data.len() as u64;
+                    left = left.saturating_sub(data.len());
+                }
+                Some(Ok(Piece::End(_))) => self.body.ended = true,
+                Some(Err(_)) | None => break,
+            }
+        }
     }
 
     pub(super) async fn fail(&mut self, plan: &Plan<'_>, failure: &UpstreamFailure) {
@@ -141,6 +169,7 @@ impl Exchange<'_, '_> {
             self.record.upstream_host = None;
         }
         let reply = failure.reply(self.record.attempts > 1);
+        self.edit_own(plan);
         if reply.overloaded {
             self.response.headers.append("x-envoy-overloaded", "true");
         }
@@ -161,13 +190,11 @@ impl Exchange<'_, '_> {
         if plan.routed.virtual_host.attempt_count_in_request {
             self.request.headers.set("x-envoy-attempt-count", (retries + 1).to_string());
         }
-        if deadlines.per_try.is_none()
-            && self.request.headers.contains("x-envoy-expected-rq-timeout-ms")
-            && let Some(at) = deadlines.route_at.get()
-        {
-            let left = at.saturating_duration_since(Instant::now()).as_millis().max(1);
-            self.request.headers.set("x-envoy-expected-rq-timeout-ms", left.to_string());
-        }
+        let left = deadlines.route_at.get().map(|at| {
+            // 0 would mean that there is no limit.
+            at.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+        });
+        self.tell_timeout(plan, [left, deadlines.per_try].into_iter().flatten().min());
     }
 
     async fn expired(&mut self, plan: &Plan<'_>, what: Expired) {
@@ -199,6 +226,7 @@ impl Exchange<'_, '_> {
             }
         };
         self.response.headers.clear();
+        self.edit_own(plan);
         if matches!(what, Expired::Route | Expired::Try) {
             self.count_attempts(plan);
         }

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 
-use super::feed::Fed;
 use crate::http1;
 use crate::http1::reader::BodyError;
 
@@ -19,8 +18,6 @@ pub enum Source<'a> {
     Http1(&'a mut http1::Reader),
     /// An HTTP/2 stream.
     Http2(&'a mut RecvStream),
-    /// Another request's body, as it is read.
-    Feed(&'a mut Fed),
 }
 
 /// A part of a body.
@@ -63,15 +60,26 @@ impl Source<'_> {
                 Some(Err(error)) => Err(SourceError::Http2(error)),
                 None => stream.trailers().await.map(Piece::End).map_err(SourceError::Http2),
             },
-            Self::Feed(fed) => fed.next().await,
         }
+    }
+
+    /// The next part if it has come already.
+    pub async fn at_hand(&mut self) -> Option<Result<Piece, SourceError>> {
+        let mut next = std::pin::pin!(self.next());
+        std::future::poll_fn(|cx| {
+            Poll::Ready(match next.as_mut().poll(cx) {
+                Poll::Ready(piece) => Some(piece),
+                Poll::Pending => None,
+            })
+        })
+        .await
     }
 
     /// Waits until the peer of an HTTP/1 connection is gone; an HTTP/2 peer is watched by its response stream.
     pub async fn gone(&mut self, limit: usize) {
         match self {
             Self::Http1(reader) => reader.gone(limit).await,
-            Self::Empty | Self::Http2(_) | Self::Feed(_) => std::future::pending().await,
+            Self::Empty | Self::Http2(_) => std::future::pending().await,
         }
     }
 }
@@ -156,17 +164,7 @@ impl From<SinkClosed> for CopyError {
 /// flushed when the source has to be waited for.
 pub async fn copy(source: &mut Source<'_>, sink: &mut Sink<'_>, mut seen: impl FnMut(&Piece)) -> Result<(), CopyError> {
     loop {
-        let at_hand = {
-            let mut next = std::pin::pin!(source.next());
-            std::future::poll_fn(|cx| {
-                Poll::Ready(match next.as_mut().poll(cx) {
-                    Poll::Ready(piece) => Some(piece),
-                    Poll::Pending => None,
-                })
-            })
-            .await
-        };
-        let piece = match at_hand {
+        let piece = match source.at_hand().await {
             Some(piece) => piece,
             None => {
                 sink.flush().await?;

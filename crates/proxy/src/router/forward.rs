@@ -64,6 +64,7 @@ impl<'a> Exchange<'a, '_> {
         };
         let Some(upstream) = worker.upstream(name, config) else {
             self.connection.stats.no_cluster.inc();
+            self.edit_response(routes, routed, weighted.map(|w| &w.response_edits));
             self.reply(&reply::cluster_not_found(forward.cluster_not_found_status)).await;
             return;
         };
@@ -76,6 +77,7 @@ impl<'a> Exchange<'a, '_> {
         };
         if !upgrade.is_empty() && !upgrade_allowed(hcm, forward, upgrade) {
             self.connection.stats.downstream_rq_ws_on_non_ws_route.inc();
+            self.edit_response(routes, routed, weighted.map(|w| &w.response_edits));
             self.reply(&reply::UPGRADE_FAILED).await;
             return;
         }
@@ -116,9 +118,6 @@ impl<'a> Exchange<'a, '_> {
         else {
             // Envoy names the host it would have gone to.
             let host = plan.upstream.pick(self.original(&plan.settings), plan.hash, &[], 0, &mut worker.dice());
-            if host.is_some() {
-                self.mirror(&plan);
-            }
             self.record.upstream_host = host.map(|h| h.target.clone());
             plan.upstream.stats.upstream_rq_pending_overflow.inc();
             self.fail(&plan, &UpstreamFailure::Overflow).await;
@@ -149,6 +148,17 @@ impl<'a> Exchange<'a, '_> {
         }
     }
 
+    /// Tells the upstream how much time it has.
+    pub(super) fn tell_timeout(&mut self, plan: &Plan<'_>, time: Option<Duration>) {
+        let Some(ms) = time.map(|time| time.as_millis()).filter(|ms| *ms > 0) else { return };
+        if !plan.hcm.suppress_envoy_headers {
+            self.request.headers.set("x-envoy-expected-rq-timeout-ms", ms.to_string());
+        }
+        if plan.forward.tells_grpc_timeout && self.request.is_grpc() {
+            self.request.headers.set("grpc-timeout", grpc_timeout_of(ms));
+        }
+    }
+
     /// Edits and rewrites the head for the upstream.
     fn prepare_upstream(&mut self, plan: &Plan<'_>, weighted: Option<&WeightedCluster>) {
         let Plan { hcm, routes, routed, forward, .. } = plan;
@@ -162,22 +172,16 @@ impl<'a> Exchange<'a, '_> {
             layers.reverse();
         }
         let envoy_headers = !hcm.suppress_envoy_headers;
-        if envoy_headers {
-            let per_try =
-                plan.retry.and_then(|r| r.per_try_timeout).filter(|t| plan.timeout.is_none_or(|whole| *t < whole));
-            match per_try.or(plan.timeout) {
-                Some(t) if !t.is_zero() => {
-                    self.request.headers.set("x-envoy-expected-rq-timeout-ms", t.as_millis().to_string());
-                }
-                _ => {}
-            }
-        }
+        let per_try =
+            plan.retry.and_then(|r| r.per_try_timeout).filter(|t| plan.timeout.is_none_or(|whole| *t < whole));
+        self.tell_timeout(plan, per_try.or(plan.timeout));
         if routed.virtual_host.attempt_count_in_request {
             self.request.headers.set("x-envoy-attempt-count", "1");
         }
         for edits in layers.into_iter().flatten().filter(|e| !e.is_empty()) {
             let values = edits.values(Facts { record: &self.record, request: self.request, response: None });
             edits.apply(&mut self.request.headers, &values);
+            self.request.headers.join();
         }
         let host = weighted.and_then(|w| w.host_rewrite.as_deref()).map(str::to_owned);
         let host = match &forward.host_rewrite {
@@ -230,6 +234,14 @@ pub(super) fn upgrade_allowed(hcm: &Hcm, forward: &Forward, name: &str) -> bool 
         Some((_, enabled)) => *enabled,
         None => matches!(name, "h2c" | "http/2.0") || hcm.upgrades.iter().any(|u| **u == *name),
     }
+}
+
+/// The same the other way round: in the finest unit that has room for it.
+fn grpc_timeout_of(ms: u128) -> String {
+    const MOST: u128 = 99_999_999;
+    let units = [(1, 'm'), (1000, 'S'), (60_000, 'M'), (3_600_000, 'H')];
+    let fitting = units.iter().find(|(unit, _)| ms / unit <= MOST);
+    fitting.map_or_else(|| format!("{MOST}H"), |(unit, letter)| format!("{}{letter}", ms / unit))
 }
 
 /// `grpc-timeout`: up to 8 digits and a unit (gRPC's HTTP/2 protocol document).

@@ -6,9 +6,7 @@
 mod attempts;
 pub mod body;
 mod deadlines;
-mod feed;
 mod forward;
-mod mirror;
 mod outlier;
 mod relay;
 pub mod respond;
@@ -28,12 +26,11 @@ use lateen_traffic::hcm::{Hcm, RouteSource, ServerHeader};
 use lateen_traffic::path::Normalized;
 use lateen_traffic::record::{Flags, Record};
 use lateen_traffic::reply::{self, LocalReply};
-use lateen_traffic::route::{Action, NotRouted, Redirect, RouteConfig, Routed, redirect_location, without_port};
+use lateen_traffic::route::{Action, NotRouted, RouteConfig, Routed, redirect_location, without_port};
 use lateen_traffic::{Config, Protocol, RequestHead, ResponseHead};
 use tokio::time::Instant;
 
 use self::body::{Piece, Source};
-use self::feed::Feed;
 use self::respond::{Responder, local_response};
 use crate::connection::Connection;
 use crate::http1::head::Framing;
@@ -68,8 +65,6 @@ pub struct Incoming<'a> {
     expects_continue: bool,
     ended: bool,
     replay: Replay,
-    // Where else it goes.
-    copies: Vec<Feed>,
 }
 
 /// What was read of a request's body, kept as long as the request may be sent again.
@@ -86,14 +81,7 @@ impl<'a> Incoming<'a> {
     pub fn new(source: Source<'a>, framing: Framing, expects_continue: bool) -> Self {
         let ended = framing == Framing::None;
         let source = if ended && !matches!(source, Source::Http1(_)) { Source::Empty } else { source };
-        Self {
-            source,
-            framing,
-            expects_continue,
-            ended,
-            replay: Replay { whole: true, ..Replay::default() },
-            copies: Vec::new(),
-        }
+        Self { source, framing, expects_continue, ended, replay: Replay { whole: true, ..Replay::default() } }
     }
 }
 
@@ -157,15 +145,7 @@ impl<'a, 'r> Exchange<'a, 'r> {
         if host.strip_trailing_dot && request.authority[..bare].ends_with('.') {
             request.authority.remove(bare - 1);
         }
-        let client = forwarding::prepare_request(
-            request,
-            hcm,
-            connection.peer,
-            connection.local,
-            false,
-            &mut connection.worker.dice(),
-        );
-        self.record.downstream_remote = client.address;
+        // A path that is not taken is answered before anything is said of its client.
         match hcm.path.apply(&request.path) {
             Normalized::Same => {}
             Normalized::Changed(path) => request.path = path,
@@ -183,6 +163,15 @@ impl<'a, 'r> Exchange<'a, 'r> {
                 return Err(LocalReply::fixed(307, "", Flags::NONE, "path_normalization_failed"));
             }
         }
+        let client = forwarding::prepare_request(
+            request,
+            hcm,
+            connection.peer,
+            connection.local,
+            false,
+            &mut connection.worker.dice(),
+        );
+        self.record.downstream_remote = client.address;
         Ok(client)
     }
 
@@ -192,7 +181,7 @@ impl<'a, 'r> Exchange<'a, 'r> {
                 self.request.headers.remove(name);
             }
         }
-        let tls = self.request.scheme == "https";
+        let tls = self.request.headers.get("x-forwarded-proto") == Some(b"https");
         let routed = routes.route(self.request, tls, client.internal, &mut self.connection.worker.dice());
         match routed {
             Ok(routed) => {
@@ -220,9 +209,8 @@ impl<'a, 'r> Exchange<'a, 'r> {
                 self.reply(&reply::ROUTE_NOT_FOUND).await;
             }
             Err(NotRouted::TlsRequired(_)) => {
-                let redirect = Redirect { status: 301, scheme: Some("https".into()), ..Redirect::default() };
-                let any = lateen_traffic::route::RouteMatch::prefix("/");
-                let location = redirect_location(self.request, &any, &redirect);
+                // Unlike other redirects, these keep every port.
+                let location = format!("https://{}{}", self.request.authority, self.request.path);
                 self.redirect(301, location, None).await;
             }
         }
@@ -253,12 +241,12 @@ impl<'a, 'r> Exchange<'a, 'r> {
     async fn send_own(&mut self, status: u16, text: Bytes) {
         let unread = match &self.body.source {
             Source::Http1(reader) => !reader.body_done() && !self.body.ended,
-            Source::Empty | Source::Http2(_) | Source::Feed(_) => false,
+            Source::Empty | Source::Http2(_) => false,
         };
         if unread || status == 400 || !self.request.upgrade.is_empty() {
             self.responder.close_after();
         }
-        let body = local_response(status, &text, self.request.is_grpc(), self.response);
+        let body = local_response(status, &text, self.request, self.response);
         self.record.code = self.response.status;
         self.complete_response(true);
         let empty = body.is_empty() || self.request.method == "HEAD";

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use h2::SendStream;
 use h2::server::SendResponse;
 use lateen_traffic::reply::grpc_status;
-use lateen_traffic::{Headers, ResponseHead};
+use lateen_traffic::{Headers, RequestHead, ResponseHead};
 
 use super::body::{Sink, SinkClosed};
 use crate::http1;
@@ -174,13 +174,13 @@ pub fn http2_fields(headers: &Headers) -> Option<http::HeaderMap> {
 
 /// Completes the head of an answer of our own, in which `out` may have fields already; gives its body. A gRPC client
 /// is told by `grpc-status`.
-pub fn local_response(status: u16, text: &Bytes, grpc: bool, out: &mut ResponseHead) -> Bytes {
+pub fn local_response(status: u16, text: &Bytes, request: &RequestHead, out: &mut ResponseHead) -> Bytes {
     out.status = status;
-    if grpc {
+    if request.is_grpc() {
         out.status = 200;
         out.headers.set("content-type", "application/grpc");
         out.headers.append("grpc-status", grpc_status(status).to_string());
-        if !text.is_empty() {
+        if !text.is_empty() && request.method != "HEAD" {
             out.headers.append("grpc-message", percent_encode(text));
         }
         return Bytes::new();

@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::rc::Rc;
 
-use lateen_traffic::ResponseHead;
+use lateen_traffic::cluster::UpstreamProtocol;
 use lateen_traffic::outlier::Report;
 use lateen_traffic::record::Flags;
 use lateen_traffic::reply::{self, UpstreamFailure};
+use lateen_traffic::{Protocol, ResponseHead};
 use tokio::time::Instant;
 
 use super::Exchange;
@@ -25,6 +26,7 @@ impl Exchange<'_, '_> {
         let worker = Rc::clone(&self.connection.worker);
         let Some(host) = plan.upstream.pick(self.original(&plan.settings), plan.hash, &[], 0, &mut worker.dice())
         else {
+            self.edit_own(plan);
             self.reply(&reply::NO_HEALTHY_UPSTREAM).await;
             return;
         };
@@ -46,7 +48,11 @@ impl Exchange<'_, '_> {
             }
             return;
         }
-        let http2 = plan.settings.protocol.is_http2(self.request.protocol);
+        let http2 = match plan.settings.protocol {
+            UpstreamProtocol::Http1 => false,
+            UpstreamProtocol::Http2 => true,
+            UpstreamProtocol::Downstream => self.request.protocol == Protocol::Http2,
+        };
         plan.upstream.stats.upstream_rq_total.inc();
         if http2 {
             match plan.upstream.http2(&host, bind).await {
@@ -64,6 +70,8 @@ impl Exchange<'_, '_> {
     async fn tunnel_failed(&mut self, plan: &Plan<'_>, host: &Host, failure: &UpstreamFailure) {
         self.report_failure(plan, host, failure);
         self.record.upstream_failure = failure.transport_reason();
+        self.response.headers.clear();
+        self.edit_own(plan);
         self.reply(&failure.reply(false)).await;
     }
 
@@ -99,6 +107,7 @@ impl Exchange<'_, '_> {
             None => return self.client_gone(),
             Some(Err(None)) => {
                 self.report(plan, host, Report::TimedOut);
+                self.edit_own(plan);
                 return self.reply(&reply::RESPONSE_TIMEOUT).await;
             }
             Some(Err(Some(failure))) => return self.tunnel_failed(plan, host, &failure).await,

@@ -4,7 +4,6 @@ mod balance;
 mod connect;
 mod health;
 mod http2;
-mod lease;
 mod pool;
 
 use std::cell::{Cell, RefCell};
@@ -26,7 +25,6 @@ use crate::stats::{ClusterStats, WorkerStats};
 
 pub use connect::{connect, original_destination};
 pub use http2::{Http2Lease, failure as http2_failure};
-pub use lease::{InFlight, Lease};
 pub use pool::{Http1Lease, Pool, TcpLease};
 
 /// Addresses that DNS names of clusters resolve to, by name.
@@ -339,9 +337,6 @@ impl Upstream {
                 break;
             }
             picked = pick(attempt)?;
-        }
-        if state.set.picked_in_panic(picked) {
-            self.stats.lb_healthy_panic.inc();
         }
         state.hosts.get(picked).cloned()
     }

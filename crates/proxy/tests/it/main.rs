@@ -3,5 +3,4 @@
 
 mod http1;
 mod inherited;
-mod mirror;
 mod world;

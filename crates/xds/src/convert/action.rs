@@ -1,6 +1,6 @@
 //! What routes do: forward, redirect, answer; and retry policies.
 //!
-//! - reject: internal redirects, hedging, high priority, rewrites by template, retry predicates other than
+//! - reject: mirroring, internal redirects, hedging, high priority, rewrites by template, retry predicates other than
 //!   those named, because requests would go elsewhere or more often than meant
 //! - degrade: cluster specifier plugins (the route answers 500)
 //! - note: metadata matches, rate limits, tuning of flushes and early data
@@ -21,7 +21,6 @@ use lateen_traffic::route::{
 use super::access_log::inline;
 use super::address::{duration, port, text, timeout, type_name};
 use super::matcher::{edits, field_name, substitution};
-use super::mirror::mirrors;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 use super::route::per_filter_config;
 
@@ -62,6 +61,7 @@ pub(super) fn forward(action: pb::RouteAction, notes: &mut Notes) -> Result<Opti
         path_rewrite_policy,
         path_rewrite,
         retry_policy_typed_config,
+        request_mirror_policies,
         cors,
         grpc_timeout_offset,
         internal_redirect_policy,
@@ -129,6 +129,7 @@ pub(super) fn forward(action: pb::RouteAction, notes: &mut Notes) -> Result<Opti
         }
     };
     let max_grpc_timeout = max_grpc_timeout.map(|value| duration("max_grpc_timeout", value)).transpose()?;
+    let tells_grpc_timeout = max_grpc_timeout.is_some() && max_stream_duration.is_none();
     let (max_stream_duration, grpc_header_max) = match max_stream_duration {
         None => (None, None),
         Some(limits) => stream_duration(limits).at("max_stream_duration")?,
@@ -144,10 +145,10 @@ pub(super) fn forward(action: pb::RouteAction, notes: &mut Notes) -> Result<Opti
         timeout: timeout("timeout", route_timeout)?.unwrap_or(defaults.timeout),
         // The newer field wins, as in Envoy.
         max_grpc_timeout: grpc_header_max.or(max_grpc_timeout),
+        tells_grpc_timeout,
         idle_timeout: timeout("idle_timeout", idle_timeout)?,
         max_stream_duration,
         retry: retry.map(|policy| retry_policy(policy, notes)).transpose().at("retry_policy")?.map(Arc::new),
-        mirrors: mirrors(request_mirror_policies, notes)?,
         upgrades,
         terminate_connect,
         hash_policies: each("hash_policy", hash_policy, super::hash_policy::hash_policy)?

@@ -22,7 +22,6 @@ mod hash_policy;
 mod hcm;
 mod listener;
 mod matcher;
-mod mirror;
 mod outlier;
 pub(crate) mod reject;
 mod route;
