@@ -7,16 +7,16 @@ SHELL := /bin/bash
 PEERS := target/peers
 ENVOY_VERSION := 1.40.0
 # Programs the tests and benchmarks compare with or drive; none is needed to build or to run the mesh.
-PACKAGES := ca-certificates curl haproxy iproute2 nghttp2-client nginx-light procps python3 python3-venv util-linux wrk
-PROGRAMS := curl haproxy ip h2load nginx ps python3 setpriv wrk
+PACKAGES := ca-certificates curl haproxy iproute2 nftables nghttp2-client nginx-light procps python3 python3-venv util-linux wrk
+PROGRAMS := curl haproxy ip h2load nft nginx ps python3 setpriv wrk
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # Daemons live in sbin, which is not on an ordinary user's path.
 FIND := PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" command -v
 
-.PHONY: help build demo test test-only bench lint setup deny
+.PHONY: help build demo test test-only differential bench lint setup deny
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build the lateen binary, optimized: target/release/lateen
 	cargo build --release -p lateen
@@ -52,6 +52,9 @@ test: setup test-only ## All tests, with what they need installed first; the las
 
 test-only:
 	@.ci/test
+
+differential: setup ## Drawn resources and requests for Envoy and for the proxy (SEED=, REQUESTS=): what differs, made small
+	@cargo run --quiet -p lateen-tests --example differential -- "$(SEED)" "$(REQUESTS)"
 
 bench: setup ## Compare the proxy with Envoy, HAProxy and nginx on this machine
 	@cargo build --profile bench-fat -p lateen -p lateen-bench

@@ -16,14 +16,14 @@ use crate::wait;
 /// How long one case may take as a whole.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Plays the client's part of `case` against `port`, from a loopback address of its own, by which
+/// Plays the client's part of `case` against `to`, from a loopback address of its own, by which
 /// the access log's lines are found again.
-pub async fn play(case: &Case, source: Ipv4Addr, port: u16, stage: &Stage) -> Vec<String> {
+pub async fn play(case: &Case, source: Ipv4Addr, to: SocketAddr, stage: &Stage) -> Vec<String> {
     let mut facts = Vec::new();
     let played = async {
         match &case.h2 {
-            Some(request) => h2(case, request, source, port, stage, &mut facts).await,
-            None => raw(case, source, port, stage, &mut facts).await,
+            Some(request) => h2(case, request, source, to, stage, &mut facts).await,
+            None => raw(case, source, to, stage, &mut facts).await,
         }
     };
     if tokio::time::timeout(PATIENCE, played).await.is_err() {
@@ -32,16 +32,16 @@ pub async fn play(case: &Case, source: Ipv4Addr, port: u16, stage: &Stage) -> Ve
     facts
 }
 
-async fn connect(source: Ipv4Addr, port: u16) -> std::io::Result<TcpStream> {
+async fn connect(source: Ipv4Addr, to: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::from((source, 0)))?;
-    let stream = socket.connect(SocketAddr::from(([127, 0, 0, 1], port))).await?;
+    let stream = socket.connect(to).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
 
-async fn raw(case: &Case, source: Ipv4Addr, port: u16, stage: &Stage, facts: &mut Vec<String>) {
-    let stream = match connect(source, port).await {
+async fn raw(case: &Case, source: Ipv4Addr, to: SocketAddr, stage: &Stage, facts: &mut Vec<String>) {
+    let stream = match connect(source, to).await {
         Ok(stream) => stream,
         // Taken and thrown out before anything could be sent.
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return facts.push("end: RST".to_owned()),
@@ -96,15 +96,6 @@ async fn raw(case: &Case, source: Ipv4Addr, port: u16, stage: &Stage, facts: &mu
                     (stage.received(&case.name).len() >= *number).then_some(())
                 })
                 .await;
-            }
-            Do::Whole(number) => {
-                let read = wait::within(PATIENCE / 4, || async {
-                    let whole = stage.received(&case.name).iter().filter(|received| received.whole).count();
-                    (whole >= *number).then_some(())
-                });
-                if read.await.is_none() {
-                    facts.push(format!("not {number} requests read by the upstreams"));
-                }
             }
             Do::Cue => stage.cue(&case.name),
             Do::FinishWriting => {
@@ -217,9 +208,16 @@ async fn frames<R: tokio::io::AsyncRead + Unpin>(
     }
 }
 
-async fn h2(case: &Case, request: &H2Request, source: Ipv4Addr, port: u16, stage: &Stage, facts: &mut Vec<String>) {
+async fn h2(
+    case: &Case,
+    request: &H2Request,
+    source: Ipv4Addr,
+    to: SocketAddr,
+    stage: &Stage,
+    facts: &mut Vec<String>,
+) {
     let begun = || stage.cue(&case.name);
-    if let Err(error) = h2_exchange(request, source, port, begun, facts).await {
+    if let Err(error) = h2_exchange(request, source, to, begun, facts).await {
         let code = error
             .downcast_ref::<h2::Error>()
             .and_then(h2::Error::reason)
@@ -233,11 +231,11 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 async fn h2_exchange(
     request: &H2Request,
     source: Ipv4Addr,
-    port: u16,
+    to: SocketAddr,
     begun: impl Fn(),
     facts: &mut Vec<String>,
 ) -> Result<(), AnyError> {
-    let stream = connect(source, port).await?;
+    let stream = connect(source, to).await?;
     let (sender, connection) = h2::client::handshake(stream).await?;
     let driver = tokio::spawn(connection);
     let mut sender = sender.ready().await?;

@@ -2,7 +2,7 @@
 //! differs told.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,9 +74,6 @@ pub async fn play(world: &World, kind: Kind, source: Source) -> BTreeMap<String,
     let h2_scripts = Arc::new(H2Scripts::default());
     for case in &world.cases {
         stage.script(&case.name, case.script.clone());
-        for (upstream, script) in &case.apart {
-            stage.script_at(&case.name, upstream, script.clone());
-        }
     }
     for (case, acts) in &world.h2_scripts {
         h2_scripts.script(case, acts.clone());
@@ -110,7 +107,10 @@ pub async fn play(world: &World, kind: Kind, source: Source) -> BTreeMap<String,
     let layout = &layout;
     let stage = &stage;
     let facts: Vec<Vec<String>> = futures::stream::iter(world.cases.iter().enumerate())
-        .map(|(index, case)| client::play(case, own_address(index), layout.listener(case.listener), stage))
+        .map(|(index, case)| {
+            let to = SocketAddr::from(([127, 0, 0, 1], layout.listener(case.listener)));
+            client::play(case, own_address(index), to, stage)
+        })
         .buffered(TOGETHER)
         .collect()
         .await;
@@ -119,11 +119,7 @@ pub async fn play(world: &World, kind: Kind, source: Source) -> BTreeMap<String,
     let mut outcomes = BTreeMap::new();
     for (index, (case, facts)) in world.cases.iter().zip(facts).enumerate() {
         let mut upstream = Vec::new();
-        let mut all = stage.received(&case.name);
-        if !case.apart.is_empty() {
-            all.sort_by(|a, b| a.upstream.cmp(&b.upstream));
-        }
-        for received in all {
+        for received in stage.received(&case.name) {
             upstream.push(format!("at {}", received.upstream));
             client::describe(&received.message, ">", case.ignore_upstream_body, &mut upstream);
             if !received.raw.is_empty() {
@@ -234,7 +230,7 @@ fn log_line(fields: &[String], case: &Case, layout: &Layout) -> String {
 }
 
 /// Blanks out what differs from run to run by nature.
-fn settle(line: &str) -> String {
+pub(crate) fn settle(line: &str) -> String {
     for (name, stand_in) in [("date: ", "<date>"), ("x-envoy-upstream-service-time: ", "<ms>")] {
         if let Some(at) = line.find(name)
             && at <= 12
@@ -358,7 +354,7 @@ pub fn show(outcome: &Outcome) -> String {
 }
 
 /// What Envoy has and ours has not (`-`), and the reverse (`+`), with a line of context.
-fn difference(theirs: &Outcome, ours: &Outcome) -> String {
+pub(crate) fn difference(theirs: &Outcome, ours: &Outcome) -> String {
     let mut text = String::new();
     let parts =
         [(&theirs.client, &ours.client, ""), (&theirs.upstream, &ours.upstream, ""), (&theirs.log, &ours.log, "log ")];

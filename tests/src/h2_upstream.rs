@@ -37,6 +37,11 @@ impl H2Scripts {
         self.0.lock().unwrap().insert(case.to_owned(), acts);
     }
 
+    /// Forgets every script.
+    pub fn clear(&self) {
+        self.0.lock().unwrap().clear();
+    }
+
     fn act(&self, case: &str, attempt: usize) -> H2Act {
         let scripts = self.0.lock().unwrap();
         match scripts.get(case) {
@@ -59,7 +64,7 @@ pub fn serve(stage: Arc<Stage>, scripts: Arc<H2Scripts>, name: &str, listener: s
     });
 }
 
-async fn connection(stage: Arc<Stage>, scripts: Arc<H2Scripts>, name: String, stream: TcpStream) {
+pub(crate) async fn connection(stage: Arc<Stage>, scripts: Arc<H2Scripts>, name: String, stream: TcpStream) {
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     while let Some(Ok((request, respond))) = connection.accept().await {
         let case = request
@@ -104,8 +109,8 @@ async fn exchange(
         message.trailers =
             trailers.iter().map(|(n, v)| (n.to_string(), crate::message::latin1(v.as_bytes()))).collect();
     }
-    let attempt = stage.arrive(&case, Received { upstream: name, message, raw: Vec::new(), whole: true });
-    match scripts.act(&case, attempt) {
+    let attempt = stage.arrive(&case, Received { upstream: name, message, raw: Vec::new() });
+    match scripts.act(&case, stage.attempt(&case, attempt)) {
         H2Act::Answer(status, headers, mut body, trailers) => {
             if to_head {
                 body.clear();

@@ -1,13 +1,13 @@
 //! Steady requests while something else happens, every one accounted for.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::message::{Message, Reader, Side};
@@ -36,6 +36,18 @@ impl Target {
     pub async fn ask(&self) -> Result<Message, String> {
         let mut connection = None;
         self.on(&mut connection).await
+    }
+
+    /// The same from a given address of this machine.
+    pub async fn ask_from(&self, source: Ipv4Addr) -> Result<Message, String> {
+        let connect = async {
+            let socket = TcpSocket::new_v4()?;
+            socket.bind((source, 0).into())?;
+            socket.connect(self.address).await
+        };
+        let stream = connect.await.map_err(|error| format!("connect: {error}"))?;
+        let mut connection = Some(Reader::new(stream));
+        tokio::time::timeout(PATIENCE, self.once(&mut connection)).await.unwrap_or(Err("no answer".to_owned()))
     }
 
     /// One request on the connection kept, or a new one. A kept connection that the server has ended

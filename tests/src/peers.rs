@@ -63,9 +63,9 @@ pub fn lateen() -> PathBuf {
 
 fn build_lateen() -> PathBuf {
     let exe = std::env::current_exe().expect("the path of this program");
-    // target/PROFILE/deps/test-hash or target/PROFILE/lateen-bench
+    // target/PROFILE/deps/test-hash, target/PROFILE/examples/differential or target/PROFILE/lateen-bench
     let mut dir = exe.parent().expect("a directory").to_path_buf();
-    if dir.ends_with("deps") {
+    if dir.ends_with("deps") || dir.ends_with("examples") {
         dir.pop();
     }
     let folder = dir.file_name().map(|name| name.to_string_lossy().into_owned());

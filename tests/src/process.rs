@@ -22,7 +22,9 @@ impl Process {
     /// When the program cannot be started.
     pub fn start(mut command: Command, name: &str, dir: &Path) -> Process {
         let log = dir.join(format!("{name}.log"));
-        let out = File::create(&log).expect("a log file in the test's directory");
+        // Appending: a program that opens its own standard output again must not be written over.
+        let out = File::options().append(true).create(true).open(&log).expect("a log file in the test's directory");
+        out.set_len(0).expect("an empty log file");
         let err = out.try_clone().expect("a second handle of the log");
         command.stdin(Stdio::null()).stdout(out).stderr(err);
         // SAFETY: prctl is async-signal-safe and touches nothing of this process.

@@ -22,6 +22,8 @@ pub enum Act {
     Send(Vec<u8>),
     /// Writes `count` bytes of filler.
     Fill(usize),
+    /// Does nothing for this long: longer than the proxy is told to wait.
+    Pause(std::time::Duration),
     /// Waits until the client of the case says so (`Do::Cue`).
     AwaitCue,
     /// Sends raw bytes back as they come, until the peer ends; then ends too.
@@ -47,16 +49,12 @@ pub struct Received {
     pub message: Message,
     /// Bytes that came after the request (an upgraded connection, TCP).
     pub raw: Vec<u8>,
-    /// The body was read to its end, or to where it was cut.
-    pub whole: bool,
 }
 
 /// The scripts of a run and what was received, shared by all its upstreams.
 #[derive(Default)]
 pub struct Stage {
     scripts: Mutex<HashMap<String, Script>>,
-    // What one upstream does apart from the others, by case and upstream.
-    own: Mutex<HashMap<(String, String), Script>>,
     received: Mutex<HashMap<String, Vec<Received>>>,
     cues: Mutex<HashMap<String, Arc<tokio::sync::Semaphore>>>,
     connections: Mutex<HashMap<String, usize>>,
@@ -68,14 +66,17 @@ impl Stage {
         self.scripts.lock().unwrap().insert(case.to_owned(), script);
     }
 
-    /// Sets what happens to requests of `case` at one upstream, whatever the others do.
-    pub fn script_at(&self, case: &str, upstream: &str, script: Script) {
-        self.own.lock().unwrap().insert((case.to_owned(), upstream.to_owned()), script);
-    }
-
     /// What has been received for `case` so far, in order.
     pub fn received(&self, case: &str) -> Vec<Received> {
         self.received.lock().unwrap().get(case).cloned().unwrap_or_default()
+    }
+
+    /// Forgets every script and everything received.
+    pub fn clear(&self) {
+        self.scripts.lock().unwrap().clear();
+        self.received.lock().unwrap().clear();
+        self.cues.lock().unwrap().clear();
+        self.connections.lock().unwrap().clear();
     }
 
     /// Lets one [`Act::AwaitCue`] of `case` go on.
@@ -101,12 +102,24 @@ impl Stage {
         cues.entry(case.to_owned()).or_insert_with(|| Arc::new(tokio::sync::Semaphore::new(0))).clone()
     }
 
-    /// Files a request and says which try of its case it is.
+    /// Files a request and says where.
     pub(crate) fn arrive(&self, case: &str, received: Received) -> usize {
         let mut all = self.received.lock().unwrap();
         let list = all.entry(case.to_owned()).or_default();
         list.push(received);
         list.len() - 1
+    }
+
+    /// Which try of its case a filed request is. Copies a proxy makes on the side (it calls them internal) are none.
+    pub(crate) fn attempt(&self, case: &str, index: usize) -> usize {
+        let received = self.received.lock().unwrap();
+        let before = received.get(case).and_then(|all| all.get(..index)).unwrap_or_default();
+        before.iter().filter(|earlier| earlier.message.header("x-envoy-internal").is_none()).count()
+    }
+
+    /// How much has been received.
+    pub fn count(&self) -> usize {
+        self.received.lock().unwrap().values().map(Vec::len).sum()
     }
 
     fn amend(&self, case: &str, index: usize, change: impl FnOnce(&mut Received)) {
@@ -115,17 +128,8 @@ impl Stage {
         }
     }
 
-    /// The acts of `upstream` for what arrived at `index`.
-    fn acts(&self, case: &str, upstream: &str, index: usize) -> Vec<Act> {
-        if let Some(script) = self.own.lock().unwrap().get(&(case.to_owned(), upstream.to_owned())) {
-            let received = self.received(case);
-            let attempt = received[..index].iter().filter(|earlier| earlier.upstream == upstream).count();
-            return script[attempt.min(script.len() - 1)].clone();
-        }
-        self.shared_acts(case, index)
-    }
-
-    fn shared_acts(&self, case: &str, attempt: usize) -> Vec<Act> {
+    /// The acts for the given try.
+    pub(crate) fn acts(&self, case: &str, attempt: usize) -> Vec<Act> {
         let scripts = self.scripts.lock().unwrap();
         match scripts.get(case) {
             Some(script) if !script.is_empty() => script[attempt.min(script.len() - 1)].clone(),
@@ -163,7 +167,7 @@ pub fn serve(stage: Arc<Stage>, name: &str, listener: std::net::TcpListener) {
     });
 }
 
-async fn connection(stage: Arc<Stage>, name: String, stream: TcpStream) {
+pub(crate) async fn connection(stage: Arc<Stage>, name: String, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
     let (read, mut write) = stream.into_split();
     let mut reader = Reader::new(read);
@@ -176,17 +180,13 @@ async fn connection(stage: Arc<Stage>, name: String, stream: TcpStream) {
             Some(case) => case.to_owned(),
             None => message.start.strip_prefix("x-case: ").unwrap_or("").to_owned(),
         };
-        let arrived = Received { upstream: name.clone(), message: message.clone(), raw: Vec::new(), whole: false };
-        let index = stage.arrive(&case, arrived);
-        for act in stage.acts(&case, &name, index) {
+        let index = stage.arrive(&case, Received { upstream: name.clone(), message: message.clone(), raw: Vec::new() });
+        for act in stage.acts(&case, stage.attempt(&case, index)) {
             match act {
                 Act::ReadBody => {
                     reader.body(&mut message).await;
                     let whole = message.clone();
-                    stage.amend(&case, index, |received| {
-                        received.message = whole;
-                        received.whole = true;
-                    });
+                    stage.amend(&case, index, |received| received.message = whole);
                     if message.cut {
                         return;
                     }
@@ -201,6 +201,7 @@ async fn connection(stage: Arc<Stage>, name: String, stream: TcpStream) {
                         return;
                     }
                 }
+                Act::Pause(time) => tokio::time::sleep(time).await,
                 Act::AwaitCue => stage.cued(&case).await,
                 Act::EchoRaw => {
                     loop {

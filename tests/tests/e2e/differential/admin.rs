@@ -114,7 +114,8 @@ async fn told(kind: Kind) -> Told {
     let proxy = Proxy::start(kind, &bootstrap::fixed(&layout, &listeners, &clusters), layout.admin, dir.path()).await;
     for case in traffic() {
         stage.script(&case.name, case.script.clone());
-        client::play(&case, [127, 0, 0, 1].into(), layout.listener(case.listener), &stage).await;
+        client::play(&case, [127, 0, 0, 1].into(), ([127, 0, 0, 1], layout.listener(case.listener)).into(), &stage)
+            .await;
     }
     // Workers tell their statistics from time to time: settled when nothing is open and all is counted.
     let mut stats = BTreeMap::new();

@@ -3,13 +3,13 @@
 
 mod admin;
 mod bad_requests;
+mod drawn;
 mod generated;
 mod hashing;
 mod headers;
 mod http2;
 mod local_replies;
 mod localities;
-mod mirror;
 mod paths;
 mod retries;
 mod routing;

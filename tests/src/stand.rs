@@ -1,0 +1,377 @@
+//! One proxy in a network of its own, told by a pilot what to do, with every upstream address answered: the stand on
+//! which requests are played against what becomes of Istio's resources.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use lateen_pilot::Pilot;
+use lateen_xds::ResourceType;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::bootstrap::{self, Flavour, Layout};
+use crate::case::Case;
+use crate::client;
+use crate::differential::{Outcome, settle};
+use crate::h2_upstream::{self, H2Act, H2Scripts};
+use crate::load::Target;
+use crate::network;
+use crate::proxy::{Kind, Proxy};
+use crate::upstream::{self, Stage};
+use crate::wait;
+
+/// Address of the gateway's pod; clients reach its ports as they are.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 2);
+/// Address of the sidecar's pod: clients that call it come in at 15006, and those that call others at 15001.
+pub const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 5);
+/// Ports at which every address answers whatever is spoken there.
+pub const UPSTREAM_PORTS: [u16; 6] = [8080, 8081, 8082, 8088, 9000, 9443];
+/// The port at which every address speaks first.
+pub const SERVER_FIRST_PORT: u16 = 9001;
+/// What is said there.
+pub const GREETING: &[u8] = b"welcome\n";
+/// Where a gateway tells which configuration it has.
+pub const GATEWAY_PROBE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(GATEWAY), 19999);
+/// Where a sidecar does.
+pub const SIDECAR_PROBE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 97, 255, 1)), 19998);
+/// How many cases run at a time.
+const TOGETHER: usize = 32;
+
+/// What the proxy is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    Gateway,
+    Sidecar,
+}
+
+impl Role {
+    fn node(self, kind: Kind) -> Value {
+        let (role, address, workload, namespace, labels) = match self {
+            Role::Gateway => ("router", GATEWAY, "ingress", "istio-system", json!({"istio": "ingressgateway"})),
+            Role::Sidecar => ("sidecar", POD, "client", "shop", json!({"app": "client", "version": "v1", "team": "a"})),
+        };
+        json!({
+            "id": format!("{role}~{address}~{workload}-{}.{namespace}~{namespace}.svc.cluster.local", kind.name()),
+            "cluster": format!("{workload}.{namespace}"),
+            "metadata": {
+                "NAMESPACE": namespace, "INSTANCE_IPS": address.to_string(), "LABELS": labels,
+                "INTERCEPTION_MODE": "REDIRECT",
+            },
+        })
+    }
+
+    fn probe(self) -> SocketAddr {
+        match self {
+            Role::Gateway => GATEWAY_PROBE,
+            Role::Sidecar => SIDECAR_PROBE,
+        }
+    }
+}
+
+/// A case with where it is played and what the upstream does.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    pub case: Case,
+    pub role: Role,
+    pub to: SocketAddr,
+    /// What HTTP/2 upstreams do with its tries.
+    pub h2_script: Vec<H2Act>,
+    /// The network address of its client, by number: unique in a run.
+    pub client: u32,
+}
+
+struct Play {
+    /// The round that must be in force.
+    round: u64,
+    cases: Vec<Placed>,
+    done: oneshot::Sender<BTreeMap<String, Outcome>>,
+}
+
+/// A running proxy and its surroundings, in a thread of its own.
+pub struct Stand {
+    pub kind: Kind,
+    pub role: Role,
+    plays: mpsc::UnboundedSender<Play>,
+}
+
+impl Stand {
+    /// Starts it. The pilot must have read a configuration.
+    pub fn start(kind: Kind, role: Role, pilot: Pilot) -> Stand {
+        let (plays, mut asked) = mpsc::unbounded_channel::<Play>();
+        let work = move || {
+            network::enter(POD, GATEWAY);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async move {
+                let mut running = Running::start(kind, role, pilot).await;
+                while let Some(play) = asked.recv().await {
+                    let outcomes = running.play(play.round, &play.cases).await;
+                    let _ = play.done.send(outcomes);
+                }
+            });
+        };
+        std::thread::Builder::new().name(format!("{}-{role:?}", kind.name())).spawn(work).expect("a thread");
+        Stand { kind, role, plays }
+    }
+
+    /// Plays the cases of its role among these, once the proxy has the configuration of `round`.
+    ///
+    /// # Panics
+    /// When the stand has failed; its thread says why.
+    pub async fn play(&self, round: u64, cases: &[Placed]) -> BTreeMap<String, Outcome> {
+        let (done, outcomes) = oneshot::channel();
+        let cases = cases.iter().filter(|placed| placed.role == self.role).cloned().collect();
+        let sent = self.plays.send(Play { round, cases, done });
+        assert!(sent.is_ok(), "{} as {:?} has failed", self.kind.name(), self.role);
+        outcomes.await.unwrap_or_else(|_| panic!("{} as {:?} has failed", self.kind.name(), self.role))
+    }
+}
+
+struct Running {
+    proxy: Proxy,
+    role: Role,
+    pilot: Pilot,
+    stage: Arc<Stage>,
+    h2_scripts: Arc<H2Scripts>,
+    /// How much of the proxy's output has been read.
+    read: usize,
+    _dir: tempfile::TempDir,
+}
+
+impl Running {
+    async fn start(kind: Kind, role: Role, pilot: Pilot) -> Running {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let stage = Arc::new(Stage::default());
+        let h2_scripts = Arc::new(H2Scripts::default());
+        for port in UPSTREAM_PORTS {
+            let listener = TcpListener::bind(("0.0.0.0", port)).await.expect("an upstream port");
+            tokio::spawn(serve(listener, stage.clone(), h2_scripts.clone()));
+        }
+        let first = TcpListener::bind(("0.0.0.0", SERVER_FIRST_PORT)).await.expect("an upstream port");
+        tokio::spawn(speak_first(first));
+        let ads = TcpListener::bind(("127.0.0.1", 15010)).await.expect("a port for ADS");
+        tokio::spawn(lateen_xds::ads::server::serve(ads, Arc::new(pilot.clone()), std::future::pending()));
+        let mut layout = Layout::new(dir.path(), &[], &[]);
+        layout.ads = Some(15010);
+        let mut file = bootstrap::from_ads(&layout, Flavour::Delta);
+        bootstrap::merge(&mut file, json!({"node": role.node(kind)}));
+        let proxy = Proxy::start(kind, &file, layout.admin, dir.path()).await;
+        Running { proxy, role, pilot, stage, h2_scripts, read: 0, _dir: dir }
+    }
+
+    async fn play(&mut self, round: u64, cases: &[Placed]) -> BTreeMap<String, Outcome> {
+        self.stage.clear();
+        self.h2_scripts.clear();
+        for placed in cases {
+            self.stage.script(&placed.case.name, placed.case.script.clone());
+            self.h2_scripts.script(&placed.case.name, placed.h2_script.clone());
+        }
+        self.in_force(round).await;
+        self.read = self.proxy.process.output().len();
+        let stage = &self.stage;
+        let facts: Vec<Vec<String>> = futures::stream::iter(cases)
+            .map(|placed| client::play(&placed.case, network::client(placed.client), placed.to, stage))
+            .buffered(TOGETHER)
+            .collect()
+            .await;
+        let log = self.settled_log(cases.len()).await;
+        let mut outcomes = BTreeMap::new();
+        for (placed, facts) in cases.iter().zip(facts) {
+            let case = &placed.case;
+            let address = network::client(placed.client);
+            let own = |line: &String| settle(line).replace(&address.to_string(), "<client>");
+            let mut received: Vec<Vec<String>> = Vec::new();
+            for arrived in self.stage.received(&case.name) {
+                let mut lines = vec![format!("at {}", arrived.upstream)];
+                client::describe(&arrived.message, ">", case.ignore_upstream_body, &mut lines);
+                if !arrived.raw.is_empty() {
+                    lines.push(format!("> raw {}", client::show(&arrived.raw)));
+                }
+                received.push(lines.iter().map(own).collect());
+            }
+            // Copies may overtake; tries tell by their number which they are.
+            received.sort_by(|a, b| a[1..].iter().rev().cmp(b[1..].iter().rev()));
+            let outcome = Outcome {
+                client: facts.iter().map(own).collect(),
+                upstream: received.concat(),
+                log: log.get(&address.to_string()).into_iter().flatten().map(own).collect(),
+            };
+            outcomes.insert(case.name.clone(), outcome);
+        }
+        outcomes
+    }
+
+    /// Waits until new connections are served by the configuration of `round`.
+    async fn in_force(&mut self, round: u64) {
+        let target = Target::new(self.role.probe(), "probe.test", "/");
+        let source = network::client(0);
+        // More than once: what came with it may be a turn of a worker's loop behind.
+        for _ in 0..3 {
+            let done = wait::within(wait::PATIENCE, || async {
+                let answer = target.ask_from(source).await.ok().filter(|_| self.told())?;
+                (answer.text() == format!("round {round}")).then_some(())
+            })
+            .await;
+            if done.is_none() {
+                let last = target.ask_from(source).await;
+                panic!("round {round} is not in force: {last:?}\n{}", self.proxy.process.output());
+            }
+        }
+    }
+
+    /// Whether the proxy has all that the pilot has for it, apart from what it refused.
+    fn told(&self) -> bool {
+        let name = self.proxy.kind.name();
+        let role = match self.role {
+            Role::Gateway => lateen_pilot::node::NodeType::Router,
+            Role::Sidecar => lateen_pilot::node::NodeType::Sidecar,
+        };
+        self.pilot.look(|state| {
+            let own =
+                |proxy: &&lateen_pilot::push::Proxy| proxy.node.node_type == role && proxy.node.workload.contains(name);
+            state.proxies().find(own).is_some_and(|proxy| {
+                let status = proxy.status.borrow();
+                let current = status.version == *proxy.resources.borrow().version();
+                // Clients ask for routes and endpoints by name once they have seen where they are used.
+                let asked = [ResourceType::Endpoint, ResourceType::Route].iter().all(|kind| {
+                    let count = proxy.resources.borrow().of_type(kind).count();
+                    status.types.get(kind).map_or(0, |of_type| of_type.names) >= count
+                });
+                current && asked && status.types.values().all(|of_type| of_type.waiting == of_type.refused.len())
+            })
+        })
+    }
+
+    /// The access log by client, once nothing was added for a while.
+    async fn settled_log(&mut self, cases: usize) -> BTreeMap<String, Vec<String>> {
+        let (mut length, mut still) = (self.read, 0);
+        let (process, stage) = (&self.proxy.process, &self.stage);
+        let from = self.read;
+        let text = wait::within(Duration::from_secs(5), || {
+            let text = process.output();
+            let now = text.len() + stage.count();
+            still = if now == length { still + 1 } else { 0 };
+            length = now;
+            let lines = text.get(from..).unwrap_or_default().lines().filter(|line| line.starts_with('[')).count();
+            // 5 ms a look. Not every case has a line: nobody may listen where it goes.
+            let done = if lines >= cases { still > 30 } else { still > 100 };
+            async move { done.then_some(text) }
+        })
+        .await;
+        let text = text.unwrap_or_else(|| process.output());
+        let mut log: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for line in text.get(from..).unwrap_or_default().lines() {
+            if let Some((client, line)) = log_line(line) {
+                log.entry(client).or_default().push(line);
+            }
+        }
+        log
+    }
+}
+
+/// A line of the access log in Istio's format: its client, and what does not differ from run to run.
+fn log_line(line: &str) -> Option<(String, String)> {
+    let (_, rest) = line.strip_prefix('[')?.split_once("] ")?;
+    let mut fields = words(rest);
+    // Request, code, flags, details, termination, transport failure, received, sent, duration, service time,
+    // forwarded for, agent, request id, authority, upstream host, cluster, upstream local, downstream local,
+    // downstream remote, server name, route name.
+    if fields.len() != 21 {
+        return None;
+    }
+    let client = fields[18].rsplit_once(':')?.0.to_owned();
+    for index in [8, 9] {
+        if fields[index] != "-" {
+            fields[index] = "<ms>".to_owned();
+        }
+    }
+    if fields[12].trim_matches('"').len() == 36 {
+        fields[12] = "<uuid>".to_owned();
+    }
+    // Ports chosen by the kernel.
+    for index in [16, 18] {
+        if let Some((address, _)) = fields[index].rsplit_once(':') {
+            fields[index] = address.to_owned();
+        }
+    }
+    Some((client, fields.join(" ")))
+}
+
+/// Splits at blanks outside quotes. Envoy does not escape quotes inside: such a line has another number of words.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word = String::new();
+    let mut quoted = false;
+    for letter in line.chars() {
+        match letter {
+            '"' => {
+                quoted = !quoted;
+                word.push(letter);
+            }
+            ' ' if !quoted => words.push(std::mem::take(&mut word)),
+            _ => word.push(letter),
+        }
+    }
+    words.push(word);
+    words
+}
+
+/// Answers whatever is spoken, at every address of this network.
+async fn serve(listener: TcpListener, stage: Arc<Stage>, h2_scripts: Arc<H2Scripts>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(answer(stream, stage.clone(), h2_scripts.clone()));
+    }
+}
+
+async fn answer(stream: TcpStream, stage: Arc<Stage>, h2_scripts: Arc<H2Scripts>) -> Option<()> {
+    let name = stream.local_addr().ok()?.to_string();
+    let mut first = [0];
+    stream.peek(&mut first).await.ok().filter(|count| *count > 0)?;
+    match first[0] {
+        // A TLS record: what came is told in clear.
+        22 => tell(stream, &name).await,
+        b'P' => {
+            // `PRI * HTTP/2.0` or `POST`, `PUT`, `PATCH`.
+            let mut start = [0; 4];
+            while stream.peek(&mut start).await.ok()? < 4 {
+                tokio::task::yield_now().await;
+            }
+            match &start {
+                b"PRI " => h2_upstream::connection(stage, h2_scripts, name, stream).await,
+                _ => upstream::connection(stage, name, stream).await,
+            }
+            Some(())
+        }
+        _ => {
+            upstream::connection(stage, name, stream).await;
+            Some(())
+        }
+    }
+}
+
+/// Says where it is and what came, then ends.
+async fn tell(mut stream: TcpStream, name: &str) -> Option<()> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut head = [0; 5];
+    stream.read_exact(&mut head).await.ok()?;
+    let mut body = vec![0; usize::from(u16::from_be_bytes([head[3], head[4]]))];
+    stream.read_exact(&mut body).await.ok()?;
+    stream.write_all(format!("{name} got {}", client::show(&body)).as_bytes()).await.ok()?;
+    stream.shutdown().await.ok()
+}
+
+async fn speak_first(listener: TcpListener) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            stream.write_all(GREETING).await.ok()?;
+            let mut word = [0; 256];
+            let count = stream.read(&mut word).await.ok()?;
+            stream.write_all(word.get(..count)?).await.ok()?;
+            stream.shutdown().await.ok()
+        });
+    }
+}
