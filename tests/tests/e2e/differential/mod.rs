@@ -10,6 +10,7 @@ mod headers;
 mod http2;
 mod local_replies;
 mod localities;
+mod outliers;
 mod paths;
 mod retries;
 mod routing;
