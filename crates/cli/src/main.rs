@@ -16,6 +16,7 @@ mod manifests;
 mod state_dir;
 mod table;
 mod terminal;
+mod traffic_test;
 mod waiting;
 
 use std::process::ExitCode;
@@ -55,10 +56,12 @@ fn run(command: Command) -> Result<ExitCode, error::Error> {
         Command::Exec(arguments) => commands::exec::run(arguments),
         Command::Logs(arguments) => commands::logs::run(arguments),
         Command::Run(arguments) => commands::run::run(arguments),
+        Command::Test(arguments) => commands::test::run(arguments),
         Command::Demo(arguments) => commands::demo::run(arguments),
         Command::Proxy(arguments) => commands::proxy::run(arguments),
         Command::ControlPlane(arguments) => commands::control_plane::run(arguments),
         Command::App(arguments) => commands::app::run(arguments),
         Command::Load(arguments) => commands::load::run(arguments),
+        Command::Send => commands::send::run(),
     }
 }

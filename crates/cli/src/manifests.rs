@@ -16,12 +16,10 @@ use crate::error::Error;
 pub fn read(paths: &[PathBuf], options: ReadOptions<'_>) -> Result<Vec<Manifest>, Error> {
     let mut manifests = Vec::new();
     let mut problems = Problems::default();
-    for path in paths {
-        for (source, bytes) in sources(path)? {
-            let read = read_manifests(&source, &bytes, options);
-            manifests.extend(read.manifests);
-            problems.0.extend(read.problems.0);
-        }
+    for (source, bytes) in sources(paths)? {
+        let read = read_manifests(&source, &bytes, options);
+        manifests.extend(read.manifests);
+        problems.0.extend(read.problems.0);
     }
     if !problems.0.is_empty() {
         return Err(Error::Manifests(problems));
@@ -30,7 +28,19 @@ pub fn read(paths: &[PathBuf], options: ReadOptions<'_>) -> Result<Vec<Manifest>
     Ok(manifests)
 }
 
-fn sources(path: &Path) -> Result<Vec<(String, Vec<u8>)>, Error> {
+/// Every file of the paths, by its name.
+///
+/// # Errors
+/// When one cannot be read.
+pub fn sources(paths: &[PathBuf]) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    let mut all = Vec::new();
+    for path in paths {
+        all.extend(sources_at(path)?);
+    }
+    Ok(all)
+}
+
+fn sources_at(path: &Path) -> Result<Vec<(String, Vec<u8>)>, Error> {
     if path == Path::new("-") {
         let mut bytes = Vec::new();
         // One byte more than allowed, so that the reader sees that it is too long.

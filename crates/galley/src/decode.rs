@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::beside;
 use crate::kind;
 use crate::object::{DecodeError, Object, subject_of};
 use crate::problem::{FieldProblem, Origin, Problem, Problems, Subject};
@@ -72,6 +73,8 @@ pub fn read_manifests(source: &str, bytes: &[u8], options: ReadOptions<'_>) -> M
                 let field = FieldProblem::new("", message);
                 read.problems.0.push(Problem { origin: Some(origin), subject: None, field });
             }
+            // Not for a cluster.
+            Ok(value) if beside::is_beside(&value) => {}
             Ok(value) => {
                 for item in items(value) {
                     read.one(&origin, item, options);

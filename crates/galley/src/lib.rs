@@ -60,6 +60,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod beside;
 mod decode;
 mod defaults;
 pub mod istio;
@@ -79,6 +80,7 @@ pub mod support;
 pub mod validate;
 mod yaml;
 
+pub use beside::read_beside;
 pub use decode::{Manifest, Manifests, ReadOptions, read_json, read_manifests};
 pub use kind::{Kind, KindInfo};
 pub use object::{Config, DecodeError, Object, Resource, Typed};

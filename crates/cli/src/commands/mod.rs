@@ -13,6 +13,8 @@ pub mod load;
 pub mod logs;
 pub mod proxy;
 pub mod run;
+pub mod send;
+pub mod test;
 pub mod up;
 
 use lateen_galley::{KindInfo, kind};
@@ -41,6 +43,8 @@ pub enum Command {
     Logs(logs::Arguments),
     /// Make any program of this machine a pod of the mesh
     Run(run::Arguments),
+    /// Send what traffic tests say, and judge what comes back
+    Test(test::Arguments),
     /// Run an example before your eyes, and judge what comes back
     Demo(demo::Arguments),
     /// Run the data plane alone, from an Envoy bootstrap file
@@ -51,6 +55,9 @@ pub enum Command {
     App(app::Arguments),
     /// Send HTTP/1.1 requests and count what comes back, per status, version and pod
     Load(load::Arguments),
+    /// Send what standard input says, and print what came back, as JSON
+    #[command(hide = true)]
+    Send,
 }
 
 /// Runs a command that talks to a mesh. Threads that still wait for input when it is done are left behind.

@@ -1,0 +1,59 @@
+//! Traffic tests: requests, and what must come back. A test runs against a mesh, or against what its manifests are
+//! compiled to; the kind, and how answers are judged, are the same (docs/traffic-tests.md).
+
+mod amount;
+mod cookies;
+mod judge;
+mod junit;
+mod kind;
+mod live;
+mod matching;
+mod outcome;
+mod report;
+mod sending;
+mod who;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+pub use judge::Verdict;
+pub use junit::junit;
+pub use kind::{Written, read};
+pub use live::Live;
+pub use outcome::Outcome;
+pub use report::Report;
+pub use sending::{Plan, run as send};
+
+/// How one step fared.
+#[derive(Debug, Clone)]
+pub struct Ran {
+    pub step: String,
+    /// Requests sent.
+    pub requests: u64,
+    /// Of the mesh, or of the simulated one.
+    pub took: Duration,
+    /// One for each expectation.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// How one test fared.
+#[derive(Debug, Clone)]
+pub struct Result {
+    pub test: String,
+    /// The file it is written in.
+    pub source: String,
+    pub steps: Vec<Ran>,
+    /// Why it could not be run to its end.
+    pub broken: Option<String>,
+}
+
+impl Result {
+    pub fn passed(&self) -> bool {
+        self.broken.is_none() && self.steps.iter().all(|step| step.verdicts.iter().all(|verdict| verdict.passed))
+    }
+}
+
+/// The address of a client outside of the mesh, by its number from 0.
+fn client_address(number: u64) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(127, 0, 1, u8::try_from(number + 1).unwrap_or(u8::MAX)))
+}
