@@ -54,7 +54,7 @@ fn of_version(pods: &BTreeMap<String, usize>, version: &str) -> bool {
 
 /// What holds whoever carries it out.
 async fn holds(mesh: &Mesh) {
-    mesh.ready("shop", 5).await;
+    mesh.ready("shop", 7).await;
     mesh.answers("any.test", "/").await;
     let gateway = mesh.ingress().await;
     wait::until("every pod is known", || async {
@@ -114,6 +114,26 @@ async fn holds(mesh: &Mesh) {
     assert!(of_version(&here, "v1"), "the client's node alone: {here:?}");
     let affine = from_client(mesh, "affine").await;
     assert_eq!(affine.len(), 1, "one pod for one client: {affine:?}");
+    // Where the client meant to go: whoever serves the Service's address chooses.
+    let addressed = from_client(mesh, "addressed").await;
+    assert_eq!(addressed.values().sum::<usize>(), 12, "{addressed:?}");
+    fails_over(mesh).await;
+}
+
+/// The nearest endpoint takes everything until it is found out to fail; then the next nearest does.
+async fn fails_over(mesh: &Mesh) {
+    let client = mesh.pod("shop", "client-").await;
+    let asked = async || {
+        let status = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "http://mixed:8080/"];
+        mesh.prints(&[["exec", "-n", "shop", &client, "--"].as_slice(), &status].concat()).await
+    };
+    for _ in 0..3 {
+        assert_eq!(asked().await, "503", "the near one is asked first");
+    }
+    wait::until("the far one is asked", || async { (asked().await == "200").then_some(()) }).await;
+    for _ in 0..12 {
+        assert_eq!(asked().await, "200", "the near one is left out");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -129,6 +149,6 @@ async fn by_envoys() {
     let _alone = crate::one_mesh_at_a_time().await;
     let mut mesh = up(&["--image", &format!("auto={}", crate::real_envoy::envoy())]);
     holds(&mesh).await;
-    crate::real_envoy::acknowledged(&mesh, 6).await;
+    crate::real_envoy::acknowledged(&mesh, 8).await;
     mesh.down().await;
 }
