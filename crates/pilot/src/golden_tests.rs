@@ -47,6 +47,11 @@ fn check(name: &str, config: Config, nodes: &[&str], types: &[ResourceType]) {
 }
 
 #[test]
+fn named_hosts() {
+    check("named-hosts", quiet(), &[SIDECAR], &[Cds, Eds, Lds, Rds]);
+}
+
+#[test]
 fn sidecars() {
     let worker = "sidecar~10.244.0.7~worker.shop~shop.svc.cluster.local";
     check("sidecars", quiet(), &[SIDECAR, worker], &[Cds, Lds, Rds]);

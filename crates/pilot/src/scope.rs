@@ -61,7 +61,7 @@ impl ScopeKey {
                 NodeType::Sidecar => world.sidecars.find(&node.namespace, labels).cloned(),
                 NodeType::Router => None,
             },
-            settings: settings(node, &world.config),
+            settings: HttpSettings { named_hosts: named_hosts(node, world), ..settings(node, &world.config) },
         }
     }
 
@@ -114,6 +114,12 @@ impl Unknown {
 }
 
 /// How a proxy serves HTTP: as it says itself, else as the mesh says.
+/// Which addresses of hosts that requests name are used, if any service it may see asks for them.
+fn named_hosts(node: &Node, world: &World) -> Option<Families> {
+    let seen = world.registry.named().iter().any(|service| service.export_to.visible_in(&node.namespace));
+    seen.then(|| node.families())
+}
+
 fn settings(node: &Node, mesh: &Config) -> HttpSettings {
     let ProxyConfig { gateway_topology, proxy_headers, proxy_metadata } = node.proxy_config.over(&mesh.proxy);
     let variable = |name: &str| proxy_metadata.get(name).map(String::as_str);
@@ -125,6 +131,7 @@ fn settings(node: &Node, mesh: &Config) -> HttpSettings {
         detection_timeout: mesh.detection_timeout,
         topology: gateway_topology.unwrap_or_default(),
         headers: proxy_headers.unwrap_or_default(),
+        named_hosts: None,
     }
 }
 

@@ -132,7 +132,7 @@ fn names(config: &Config) -> BTreeMap<Arc<str>, Duration> {
     for cluster in config.clusters.values() {
         let refresh = match &cluster.settings.discovery {
             Discovery::StrictDns { refresh, .. } | Discovery::LogicalDns { refresh, .. } => (*refresh).max(SHORTEST),
-            Discovery::Eds { .. } | Discovery::Static | Discovery::OriginalDst { .. } => continue,
+            Discovery::Eds { .. } | Discovery::Static | Discovery::OriginalDst { .. } | Discovery::Named(_) => continue,
         };
         for host in cluster.endpoints.localities.iter().flat_map(|l| &l.endpoints) {
             if let EndpointAddress::Dns { host, .. } = &host.address {

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::task::{Poll, ready};
 use std::time::SystemTime;
 
 use lateen_traffic::RequestHead;
+use lateen_traffic::cluster::{Discovery, NameCache};
 use lateen_traffic::format::Facts;
 use lateen_traffic::hashing;
 use lateen_traffic::outlier::Report;
@@ -91,11 +93,15 @@ async fn connect(accepted: &Accepted, proxy: &TcpProxy, record: &mut Record) -> 
     };
     let settings = upstream.settings();
     record.upstream_cluster_alt = settings.alt_stat_name.clone();
+    let destination = match &settings.discovery {
+        Discovery::Named(cache) => named(accepted, proxy, cache).await,
+        _ => accepted.original,
+    };
     let hash = proxy.hash_source_ip.then(|| hashing::of_address(accepted.peer.ip()));
     let mut tried = Vec::new();
     for attempt in 1..=proxy.max_connect_attempts {
         record.attempts = attempt;
-        let Some(host) = upstream.pick(accepted.original, hash, &tried, 3, &mut worker.dice()) else {
+        let Some(host) = upstream.pick(destination, hash, &tried, 3, &mut worker.dice()) else {
             upstream.stats.upstream_cx_none_healthy.inc();
             record.flags.add(Flags::NO_HEALTHY_UPSTREAM);
             return None;
@@ -122,6 +128,12 @@ async fn connect(accepted: &Accepted, proxy: &TcpProxy, record: &mut Record) -> 
     upstream.stats.upstream_cx_connect_attempts_exceeded.inc();
     record.flags.add(Flags::RETRY_LIMIT);
     None
+}
+
+/// The address of the host whose name the client sent, if it sent one and there is such a host.
+async fn named(accepted: &Accepted, proxy: &TcpProxy, cache: &NameCache) -> Option<SocketAddr> {
+    let (port, name) = (proxy.named_port?, accepted.server_name.as_deref()?);
+    accepted.worker.process.upstreams.names.resolve(cache, name, port).await.ok()
 }
 
 enum Over {

@@ -11,7 +11,7 @@ use crate::outlier::{ErrorMatch, OutlierDetection};
 pub struct Cluster {
     /// What the cluster resource says.
     pub settings: Arc<ClusterSettings>,
-    /// Its hosts: from EDS, or inline. Empty for [`Discovery::OriginalDst`].
+    /// Its hosts: from EDS, or inline. Empty for [`Discovery::OriginalDst`] and [`Discovery::Named`].
     pub endpoints: Arc<Endpoints>,
 }
 
@@ -77,6 +77,27 @@ pub enum Discovery {
         /// Replaces the port of the address, if set.
         port_override: Option<u16>,
     },
+    /// The host that a request, or a TLS client, names (Envoy's dynamic forward proxy).
+    Named(Arc<NameCache>),
+}
+
+/// How names that requests bring along are looked up and kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameCache {
+    /// Clusters with the same name share one.
+    pub name: Arc<str>,
+    /// Which addresses are used.
+    pub family: DnsFamily,
+    /// A name is looked up again after this time, if it is still asked for.
+    pub refresh: Duration,
+    /// A name that nobody asks for is forgotten after this time.
+    pub keep: Duration,
+    /// A lookup that takes longer has failed.
+    pub timeout: Duration,
+    /// Names kept at a time, at least 1.
+    pub max_hosts: u32,
+    /// Requests waiting for lookups at a time.
+    pub max_pending: u32,
 }
 
 /// Which addresses a DNS name may resolve to.

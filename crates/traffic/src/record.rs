@@ -128,6 +128,8 @@ flags! {
     UPSTREAM_PROTOCOL_ERROR = 15, "UPE";
     /// Maximal stream duration reached.
     UPSTREAM_MAX_STREAM_DURATION = 16, "UMSDR";
+    /// The host that a request names was not found.
+    DNS_FAILURE = 20, "DF";
 }
 
 impl Flags {

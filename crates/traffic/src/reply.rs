@@ -1,6 +1,7 @@
 //! Answers the proxy gives by itself, with Envoy's statuses, bodies, flags and details.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use crate::record::Flags;
 
@@ -77,6 +78,36 @@ pub const MISSING_HOST: LocalReply = LocalReply::fixed(400, "", Flags::NONE, "mi
 /// The route's cluster does not exist.
 pub fn cluster_not_found(status: u16) -> LocalReply {
     LocalReply::fixed(status, "", Flags::NO_CLUSTER, "cluster_not_found")
+}
+
+/// Why the host that a request names has no address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NameFailure {
+    /// It was not found; the reason as the resolver words it.
+    Unresolved(Arc<str>),
+    /// Too many names are kept already.
+    CacheFull,
+    /// Too many requests wait for lookups already.
+    TooManyWait,
+}
+
+impl NameFailure {
+    /// The answer (Envoy's dynamic forward proxy filter).
+    pub fn reply(&self) -> LocalReply {
+        match self {
+            Self::Unresolved(reason) => LocalReply {
+                details: format!("dns_resolution_failure{{{}}}", reason.replace([' ', '\t', '\n'], "_")).into(),
+                ..LocalReply::fixed(503, "DNS resolution failure", Flags::DNS_FAILURE, "")
+            },
+            Self::CacheFull => LocalReply::fixed(503, "DNS cache overflow", Flags::NONE, "dns_cache_overflow"),
+            Self::TooManyWait => LocalReply::fixed(
+                503,
+                "Dynamic forward proxy pending request overflow",
+                Flags::NONE,
+                "dynamic_forward_proxy_pending_request_overflow",
+            ),
+        }
+    }
 }
 
 /// Why an upstream gave no (whole) answer.

@@ -24,6 +24,8 @@ pub struct TcpProxy {
     pub hash_source_ip: bool,
     /// Logs written when the connection ends.
     pub access_log: Vec<AccessLog>,
+    /// For clusters whose hosts clients name: the port at which the server names of clients are served.
+    pub named_port: Option<u16>,
 }
 
 /// The cluster or clusters of a TCP proxy.

@@ -36,7 +36,9 @@ pub fn add_service(scope: &Scope<'_>, entry: &Entry, memo: &mut Memo, outbound: 
     let everyone = Labels::new();
     for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
         let whole = std::iter::once(("", &everyone));
-        let subsets = rule.iter().flat_map(|rule| rule.subsets()).filter(|(name, _)| !name.is_empty());
+        let subsets = rule.iter().flat_map(|rule| rule.subsets());
+        // Hosts nobody knows beforehand have no labels.
+        let subsets = subsets.filter(|(name, _)| !name.is_empty() && service.resolution != Resolution::Named);
         for (subset, labels) in whole.chain(subsets) {
             let policy = scope.policy_of(entry, subset, port.number);
             let endpoints = in_service(&policy, scope.reachable(service, chosen(entry, port.number, labels)));
@@ -123,6 +125,7 @@ fn discovery(
     };
     match service.resolution {
         Resolution::Alias => None,
+        Resolution::Named => Some(Discovery::Named),
         Resolution::Passthrough if sidecar => Some(original()),
         Resolution::Static | Resolution::Passthrough if balancing == Balancing::Passthrough => Some(original()),
         Resolution::Static | Resolution::Passthrough => Some(Discovery::Eds),

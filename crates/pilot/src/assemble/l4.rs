@@ -6,7 +6,7 @@ use crate::generate::listener::{Chain, ChainAction, ChainMatch};
 use crate::generate::route::{self, RouteScope, Targets};
 use crate::generate::tcp::TcpRoute;
 use crate::names;
-use crate::registry::{Cidr, Labels, ServicePort, selects};
+use crate::registry::{Cidr, Labels, Resolution, ServicePort, selects};
 use crate::rules::{HashBy, VirtualServiceRule};
 use crate::scope::Scope;
 use lateen_galley::istio::virtual_service::{L4MatchAttributes, RouteDestination, TlsMatchAttributes};
@@ -97,6 +97,9 @@ pub fn to_service(host: &str, port: u16, view: &Scope<'_>) -> TcpRoute {
 }
 
 fn add_policy(route: &mut TcpRoute, host: &str, subset: &str, port: u16, view: &Scope<'_>) {
+    if view.service(host).is_some_and(|entry| entry.service.resolution == Resolution::Named) {
+        route.named = Some((port, view.key.families));
+    }
     route.hash_source_address = view.policy(host, subset, port).hash == Some(HashBy::SourceIp(true));
     let policy = view.policy(host, "", port);
     route.idle_timeout = policy.tcp_idle_timeout.or(view.key.settings.idle_timeout);

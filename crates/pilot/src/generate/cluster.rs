@@ -6,6 +6,7 @@
 use super::balancing;
 use super::endpoint::{self, Assignment};
 use super::locality::Preference;
+use super::named_hosts;
 use super::outlier;
 use super::wire;
 use crate::names;
@@ -18,7 +19,7 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::{
 use envoy_types::pb::envoy::config::cluster::v3::{
     CircuitBreakers, Cluster, UpstreamConnectionOptions,
     circuit_breakers::{Thresholds, thresholds::RetryBudget},
-    cluster::{ClusterDiscoveryType, CommonLbConfig, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbPolicy},
+    cluster::{ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy},
 };
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
@@ -45,6 +46,8 @@ pub enum Discovery {
     LogicalDns(Assignment),
     /// The connection's original destination; with another port if the workloads listen on one.
     OriginalDst { port: Option<u16> },
+    /// The host that a request names.
+    Named,
 }
 
 /// What is spoken to the endpoints.
@@ -90,7 +93,9 @@ impl OutboundCluster {
     /// The cluster.
     pub fn build(&self) -> Cluster {
         let discovery = match (&self.discovery, self.policy.balancing) {
-            (Discovery::OriginalDst { .. }, _) | (_, Balancing::Passthrough) => DiscoveryType::OriginalDst,
+            (Discovery::Named | Discovery::OriginalDst { .. }, _) | (_, Balancing::Passthrough) => {
+                DiscoveryType::OriginalDst
+            }
             (discovery, _) => discovery_type(discovery),
         };
         let mut cluster = Cluster {
@@ -131,6 +136,9 @@ impl OutboundCluster {
                     upstream_port_override: Some(wire::number(u32::from(*port))),
                     ..Default::default()
                 }));
+            }
+            (Discovery::Named, _) => {
+                cluster.cluster_discovery_type = Some(named_hosts::cluster_type(self.families));
             }
             _ => {}
         }
@@ -265,7 +273,7 @@ fn discovery_type(discovery: &Discovery) -> DiscoveryType {
         Discovery::Eds => DiscoveryType::Eds,
         Discovery::StrictDns(_) => DiscoveryType::StrictDns,
         Discovery::LogicalDns(_) => DiscoveryType::LogicalDns,
-        Discovery::OriginalDst { .. } => DiscoveryType::OriginalDst,
+        Discovery::OriginalDst { .. } | Discovery::Named => DiscoveryType::OriginalDst,
     }
 }
 
@@ -273,12 +281,7 @@ fn discovery_type(discovery: &Discovery) -> DiscoveryType {
 #[allow(deprecated)]
 fn resolve(cluster: &mut Cluster, assignment: &Assignment, preference: Option<&Preference>, families: Families) {
     cluster.load_assignment = Some(endpoint::message(&cluster.name, assignment, preference));
-    cluster.dns_lookup_family = match families {
-        Families::V4 => DnsLookupFamily::V4Only,
-        Families::V6 => DnsLookupFamily::V6Only,
-        Families::Dual => DnsLookupFamily::All,
-    }
-    .into();
+    cluster.dns_lookup_family = named_hosts::lookup_family(families).into();
     cluster.dns_refresh_rate = Some(wire::duration(Duration::from_secs(60)));
     cluster.dns_jitter = Some(wire::duration(Duration::from_millis(100)));
     cluster.respect_dns_ttl = true;

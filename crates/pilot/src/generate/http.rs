@@ -3,7 +3,8 @@
 //! Source: Istio `core/listener_builder.go` (buildHTTPConnectionManager), `core/listener_inbound.go`, `core/gateway.go`
 //! (buildGatewayConnectionManager). Envoy's `istio.*` filters are not in a plain Envoy and never written.
 
-use super::{access_log, wire};
+use super::{access_log, named_hosts, wire};
+use crate::node::Families;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, filter::ConfigType};
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
@@ -45,6 +46,8 @@ pub struct HttpSettings {
     /// What stands in front of a gateway.
     pub topology: Topology,
     pub headers: ProxyHeaders,
+    /// Some services' hosts are those that requests name: which addresses of these are used.
+    pub named_hosts: Option<Families>,
 }
 
 /// A connection manager that takes its routes from RDS under `route_name`.
@@ -75,6 +78,9 @@ fn manager(side: Side, stat_prefix: &str, routes: RouteSpecifier, grpc_web: bool
         filters.push(http_filter("envoy.filters.http.grpc_web", wire::any(&GrpcWeb::default())));
     }
     let router = Router { suppress_envoy_headers: Disabled::is(headers.envoy_debug_headers), ..Default::default() };
+    if let Some(families) = settings.named_hosts.filter(|_| !inbound) {
+        filters.push(http_filter(named_hosts::HTTP_FILTER, named_hosts::http_filter(families)));
+    }
     filters.push(http_filter("envoy.filters.http.router", wire::any(&router)));
 
     let client_cert = match side {

@@ -160,15 +160,15 @@ pub struct Chain {
 
 impl Chain {
     fn message(&self, side: Side, stat_prefix: &str, settings: &HttpSettings) -> FilterChain {
-        let filter = match &self.action {
+        let filters = match &self.action {
             ChainAction::Http { route_name, grpc_web } => {
-                http::with_rds(side, stat_prefix, route_name, *grpc_web, settings)
+                vec![http::with_rds(side, stat_prefix, route_name, *grpc_web, settings)]
             }
-            ChainAction::Tcp(route) => tcp::proxy(route, settings.access_log.as_deref()),
+            ChainAction::Tcp(route) => tcp::filters(route, settings.access_log.as_deref()),
         };
         FilterChain {
             filter_chain_match: (!self.matches.is_everything()).then(|| self.matches.message()),
-            filters: vec![filter],
+            filters,
             metadata: self.origin.as_deref().map(wire::config_metadata),
             transport_socket_connect_timeout: Some(wire::duration(Duration::from_secs(15))),
             ..Default::default()

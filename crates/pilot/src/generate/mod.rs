@@ -13,6 +13,7 @@ pub mod http;
 pub mod inbound;
 pub mod listener;
 pub mod locality;
+pub mod named_hosts;
 mod outlier;
 mod retry;
 pub mod route;

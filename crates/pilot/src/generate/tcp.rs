@@ -2,7 +2,8 @@
 //!
 //! Source: Istio `core/networkfilter.go`.
 
-use super::{access_log, wire};
+use super::{access_log, named_hosts, wire};
+use crate::node::Families;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, filter::ConfigType};
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
     TcpProxy,
@@ -21,6 +22,8 @@ pub struct TcpRoute {
     pub max_connection_duration: Option<Duration>,
     /// Picks the endpoint by the client's address, in clusters that hash.
     pub hash_source_address: bool,
+    /// The client's server name is where to, at this port.
+    pub named: Option<(u16, Families)>,
 }
 
 impl TcpRoute {
@@ -32,11 +35,18 @@ impl TcpRoute {
             idle_timeout: None,
             max_connection_duration: None,
             hash_source_address: false,
+            named: None,
         }
     }
 }
 
-/// The filter that carries out `route`, with its log written to `log`.
+/// The filters that carry out `route`, with its log written to `log`.
+pub fn filters(route: &TcpRoute, log: Option<&str>) -> Vec<Filter> {
+    let named = route.named.map(|(port, families)| named_hosts::sni_filter(port, families));
+    named.into_iter().chain([proxy(route, log)]).collect()
+}
+
+/// The filter that forwards bytes by `route`, with its log written to `log`.
 pub fn proxy(route: &TcpRoute, log: Option<&str>) -> Filter {
     let cluster = match route.clusters.as_slice() {
         [(cluster, _)] => ClusterSpecifier::Cluster(cluster.clone()),

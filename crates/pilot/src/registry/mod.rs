@@ -42,6 +42,8 @@ pub struct Registry {
     selecting: Arc<HashMap<String, Vec<ServiceKey>>>,
     /// Services with an endpoint at the address.
     at_address: Arc<HashMap<IpAddr, BTreeSet<ServiceKey>>>,
+    /// Services whose hosts are those that requests name.
+    named: Arc<Vec<Arc<Service>>>,
 }
 
 /// A port of a proxy's own workload that a service has.
@@ -106,6 +108,9 @@ impl Registry {
                 }
             }
         }
+        let of_named = |entry: &&Entry| entry.service.resolution == Resolution::Named;
+        let named = self.entries.values().filter(of_named).map(|entry| Arc::clone(&entry.service));
+        self.named = Arc::new(named.collect());
         self.selecting = Arc::new(selecting);
         self.at_address = Arc::new(at_address);
     }
@@ -125,6 +130,11 @@ impl Registry {
         let host: Arc<str> = host.into();
         let from = (Arc::clone(&host), String::new());
         self.entries.range(from..).take_while(move |(key, _)| key.0 == host).map(|(_, entry)| entry)
+    }
+
+    /// Services whose hosts are those that requests name.
+    pub fn named(&self) -> &[Arc<Service>] {
+        &self.named
     }
 
     /// Everything known of workloads.

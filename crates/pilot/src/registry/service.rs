@@ -18,6 +18,8 @@ pub enum Resolution {
     Dns,
     /// The proxy resolves the name and uses the first address for new connections.
     DnsRoundRobin,
+    /// The proxy resolves the names that requests bring along.
+    Named,
     /// Another name of another service: has no listener or cluster of its own.
     Alias,
 }

@@ -36,8 +36,8 @@ pub fn services(entry: &Config<ServiceEntry>, mesh: &crate::Config) -> Vec<Servi
         .collect();
     let addresses: Vec<Cidr> = spec.addresses.iter().filter_map(|text| Cidr::parse(text)).collect();
     let resolution = match spec.resolution {
-        // A wildcard has no name to resolve; without a dynamic resolver its traffic goes where it was going.
-        Declared::None | Declared::DynamicDns => Resolution::Passthrough,
+        Declared::None => Resolution::Passthrough,
+        Declared::DynamicDns => Resolution::Named,
         Declared::Static => Resolution::Static,
         Declared::Dns => Resolution::Dns,
         Declared::DnsRoundRobin => Resolution::DnsRoundRobin,

@@ -87,6 +87,7 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
                     record: Record::begin(SystemTime::now(), connection.local, connection.peer),
                     started: Instant::now(),
                     new_cookies: Default::default(),
+                    named: None,
                 };
                 exchange.serve().await;
                 let close = matches!(&responder, Responder::Http1(r) if r.close);

@@ -120,6 +120,7 @@ async fn stream(connection: &Connection, request: http::Request<RecvStream>, mut
         record: Record::begin(SystemTime::now(), connection.local, connection.peer),
         started,
         new_cookies: Default::default(),
+        named: None,
     };
     exchange.serve().await;
 }

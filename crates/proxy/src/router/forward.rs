@@ -110,6 +110,16 @@ impl<'a> Exchange<'a, '_> {
             // Of the head as it goes upstream, as in Envoy.
             plan.hash = self.hash(forward);
         }
+        if let Discovery::Named(cache) = &plan.settings.discovery {
+            // Plain HTTP's port: there is no TLS towards upstreams yet.
+            match worker.process.upstreams.names.resolve(cache, &self.request.authority, 80).await {
+                Ok(address) => self.named = Some(address),
+                Err(failure) => {
+                    self.reply(&failure.reply()).await;
+                    return;
+                }
+            }
+        }
         if self.request.is_connect() || !self.request.upgrade.is_empty() {
             self.tunnel(&plan).await;
             return;
@@ -217,8 +227,11 @@ impl<'a> Exchange<'a, '_> {
         }
     }
 
-    /// The address an original-destination cluster goes to.
+    /// The address of clusters that go where the client was going, or to the host it names.
     pub(super) fn original(&self, settings: &ClusterSettings) -> Option<SocketAddr> {
+        if let Discovery::Named(_) = settings.discovery {
+            return self.named;
+        }
         if let Discovery::OriginalDst { use_http_header: true, .. } = settings.discovery
             && let Some(address) =
                 self.request.headers.get_str("x-envoy-original-dst-host").and_then(|h| h.parse().ok())

@@ -14,6 +14,7 @@ mod tunnel;
 mod upper;
 
 use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -56,6 +57,8 @@ pub struct Exchange<'a, 'r> {
     pub started: Instant,
     /// Cookies that the client gets with the answer, so that it is known again.
     pub new_cookies: NewCookies,
+    /// The address of the host it names, once that was looked up.
+    pub named: Option<SocketAddr>,
 }
 
 /// A request's body on its way in.
@@ -391,6 +394,7 @@ pub async fn refuse(
         record: Record::begin(SystemTime::now(), connection.local, connection.peer),
         started: Instant::now(),
         new_cookies: Default::default(),
+        named: None,
     };
     connection.stats.downstream_rq_active.inc();
     let mut exchange = exchange;

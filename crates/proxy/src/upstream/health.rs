@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lateen_traffic::balance;
-use lateen_traffic::cluster::{Cluster, Discovery, EndpointAddress, Health};
+use lateen_traffic::cluster::{Cluster, EndpointAddress, Health};
 use lateen_traffic::health::{HostHealth, Showing};
 use lateen_traffic::outlier::{Cause, Counts, Detector, SuccessRates};
 use lateen_traffic::{Config, Dice};
@@ -107,7 +107,7 @@ impl Watch {
 
 /// Whether anything is found out about a cluster's hosts. Where the client's own destination decides, it would not matter.
 fn is_watched(cluster: &Cluster) -> bool {
-    cluster.settings.outlier.is_some() && !matches!(cluster.settings.discovery, Discovery::OriginalDst { .. })
+    cluster.settings.outlier.is_some() && !super::finds_hosts_itself(&cluster.settings.discovery)
 }
 
 impl Shared {

@@ -4,6 +4,7 @@ mod balance;
 mod connect;
 mod health;
 mod http2;
+mod named;
 mod pool;
 
 use std::cell::{Cell, RefCell};
@@ -25,6 +26,7 @@ use crate::stats::{ClusterStats, WorkerStats};
 
 pub use connect::{connect, original_destination};
 pub use http2::{Http2Lease, failure as http2_failure};
+pub use named::NameCaches;
 pub use pool::{Http1Lease, Pool, TcpLease};
 
 /// Addresses that DNS names of clusters resolve to, by name.
@@ -38,6 +40,8 @@ pub struct Shared {
     pulse: Arc<health::Pulse>,
     /// Used by clusters that bring no binding of their own.
     pub default_bind: Option<UpstreamBind>,
+    /// Addresses of hosts that requests name.
+    pub names: NameCaches,
 }
 
 /// Counts of one cluster over all workers, against which its limits are held.
@@ -82,7 +86,13 @@ pub struct HostShared {
 impl Shared {
     /// Nothing counted yet.
     pub fn new(default_bind: Option<UpstreamBind>) -> Self {
-        Self { clusters: Mutex::default(), watched: Mutex::default(), pulse: Arc::default(), default_bind }
+        Self {
+            clusters: Mutex::default(),
+            watched: Mutex::default(),
+            pulse: Arc::default(),
+            default_bind,
+            names: NameCaches::default(),
+        }
     }
 
     /// The shared counts of a cluster.
@@ -99,6 +109,11 @@ impl Shared {
     pub fn retain(&self, config: &Config) {
         let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
         clusters.retain(|name, shared| config.clusters.contains_key(name) || Arc::strong_count(shared) > 1);
+        self.names.retain(|cache| {
+            config.clusters.values().any(
+                |cluster| matches!(&cluster.settings.discovery, Discovery::Named(settings) if *settings.name == *cache),
+            )
+        });
     }
 }
 
@@ -163,7 +178,7 @@ struct State {
     // The generation of the hosts' health that `set` is of.
     generation: u64,
     turn: Turn,
-    // Hosts of original-destination clusters, made as they are asked for.
+    // Hosts of clusters that find them by themselves, made as they are asked for.
     dynamic: HashMap<SocketAddr, Rc<Host>>,
 }
 
@@ -185,7 +200,7 @@ pub struct Host {
     place: RefCell<balance::Place>,
 }
 
-/// Hosts an original-destination cluster remembers before it forgets those without connections.
+/// Hosts such a cluster remembers before it forgets those without connections.
 const DYNAMIC_HOSTS: usize = 256;
 
 impl Upstream {
@@ -263,7 +278,7 @@ impl Upstream {
                 discovered.push((group.priority, endpoint.health));
             }
         }
-        if !matches!(cluster.settings.discovery, Discovery::OriginalDst { .. }) {
+        if !finds_hosts_itself(&cluster.settings.discovery) {
             let addresses: std::collections::HashSet<&EndpointAddress> = hosts.iter().map(|h| &h.target).collect();
             self.shared.retain(|address| addresses.contains(address));
         }
@@ -299,8 +314,8 @@ impl Upstream {
         }
     }
 
-    /// Chooses a host. `original` is the address the client meant, `hash` what the request is hashed to, `avoid` holds
-    /// hosts tried before, which are avoided as long as `tries` allows.
+    /// Chooses a host. `original` is the address the client meant, or that of the host it names, `hash` what the request is
+    /// hashed to, `avoid` holds hosts tried before, which are avoided as long as `tries` allows.
     pub fn pick(
         &self,
         original: Option<SocketAddr>,
@@ -310,12 +325,16 @@ impl Upstream {
         dice: &mut dyn Dice,
     ) -> Option<Rc<Host>> {
         let state = &mut *self.state.borrow_mut();
-        if let Discovery::OriginalDst { port_override, .. } = state.cluster.settings.discovery {
-            let mut address = original?;
-            if let Some(port) = port_override {
-                address.set_port(port);
+        match state.cluster.settings.discovery {
+            Discovery::OriginalDst { port_override, .. } => {
+                let mut address = original?;
+                if let Some(port) = port_override {
+                    address.set_port(port);
+                }
+                return Some(self.dynamic_host(state, address));
             }
-            return Some(self.dynamic_host(state, address));
+            Discovery::Named(_) => return Some(self.dynamic_host(state, original?)),
+            _ => {}
         }
         if state.generation != self.shared.generation() {
             self.sort(state);
@@ -374,6 +393,11 @@ impl Upstream {
     }
 }
 
+/// Whether hosts are made as they are asked for.
+fn finds_hosts_itself(discovery: &Discovery) -> bool {
+    matches!(discovery, Discovery::OriginalDst { .. } | Discovery::Named(_))
+}
+
 fn uses_dns(discovery: &Discovery) -> bool {
     matches!(discovery, Discovery::StrictDns { .. } | Discovery::LogicalDns { .. })
 }
@@ -387,7 +411,9 @@ pub fn targets(address: &EndpointAddress, discovery: &Discovery, resolved: &Reso
     let (family, take) = match discovery {
         Discovery::LogicalDns { family, .. } => (*family, 1),
         Discovery::StrictDns { family, .. } => (*family, usize::MAX),
-        Discovery::Eds { .. } | Discovery::Static | Discovery::OriginalDst { .. } => (DnsFamily::All, usize::MAX),
+        Discovery::Eds { .. } | Discovery::Static | Discovery::OriginalDst { .. } | Discovery::Named(_) => {
+            (DnsFamily::All, usize::MAX)
+        }
     };
     let addresses = resolved.get(host).map_or(&[][..], |a| a);
     crate::dns::of_family(addresses, family).take(take).map(|ip| EndpointAddress::ip(ip, *port)).collect()

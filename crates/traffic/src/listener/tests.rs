@@ -9,6 +9,7 @@ fn chain(name: &str, matches: ChainMatch) -> Arc<FilterChain> {
         max_connect_attempts: 1,
         max_downstream_connection_duration: None,
         hash_source_ip: false,
+        named_port: None,
         access_log: Vec::new(),
     };
     Arc::new(FilterChain { name: name.into(), matches, terminal: Terminal::Tcp(Arc::new(tcp)) })

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::{self as pb, circuit_breakers, cluster as pb_cluster};
 use envoy_types::pb::envoy::config::core::v3::RoutingPriority;
+use envoy_types::pb::envoy::extensions::clusters::dynamic_forward_proxy::v3::ClusterConfig as DynamicForwardProxy;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use lateen_traffic::cluster::{
     CircuitLimits, ClusterSettings, Discovery, DnsFamily, Endpoints, LbPolicy, UpstreamProtocol,
@@ -16,6 +17,7 @@ use lateen_traffic::cluster::{
 
 use super::address::{config_source, duration, tcp_keepalive, text, type_name, unpack, upstream_bind};
 use super::balance::balancer;
+use super::dynamic_forward_proxy;
 use super::endpoint::{Addresses, endpoints};
 use super::listener::plain;
 use super::outlier::outlier;
@@ -125,13 +127,16 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
     let refresh = refresh.unwrap_or(DEFAULT_DNS_REFRESH).max(Duration::from_millis(1));
     let family = dns_family(dns_lookup_family)?;
     use pb_cluster::DiscoveryType as Type;
+    let mut named = None;
     let discovery_type = match cluster_discovery_type {
         None => Type::Static,
         Some(pb_cluster::ClusterDiscoveryType::Type(number)) => {
             Type::try_from(number).map_err(|_| Reject::field("type", format_args!("{number} is not known")))?
         }
         Some(pb_cluster::ClusterDiscoveryType::ClusterType(custom)) => {
-            return Err(Reject::field("cluster_type", format_args!("{:?} is not supported yet", custom.name)));
+            named = Some(named_hosts(custom, notes).at("cluster_type")?);
+            // Like these, it has no hosts to begin with.
+            Type::OriginalDst
         }
     };
     if eds_cluster_config.is_some() != (discovery_type == Type::Eds) {
@@ -151,19 +156,19 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
         }
         Type::OriginalDst => {
             if lb.policy != LbPolicy::ClusterProvided {
-                return Err(Reject::field("lb_policy", "must be CLUSTER_PROVIDED for type ORIGINAL_DST"));
+                return Err(Reject::field("lb_policy", "must be CLUSTER_PROVIDED for clusters of this type"));
             }
             if load_assignment.is_some() {
-                return Err(Reject::field("load_assignment", "not for clusters of type ORIGINAL_DST"));
+                return Err(Reject::field("load_assignment", "not for clusters of this type"));
             }
-            Discovery::OriginalDst {
+            named.take().unwrap_or(Discovery::OriginalDst {
                 use_http_header: lb.original_dst.use_http_header,
                 port_override: lb.original_dst.port_override,
-            }
+            })
         }
     };
     if lb.policy == LbPolicy::ClusterProvided && discovery_type != Type::OriginalDst {
-        return Err(Reject::field("lb_policy", "CLUSTER_PROVIDED is only for type ORIGINAL_DST"));
+        return Err(Reject::field("lb_policy", "CLUSTER_PROVIDED is only for types that provide hosts themselves"));
     }
     let endpoints = match (discovery_type, load_assignment) {
         (Type::Eds, Some(_)) => return Err(Reject::field("load_assignment", "not for clusters of type EDS")),
@@ -261,7 +266,17 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
     Ok(ConvertedCluster { settings, endpoints })
 }
 
-fn dns_family(value: i32) -> Result<DnsFamily, Reject> {
+/// The one type of cluster that is an extension and supported.
+fn named_hosts(custom: pb_cluster::CustomClusterType, notes: &mut Notes) -> Result<Discovery, Reject> {
+    let pb_cluster::CustomClusterType { name, typed_config } = custom;
+    let config = typed_config.map(|any| unpack::<DynamicForwardProxy>(&any)).transpose().at("typed_config")?;
+    match config.flatten() {
+        Some(config) => dynamic_forward_proxy::cluster(config, notes).at("typed_config"),
+        None => Err(Reject::new(format_args!("{name:?} is not supported yet"))),
+    }
+}
+
+pub(super) fn dns_family(value: i32) -> Result<DnsFamily, Reject> {
     use pb_cluster::DnsLookupFamily as Family;
     match Family::try_from(value) {
         Ok(Family::Auto) => Ok(DnsFamily::V6Preferred),

@@ -4,6 +4,7 @@
 //!   a chain that does not end in the router
 //! - note: gRPC statistics, compression; disabled and optional filters left out; the router's own logs and statistics
 
+use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3::FilterConfig as DynamicForwardProxy;
 use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::JwtAuthentication;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
@@ -11,6 +12,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::google::protobuf::Any;
 
 use super::address::{type_name, unpack};
+use super::dynamic_forward_proxy;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 
 /// What the router filter says.
@@ -79,6 +81,12 @@ fn carried_out(any: &Any, notes: &mut Notes) -> Result<bool, Reject> {
         // Without settings they only take effect through routes, whose settings are refused in turn.
         "envoy.extensions.filters.http.fault.v3.HTTPFault" | "envoy.extensions.filters.http.cors.v3.Cors" => {
             Ok(any.value.is_empty())
+        }
+        "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig" => {
+            let Some(config) = unpack::<DynamicForwardProxy>(any)? else { return Ok(false) };
+            dynamic_forward_proxy::http_filter(config, notes)?;
+            notes.add("HttpFilter.dynamic_forward_proxy");
+            Ok(true)
         }
         "envoy.extensions.filters.http.rbac.v3.RBAC" => {
             let Some(rbac) = unpack::<Rbac>(any)? else { return Ok(false) };

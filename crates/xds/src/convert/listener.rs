@@ -16,6 +16,7 @@ use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::Ori
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac;
+use envoy_types::pb::envoy::extensions::filters::network::sni_dynamic_forward_proxy::v3::FilterConfig as SniDynamicForwardProxy;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use lateen_traffic::listener::{
@@ -24,6 +25,7 @@ use lateen_traffic::listener::{
 
 use super::access_log::access_logs;
 use super::address::{cidr, port, socket_address, timeout, type_name, unpack};
+use super::dynamic_forward_proxy;
 use super::hcm::{Surroundings, http_connection_manager};
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 use super::tcp::tcp_proxy;
@@ -269,9 +271,17 @@ fn filter_chain(chain: pb::FilterChain, listener: Surroundings, notes: &mut Note
     };
     let last = filters.len().checked_sub(1).ok_or_else(|| Reject::field("filters", "empty"))?;
     let mut terminal = None;
+    let mut named_port = None;
     let mut at = 0;
     each("filters", filters, |filter| {
-        let found = network_filter(filter, listener, notes)?;
+        let found = match network_filter(filter, listener, notes)? {
+            NetworkFilter::Terminal(terminal) => Some(terminal),
+            NetworkFilter::Named { port } => {
+                named_port = Some(port);
+                None
+            }
+            NetworkFilter::Passes => None,
+        };
         if found.is_some() != (at == last) {
             return Err(Reject::new("http_connection_manager or tcp_proxy must be the last filter"));
         }
@@ -279,7 +289,10 @@ fn filter_chain(chain: pb::FilterChain, listener: Surroundings, notes: &mut Note
         terminal = found;
         Ok(())
     })?;
-    let terminal = terminal.ok_or_else(|| Reject::field("filters", "no terminal filter"))?;
+    let mut terminal = terminal.ok_or_else(|| Reject::field("filters", "no terminal filter"))?;
+    if let Terminal::Tcp(proxy) = &mut terminal {
+        Arc::make_mut(proxy).named_port = named_port;
+    }
     Ok(FilterChain { name: name.into(), matches, terminal })
 }
 
@@ -299,8 +312,17 @@ pub(super) fn plain(socket: core::TransportSocket) -> Result<(), Reject> {
     }
 }
 
-/// `Some`: this filter ends the chain.
-fn network_filter(value: pb::Filter, listener: Surroundings, notes: &mut Notes) -> Result<Option<Terminal>, Reject> {
+/// What a network filter does.
+enum NetworkFilter {
+    /// It ends the chain.
+    Terminal(Terminal),
+    /// It has the server name a client sends looked up, for a proxy to this port.
+    Named { port: u16 },
+    /// Nothing, as it is configured.
+    Passes,
+}
+
+fn network_filter(value: pb::Filter, listener: Surroundings, notes: &mut Notes) -> Result<NetworkFilter, Reject> {
     let pb::Filter { name, config_type } = value;
     let any = match config_type {
         Some(filter::ConfigType::TypedConfig(any)) => any,
@@ -311,10 +333,15 @@ fn network_filter(value: pb::Filter, listener: Surroundings, notes: &mut Notes) 
     };
     if let Some(manager) = unpack::<HttpConnectionManager>(&any).at("typed_config")? {
         let manager = http_connection_manager(manager, listener, notes).at("typed_config")?;
-        return Ok(Some(Terminal::Http(Arc::new(manager))));
+        return Ok(NetworkFilter::Terminal(Terminal::Http(Arc::new(manager))));
     }
     if let Some(proxy) = unpack::<TcpProxy>(&any).at("typed_config")? {
-        return Ok(Some(Terminal::Tcp(Arc::new(tcp_proxy(proxy, notes).at("typed_config")?))));
+        let proxy = tcp_proxy(proxy, notes).at("typed_config")?;
+        return Ok(NetworkFilter::Terminal(Terminal::Tcp(Arc::new(proxy))));
+    }
+    if let Some(named) = unpack::<SniDynamicForwardProxy>(&any).at("typed_config")? {
+        let port = dynamic_forward_proxy::sni_filter(named, notes).at("typed_config")?;
+        return Ok(NetworkFilter::Named { port });
     }
     if let Some(rbac) = unpack::<Rbac>(&any).at("typed_config")? {
         let Rbac {
@@ -329,7 +356,7 @@ fn network_filter(value: pb::Filter, listener: Surroundings, notes: &mut Notes) 
         } = rbac;
         reject_if_set!(rules, matcher, shadow_rules, shadow_matcher);
         note_if_set!(notes, "network.RBAC": shadow_rules_stat_prefix, stat_prefix, enforcement_type, delay_deny);
-        return Ok(None);
+        return Ok(NetworkFilter::Passes);
     }
     let reason = format_args!("filter {name:?} of type {} is not supported yet", type_name(&any.type_url));
     Err(Reject::field("typed_config", reason))

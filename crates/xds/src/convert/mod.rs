@@ -16,6 +16,7 @@ mod address;
 mod balance;
 mod cluster;
 mod codec;
+mod dynamic_forward_proxy;
 mod endpoint;
 mod filter;
 mod hash_policy;

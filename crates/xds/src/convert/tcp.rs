@@ -78,6 +78,7 @@ pub(super) fn tcp_proxy(proxy: pb::TcpProxy, notes: &mut Notes) -> Result<TcpPro
             .transpose()?,
         hash_source_ip: hashes_source_ip(hash_policy)?,
         access_log: access_logs("access_log", access_log, notes)?,
+        named_port: None,
     })
 }
 

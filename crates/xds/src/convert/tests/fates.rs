@@ -14,8 +14,11 @@ fn clusters_refused() {
             "{name: a, type: EDS, eds_cluster_config: {eds_config: {api_config_source: {}}}}",
             "eds_cluster_config.eds_config.api_config_source: not supported: use ads",
         ),
-        ("{name: a, lb_policy: CLUSTER_PROVIDED}", "lb_policy: CLUSTER_PROVIDED is only for type ORIGINAL_DST"),
-        ("{name: a, type: ORIGINAL_DST}", "lb_policy: must be CLUSTER_PROVIDED for type ORIGINAL_DST"),
+        (
+            "{name: a, lb_policy: CLUSTER_PROVIDED}",
+            "lb_policy: CLUSTER_PROVIDED is only for types that provide hosts themselves",
+        ),
+        ("{name: a, type: ORIGINAL_DST}", "lb_policy: must be CLUSTER_PROVIDED for clusters of this type"),
         (
             "{name: a, outlier_detection: {max_ejection_percent: 101}}",
             "outlier_detection.max_ejection_percent: 101 is no percentage",

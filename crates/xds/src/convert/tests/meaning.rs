@@ -130,6 +130,20 @@ metadata: {filter_metadata: {istio: {subset: v1}}}
 }
 
 #[test]
+fn hosts_that_requests_name() {
+    let (dynamic, _) = cluster(
+        "{name: d, lb_policy: CLUSTER_PROVIDED, cluster_type: {name: envoy.clusters.dynamic_forward_proxy, typed_config: \
+         {'@type': type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig, \
+         dns_cache_config: {name: c, dns_lookup_family: V4_ONLY, max_hosts: 3, host_ttl: 9s}}}}",
+    )
+    .unwrap();
+    let Discovery::Named(cache) = &dynamic.settings.discovery else { panic!("{dynamic:?}") };
+    let seconds = Duration::from_secs;
+    assert_eq!((&*cache.name, cache.family, cache.max_hosts, cache.max_pending), ("c", DnsFamily::V4, 3, 1024));
+    assert_eq!((cache.refresh, cache.keep, cache.timeout), (seconds(60), seconds(9), seconds(5)));
+}
+
+#[test]
 fn other_kinds_of_clusters() {
     let (passthrough, _) = cluster(
         "{name: P, type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED, original_dst_lb_config: {use_http_header: true, \
