@@ -84,7 +84,6 @@ const POLICY_LINES: &[(&str, When, &str)] = &[
     ("connectionPool.http.http2KeepAlive", When::Given, "HTTP/2 pinging"),
     ("tls.mode", When::OtherThan(&["DISABLE"]), "TLS towards a service"),
     ("tunnel", When::Given, "tunnelling"),
-    ("proxyProtocol", When::Given, "the PROXY protocol"),
     ("retryBudget", When::Given, "a retry budget"),
 ];
 

@@ -89,7 +89,7 @@ fn delegates() {
 
 #[test]
 fn mesh() {
-    check("mesh", Config::default(), &[SIDECAR, GATEWAY], &[Lds, Rds]);
+    check("mesh", Config::default(), &[SIDECAR, GATEWAY], &[Cds, Lds, Rds]);
 }
 
 #[test]

@@ -4,8 +4,10 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use lateen_traffic::hcm::Hcm;
+use lateen_traffic::record::Record;
 use tokio::sync::Notify;
 
 use crate::stats::HttpStats;
@@ -23,12 +25,21 @@ pub struct Connection {
     pub local: SocketAddr,
     /// The client's end.
     pub peer: SocketAddr,
+    /// The end of the connection itself; another one if a proxy in front told of its client.
+    pub direct: SocketAddr,
     /// The original destination, if a redirect rule turned the connection to us.
     pub original: Option<SocketAddr>,
     /// TLS server name the client asked for.
     pub server_name: Option<Arc<str>>,
     /// Tells when the listener wants its connections to end.
     pub drain: Rc<Drain>,
+}
+
+impl Connection {
+    /// The record of a request that begins now.
+    pub fn record(&self) -> Record {
+        Record { downstream_direct: self.direct, ..Record::begin(SystemTime::now(), self.local, self.peer) }
+    }
 }
 
 /// The wish that connections end soon: of a removed or changed listener, or of the whole proxy.

@@ -1,5 +1,7 @@
 //! Listeners at work: sockets, original destinations, the choice of a filter chain.
 
+mod proxy_header;
+
 use std::cell::RefCell;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -265,6 +267,8 @@ pub struct Accepted {
     pub local: SocketAddr,
     /// The client's end.
     pub peer: SocketAddr,
+    /// The end of the connection itself.
+    pub direct: SocketAddr,
     /// The original destination, if a redirect rule turned the connection to us.
     pub original: Option<SocketAddr>,
     /// TLS server name the client asked for.
@@ -279,7 +283,7 @@ async fn take(
     table: Rc<Table>,
     mut serving: Rc<Serving>,
     mut stream: TcpStream,
-    peer: SocketAddr,
+    direct: SocketAddr,
     _admitted: Admitted,
 ) {
     let Ok(local) = stream.local_addr() else { return };
@@ -298,11 +302,25 @@ async fn take(
     stats.downstream_cx_total.inc();
     stats.downstream_cx_active.inc();
     let _open = Open { stats: Arc::clone(&stats), since: Instant::now() };
-    let destination = original.unwrap_or(local);
+    let mut destination = original.unwrap_or(local);
     let listener = Arc::clone(&serving.listener);
+    let mut peer = direct;
+    let mut prefix = BytesMut::new();
+    if let Some(expect) = listener.proxy_protocol {
+        match proxy_header::take(expect, &listener, &stats, &mut stream, &mut prefix).await {
+            Some(told) => {
+                peer = told.map_or(peer, |told| told.source);
+                destination = told.map_or(destination, |told| told.destination);
+            }
+            None => {
+                // As if the bytes that were looked at were still unread.
+                let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+                return;
+            }
+        }
+    }
     let mut facts =
         ConnectionFacts { destination: Some(destination), source: Some(peer), ..ConnectionFacts::default() };
-    let mut prefix = BytesMut::new();
     if listener.inspects(destination.port()) && !inspect(&listener, &stats, &mut stream, &mut prefix, &mut facts).await
     {
         return;
@@ -310,7 +328,7 @@ async fn take(
     let server_name: Option<Arc<str>> = facts.server_name.as_deref().map(Arc::from);
     let Some(chain) = listener.find_chain(&facts).cloned() else {
         stats.no_filter_chain_match.inc();
-        let mut record = Record::begin(SystemTime::now(), destination, peer);
+        let mut record = Record { downstream_direct: direct, ..Record::begin(SystemTime::now(), destination, peer) };
         record.flags = Flags::NO_ROUTE;
         record.details = "filter_chain_not_found".into();
         record.server_name = server_name;
@@ -324,7 +342,7 @@ async fn take(
         return;
     };
     let accepted =
-        Accepted { worker, local: destination, peer, original, server_name, drain: Rc::clone(&serving.drain) };
+        Accepted { worker, local: destination, peer, direct, original, server_name, drain: Rc::clone(&serving.drain) };
     serve(accepted, &chain, stream, prefix).await;
 }
 
@@ -374,6 +392,7 @@ async fn serve_http(accepted: Accepted, hcm: Arc<Hcm>, mut stream: TcpStream, mu
             stats: Arc::clone(&stats),
             local: accepted.local,
             peer: accepted.peer,
+            direct: accepted.direct,
             original: accepted.original,
             server_name: accepted.server_name,
             drain: accepted.drain,

@@ -39,7 +39,10 @@ pub async fn serve(client: Rc<Io>, accepted: Accepted, proxy: Arc<TcpProxy>) {
     let stats = worker.stats.tcp(&proxy.stat_prefix);
     stats.downstream_cx_total.inc();
     let started = Instant::now();
-    let mut record = Record::begin(SystemTime::now(), accepted.local, accepted.peer);
+    let mut record = Record {
+        downstream_direct: accepted.direct,
+        ..Record::begin(SystemTime::now(), accepted.local, accepted.peer)
+    };
     record.server_name = accepted.server_name.clone();
     match connect(&accepted, &proxy, &mut record).await {
         Some(upstream) => {
@@ -106,6 +109,7 @@ async fn connect(accepted: &Accepted, proxy: &TcpProxy, record: &mut Record) -> 
             record.flags.add(Flags::NO_HEALTHY_UPSTREAM);
             return None;
         };
+        let host = upstream.for_client(host, accepted.peer, accepted.local);
         record.upstream_host = Some(host.target.clone());
         match upstream.tcp(&host, worker.process.upstreams.default_bind.as_ref()).await {
             Ok(lease) => {

@@ -45,6 +45,8 @@ pub struct ClusterSettings {
     pub max_connection_duration: Option<Duration>,
     /// Requests after which a connection is closed; `None` is no limit.
     pub max_requests_per_connection: Option<u32>,
+    /// Connections begin with a PROXY protocol header that tells of the client.
+    pub proxy_protocol: Option<crate::proxy_protocol::Version>,
     /// Source address and socket options of upstream connections; when absent the proxy's own default is used.
     pub bind: Option<UpstreamBind>,
     /// TCP keepalive, if set.

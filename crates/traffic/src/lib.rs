@@ -21,6 +21,7 @@ pub mod matcher;
 pub mod message;
 pub mod outlier;
 pub mod path;
+pub mod proxy_protocol;
 pub mod record;
 pub mod reply;
 pub mod retry;

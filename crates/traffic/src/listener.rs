@@ -23,6 +23,8 @@ pub struct Listener {
     pub use_original_dst: bool,
     /// Recover the original destination before matching (listener filter `original_dst`).
     pub original_dst: bool,
+    /// Connections begin with a PROXY protocol header.
+    pub proxy_protocol: Option<ExpectHeader>,
     /// Look for a TLS client hello, unless disabled for the destination port.
     pub tls_inspector: Option<Inspector>,
     /// Look for HTTP in the first bytes, unless disabled for the destination port.
@@ -43,6 +45,15 @@ pub struct Listener {
     pub per_connection_buffer: usize,
     /// Length of the accept queue; the system's limit when `None`.
     pub backlog: Option<u32>,
+}
+
+/// How strictly a PROXY protocol header is expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpectHeader {
+    /// Connections without one are closed.
+    Always,
+    /// Connections without one are taken as they are.
+    Perhaps,
 }
 
 /// Which way a listener's traffic flows, seen from the workload.

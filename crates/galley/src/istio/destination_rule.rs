@@ -114,7 +114,7 @@ pub struct ProxyProtocol {
 }
 
 /// A version of the PROXY protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum ProxyProtocolVersion {
     /// The text form.
     #[default]

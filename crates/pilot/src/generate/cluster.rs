@@ -8,6 +8,7 @@ use super::endpoint::{self, Assignment};
 use super::locality::Preference;
 use super::named_hosts;
 use super::outlier;
+use super::proxy_protocol;
 use super::wire;
 use crate::names;
 use crate::node::Families;
@@ -143,6 +144,7 @@ impl OutboundCluster {
             _ => {}
         }
         apply_pool(&mut cluster, &self.policy, self.upstream);
+        cluster.transport_socket = self.policy.proxy_protocol.map(proxy_protocol::socket);
         cluster.outlier_detection = self.policy.outlier.as_ref().map(outlier::detection);
         let mut istio = HashMap::new();
         if let Some(config) = &self.config {

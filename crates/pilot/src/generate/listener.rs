@@ -5,7 +5,7 @@
 
 use super::http::{self, HttpSettings, Side};
 use super::tcp::{self, TcpRoute};
-use super::{access_log, wire};
+use super::{access_log, proxy_protocol, wire};
 use crate::names;
 use crate::registry::Cidr;
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
@@ -329,7 +329,13 @@ impl GatewayListener {
                 .iter()
                 .map(|chain| chain.message(Side::Gateway, &stat_prefix, &self.settings))
                 .collect(),
-            listener_filters: if tls { vec![tls_inspector()] } else { Vec::new() },
+            listener_filters: [
+                self.settings.topology.proxy_protocol.map(|_| proxy_protocol::filter()),
+                tls.then(tls_inspector),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
             traffic_direction: TrafficDirection::Outbound.into(),
             max_connections_to_accept_per_socket_event: Some(wire::number(1)),
             access_log: access_log::unmatched(self.settings.access_log.as_deref()),

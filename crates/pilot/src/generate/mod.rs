@@ -15,6 +15,7 @@ pub mod listener;
 pub mod locality;
 pub mod named_hosts;
 mod outlier;
+mod proxy_protocol;
 mod retry;
 pub mod route;
 mod route_match;

@@ -7,7 +7,7 @@ use super::balancing::{Balancing, HashBy, Warmup};
 use super::outlier::Outlier;
 use lateen_galley::istio::destination_rule::{
     ConnectionPoolSettings, H2UpgradePolicy, HttpSettings, LoadBalancerSettings, LocalityLoadBalancerSetting,
-    OutlierDetection, RetryBudget, TcpSettings, TrafficPolicy,
+    OutlierDetection, ProxyProtocolVersion, RetryBudget, TcpSettings, TrafficPolicy,
 };
 use std::time::Duration;
 
@@ -55,6 +55,8 @@ pub struct Policy {
     pub max_requests: u32,
     pub max_retries: u32,
     pub retry_budget: Option<Budget>,
+    /// Tell hosts of their clients, in this form of the PROXY protocol.
+    pub proxy_protocol: Option<ProxyProtocolVersion>,
     pub keepalive: Option<Keepalive>,
     /// Of HTTP connections; from the HTTP settings, else the TCP settings.
     pub idle_timeout: Option<Duration>,
@@ -85,6 +87,7 @@ impl Default for Policy {
             max_requests: u32::MAX,
             max_retries: u32::MAX,
             retry_budget: None,
+            proxy_protocol: None,
             keepalive: None,
             idle_timeout: None,
             tcp_idle_timeout: None,
@@ -108,6 +111,7 @@ impl Policy {
             merged.balancing = block.balancing.or(merged.balancing);
             merged.pool = block.pool.or(merged.pool);
             merged.budget = block.budget.or(merged.budget);
+            merged.proxy_protocol = block.proxy_protocol.or(merged.proxy_protocol);
             merged.outlier = block.outlier.or(merged.outlier);
         }
         merged.policy()
@@ -136,6 +140,7 @@ struct Blocks<'a> {
     balancing: Option<&'a LoadBalancerSettings>,
     pool: Option<&'a ConnectionPoolSettings>,
     budget: Option<&'a RetryBudget>,
+    proxy_protocol: Option<ProxyProtocolVersion>,
     outlier: Option<&'a OutlierDetection>,
 }
 
@@ -150,12 +155,14 @@ impl<'a> Blocks<'a> {
                 balancing: entry.load_balancer.as_ref(),
                 pool: entry.connection_pool.as_ref(),
                 budget: policy.retry_budget.as_ref(),
+                proxy_protocol: policy.proxy_protocol.as_ref().map(|protocol| protocol.version),
                 outlier: entry.outlier_detection.as_ref(),
             },
             None => Blocks {
                 balancing: policy.load_balancer.as_ref(),
                 pool: policy.connection_pool.as_ref(),
                 budget: policy.retry_budget.as_ref(),
+                proxy_protocol: policy.proxy_protocol.as_ref().map(|protocol| protocol.version),
                 outlier: policy.outlier_detection.as_ref(),
             },
         }
@@ -178,6 +185,7 @@ impl<'a> Blocks<'a> {
                 policy.apply_tcp(tcp);
             }
         }
+        policy.proxy_protocol = self.proxy_protocol;
         policy.retry_budget = self.budget.map(|budget| Budget {
             millipercent: millipercent(budget.percent.unwrap_or(20.0)),
             min_retry_concurrency: if budget.min_retry_concurrency == 0 { 3 } else { budget.min_retry_concurrency },

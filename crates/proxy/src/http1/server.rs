@@ -1,10 +1,8 @@
 //! Serving an HTTP/1.1 connection: one request after the other.
 
 use std::rc::Rc;
-use std::time::SystemTime;
 
 use bytes::Buf as _;
-use lateen_traffic::record::Record;
 use lateen_traffic::{RequestHead, ResponseHead};
 use tokio::time::Instant;
 
@@ -84,7 +82,7 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
                     responder: &mut responder,
                     timer: &mut timer,
                     response: &mut response,
-                    record: Record::begin(SystemTime::now(), connection.local, connection.peer),
+                    record: connection.record(),
                     started: Instant::now(),
                     new_cookies: Default::default(),
                     named: None,

@@ -1,13 +1,11 @@
 //! Serving an HTTP/2 connection: many requests at once, on the `h2` crate's framing and flow control.
 
 use std::rc::Rc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use lateen_traffic::hcm::Underscores;
-use lateen_traffic::record::Record;
 use lateen_traffic::{Protocol, RequestHead, ResponseHead};
 use tokio::time::Instant;
 
@@ -117,7 +115,7 @@ async fn stream(connection: &Connection, request: http::Request<RecvStream>, mut
         responder: &mut responder,
         timer: &mut Timer::default(),
         response: &mut response,
-        record: Record::begin(SystemTime::now(), connection.local, connection.peer),
+        record: connection.record(),
         started,
         new_cookies: Default::default(),
         named: None,

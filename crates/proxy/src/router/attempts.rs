@@ -59,6 +59,7 @@ impl Exchange<'_, '_> {
                 self.reply(&reply::NO_HEALTHY_UPSTREAM).await;
                 return;
             };
+            let host = plan.upstream.for_client(host, self.connection.peer, self.connection.local);
             if retries > 0 {
                 self.prepare_again(plan, &deadlines, retries);
             }

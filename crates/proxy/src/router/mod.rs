@@ -17,7 +17,6 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use lateen_traffic::format::Facts;
@@ -391,7 +390,7 @@ pub async fn refuse(
         responder,
         timer: &mut Timer::default(),
         response: &mut response,
-        record: Record::begin(SystemTime::now(), connection.local, connection.peer),
+        record: connection.record(),
         started: Instant::now(),
         new_cookies: Default::default(),
         named: None,

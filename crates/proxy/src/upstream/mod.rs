@@ -6,6 +6,7 @@ mod health;
 mod http2;
 mod named;
 mod pool;
+mod told;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use lateen_traffic::cluster::{
 };
 use lateen_traffic::health::HostHealth;
 use lateen_traffic::outlier::Report;
+use lateen_traffic::proxy_protocol::Told;
 use lateen_traffic::{Config, Dice};
 
 use crate::stats::{ClusterStats, WorkerStats};
@@ -180,6 +182,7 @@ struct State {
     turn: Turn,
     // Hosts of clusters that find them by themselves, made as they are asked for.
     dynamic: HashMap<SocketAddr, Rc<Host>>,
+    told: told::ToldHosts,
 }
 
 /// A host as one worker uses it.
@@ -198,6 +201,25 @@ pub struct Host {
     // What is found out of it, if anything is.
     health: RefCell<Option<Arc<HostHealth>>>,
     place: RefCell<balance::Place>,
+    // What it is told of the one client's connection that it is used for, and the host that it is.
+    told: Option<(Told, Rc<Host>)>,
+}
+
+impl Host {
+    /// The same host without its connections.
+    fn again(&self) -> Host {
+        Host {
+            address: self.address.clone(),
+            target: self.target.clone(),
+            hostname: Arc::clone(&self.hostname),
+            shared: Arc::clone(&self.shared),
+            pool: Pool::default(),
+            weight: Cell::new(self.weight.get()),
+            health: RefCell::default(),
+            place: RefCell::default(),
+            told: None,
+        }
+    }
 }
 
 /// Hosts such a cluster remembers before it forgets those without connections.
@@ -223,6 +245,7 @@ impl Upstream {
                 generation: 0,
                 turn: Turn::beginning(&shared.rotation, dice),
                 dynamic: HashMap::new(),
+                told: told::ToldHosts::default(),
             }),
             shared,
         };
@@ -271,6 +294,7 @@ impl Upstream {
                         weight: Cell::new(endpoint.weight.max(1)),
                         health: RefCell::default(),
                         place: RefCell::default(),
+                        told: None,
                     }),
                 };
                 host.place.replace(balance::Place { locality, hash_key: endpoint.hash_key.clone() });
@@ -286,6 +310,7 @@ impl Upstream {
         for (host, health) in hosts.iter().zip(healths) {
             host.health.replace(health);
         }
+        state.told.keep_of(&hosts);
         state.hosts = hosts;
         state.discovered = discovered;
         state.cluster = cluster;
@@ -307,6 +332,7 @@ impl Upstream {
     /// Tells how an attempt went for `host`. `settings` are the cluster's.
     pub fn report(&self, settings: &ClusterSettings, host: &Host, report: Report, dice: &mut dyn Dice) {
         let Some(outlier) = &settings.outlier else { return };
+        let host = host.told.as_ref().map_or(host, |(_, of)| of);
         let health = host.health.borrow();
         let Some(health) = health.as_ref() else { return };
         for cause in health.monitor.report(outlier, report) {
@@ -352,7 +378,7 @@ impl Upstream {
         };
         let mut picked = pick(0)?;
         for attempt in 1..=tries {
-            if !avoid.iter().any(|h| Rc::ptr_eq(h, &state.hosts[picked])) {
+            if !avoid.iter().any(|h| h.is(&state.hosts[picked])) {
                 break;
             }
             picked = pick(attempt)?;
@@ -380,6 +406,7 @@ impl Upstream {
             weight: Cell::new(1),
             health: RefCell::default(),
             place: RefCell::default(),
+            told: None,
         });
         state.dynamic.insert(address, Rc::clone(&host));
         host
@@ -389,7 +416,7 @@ impl Upstream {
     pub fn sweep(&self, now: tokio::time::Instant) -> usize {
         let state = self.state.borrow();
         let idle = state.cluster.settings.idle_timeout;
-        state.hosts.iter().chain(state.dynamic.values()).map(|h| h.pool.sweep(now, idle)).sum()
+        state.hosts.iter().chain(state.dynamic.values()).chain(state.told.iter()).map(|h| h.pool.sweep(now, idle)).sum()
     }
 }
 

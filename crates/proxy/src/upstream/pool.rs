@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lateen_traffic::cluster::{ClusterSettings, EndpointAddress, UpstreamBind};
+use lateen_traffic::proxy_protocol;
 use lateen_traffic::reply::UpstreamFailure;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -227,14 +228,18 @@ impl Upstream {
         let counted = Counted::new(self, host);
         let bind = settings.bind.as_ref().or(bind);
         let connecting = async {
-            match &host.target {
+            let io = match &host.target {
                 EndpointAddress::Socket(address) => {
                     connect(*address, bind, settings.tcp_keepalive).await.map(|s| Io::tcp(s, bytes::Bytes::new()))
                 }
                 EndpointAddress::Pipe(path) => tokio::net::UnixStream::connect(&**path).await.map(Io::unix),
                 // Names are resolved before they become hosts.
                 EndpointAddress::Dns { .. } => Err(std::io::ErrorKind::AddrNotAvailable.into()),
+            }?;
+            if let (Some(version), Some((told, _))) = (settings.proxy_protocol, &host.told) {
+                io.write(&proxy_protocol::write(version, *told)).await?;
             }
+            Ok::<_, std::io::Error>(io)
         };
         let begun = Instant::now();
         match tokio::time::timeout(settings.connect_timeout, connecting).await {

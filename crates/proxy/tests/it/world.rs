@@ -109,6 +109,7 @@ pub fn cluster(name: &str, hosts: &[SocketAddr]) -> Cluster {
             bind: None,
             tcp_keepalive: None,
             panic_threshold: 0.0,
+            proxy_protocol: None,
             outlier: None,
             outlier_errors: None,
             update_merge_window: std::time::Duration::from_secs(1),
@@ -129,6 +130,7 @@ pub fn config(address: SocketAddr, hcm: Hcm, clusters: Vec<Cluster>) -> Arc<Conf
         original_dst: false,
         tls_inspector: None,
         http_inspector: None,
+        proxy_protocol: None,
         inspect_timeout: None,
         continue_on_inspect_timeout: false,
         chains: vec![Arc::new(FilterChain {

@@ -24,6 +24,7 @@ fn listener(chains: Vec<Arc<FilterChain>>) -> Listener {
         original_dst: true,
         tls_inspector: None,
         http_inspector: None,
+        proxy_protocol: None,
         inspect_timeout: None,
         continue_on_inspect_timeout: true,
         chains,

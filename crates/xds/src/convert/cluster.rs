@@ -21,6 +21,7 @@ use super::dynamic_forward_proxy;
 use super::endpoint::{Addresses, endpoints};
 use super::listener::plain;
 use super::outlier::outlier;
+use super::proxy_protocol;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 use super::upstream_http::{UpstreamHttp, http1};
 
@@ -114,9 +115,10 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
         return Err(Reject::field("name", "empty"));
     }
     let name: Arc<str> = name.into();
-    if let Some(socket) = transport_socket {
-        plain(socket).at("transport_socket")?;
-    }
+    let proxy_protocol = match transport_socket {
+        Some(socket) => proxy_protocol::spoken(socket, notes).at("transport_socket")?,
+        None => None,
+    };
     each("transport_socket_matches", transport_socket_matches, |choice| {
         let pb_cluster::TransportSocketMatch { name: _, r#match: _, transport_socket } = choice;
         notes.add("Cluster.transport_socket_matches");
@@ -259,6 +261,7 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
         bind: upstream_bind_config.map(|bind| upstream_bind(bind, notes)).transpose().at("upstream_bind_config")?,
         tcp_keepalive: keepalive,
         panic_threshold: lb.panic_threshold,
+        proxy_protocol,
         outlier: outlier_detection.map(|value| outlier(value).map(Arc::new)).transpose().at("outlier_detection")?,
         outlier_errors: http.outlier_errors.map(Arc::new),
         update_merge_window: lb.update_merge_window,

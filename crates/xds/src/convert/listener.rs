@@ -13,6 +13,7 @@ use envoy_types::pb::envoy::config::listener::v3::{
     self as pb, filter, listener_filter, listener_filter_chain_match_predicate::Rule,
 };
 use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
+use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac;
@@ -20,13 +21,14 @@ use envoy_types::pb::envoy::extensions::filters::network::sni_dynamic_forward_pr
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use lateen_traffic::listener::{
-    ChainMatch, Direction, FilterChain, Inspector, Listener, SourceType, Terminal, TransportProtocol,
+    ChainMatch, Direction, ExpectHeader, FilterChain, Inspector, Listener, SourceType, Terminal, TransportProtocol,
 };
 
 use super::access_log::access_logs;
 use super::address::{cidr, port, socket_address, timeout, type_name, unpack};
 use super::dynamic_forward_proxy;
 use super::hcm::{Surroundings, http_connection_manager};
+use super::proxy_protocol;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 use super::tcp::tcp_proxy;
 
@@ -130,6 +132,7 @@ pub fn listener(listener: pb::Listener, notes: &mut Notes) -> Result<Listener, R
         original_dst: filters.original_dst,
         tls_inspector: filters.tls_inspector,
         http_inspector: filters.http_inspector,
+        proxy_protocol: filters.proxy_protocol,
         inspect_timeout: inspect_timeout.unwrap_or(Some(DEFAULT_INSPECT_TIMEOUT)),
         continue_on_inspect_timeout: continue_on_listener_filters_timeout,
         chains,
@@ -179,6 +182,7 @@ struct ListenerFilters {
     original_dst: bool,
     tls_inspector: Option<Inspector>,
     http_inspector: Option<Inspector>,
+    proxy_protocol: Option<ExpectHeader>,
 }
 
 fn listener_filters(filters: Vec<pb::ListenerFilter>, notes: &mut Notes) -> Result<ListenerFilters, Reject> {
@@ -197,6 +201,15 @@ fn listener_filters(filters: Vec<pb::ListenerFilter>, notes: &mut Notes) -> Resu
                 return Err(Reject::field("filter_disabled", "not supported for this filter"));
             }
             all.original_dst = true;
+        } else if let Some(filter) = unpack::<ProxyProtocol>(&any).at("typed_config")? {
+            if !disabled_ports.is_empty() {
+                return Err(Reject::field("filter_disabled", "not supported for this filter"));
+            }
+            // What comes after the header is what the inspectors look at.
+            if all.tls_inspector.is_some() || all.http_inspector.is_some() {
+                return Err(Reject::new("must come before filters that look at the first bytes"));
+            }
+            all.proxy_protocol = Some(proxy_protocol::expected(filter, notes).at("typed_config")?);
         } else if let Some(inspector) = unpack::<TlsInspector>(&any).at("typed_config")? {
             let TlsInspector {
                 enable_ja3_fingerprinting,

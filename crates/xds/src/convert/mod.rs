@@ -24,6 +24,7 @@ mod hcm;
 mod listener;
 mod matcher;
 mod outlier;
+mod proxy_protocol;
 pub(crate) mod reject;
 mod route;
 mod tcp;

@@ -12,6 +12,7 @@ mod local_replies;
 mod localities;
 mod outliers;
 mod paths;
+mod proxy_protocol;
 mod retries;
 mod routing;
 mod streams;
