@@ -21,11 +21,26 @@ pub struct Target {
     pub address: SocketAddr,
     pub host: String,
     pub path: String,
+    /// The client's own address; `None` leaves it to the kernel.
+    pub source: Option<Ipv4Addr>,
 }
 
 impl Target {
     pub fn new(address: SocketAddr, host: &str, path: &str) -> Target {
-        Target { address, host: host.to_owned(), path: path.to_owned() }
+        Target { address, host: host.to_owned(), path: path.to_owned(), source: None }
+    }
+
+    /// The same from an address of this machine.
+    pub fn from(self, source: Ipv4Addr) -> Target {
+        Target { source: Some(source), ..self }
+    }
+
+    async fn connect(&self) -> std::io::Result<TcpStream> {
+        let socket = TcpSocket::new_v4()?;
+        if let Some(source) = self.source {
+            socket.bind((source, 0).into())?;
+        }
+        socket.connect(self.address).await
     }
 
     fn request(&self) -> Vec<u8> {
@@ -36,18 +51,6 @@ impl Target {
     pub async fn ask(&self) -> Result<Message, String> {
         let mut connection = None;
         self.on(&mut connection).await
-    }
-
-    /// The same from a given address of this machine.
-    pub async fn ask_from(&self, source: Ipv4Addr) -> Result<Message, String> {
-        let connect = async {
-            let socket = TcpSocket::new_v4()?;
-            socket.bind((source, 0).into())?;
-            socket.connect(self.address).await
-        };
-        let stream = connect.await.map_err(|error| format!("connect: {error}"))?;
-        let mut connection = Some(Reader::new(stream));
-        tokio::time::timeout(PATIENCE, self.once(&mut connection)).await.unwrap_or(Err("no answer".to_owned()))
     }
 
     /// One request on the connection kept, or a new one. A kept connection that the server has ended
@@ -67,7 +70,7 @@ impl Target {
 
     async fn once(&self, kept: &mut Option<Reader<TcpStream>>) -> Result<Message, String> {
         if kept.is_none() {
-            let stream = TcpStream::connect(self.address).await.map_err(|error| format!("connect: {error}"))?;
+            let stream = self.connect().await.map_err(|error| format!("connect: {error}"))?;
             let _ = stream.set_nodelay(true);
             *kept = Some(Reader::new(stream));
         }
@@ -125,6 +128,36 @@ impl Load {
                         // Nobody listens: do not spin.
                         tokio::time::sleep(Duration::from_millis(5)).await;
                     }
+                }
+            });
+        }
+        Load { start, stop, samples, tasks }
+    }
+
+    /// Begins to send to these in turn, so many a second in all. Each connection carries some requests, then another
+    /// is made.
+    pub fn paced(targets: &[Target], connections: u32, per_second: u32) -> Load {
+        const REQUESTS: usize = 25;
+        let start = Instant::now();
+        let stop = Arc::new(AtomicBool::new(false));
+        let samples = Arc::new(Mutex::new(Vec::new()));
+        let mut tasks = JoinSet::new();
+        for index in 0..connections {
+            let (targets, stop, samples) = (targets.to_vec(), stop.clone(), samples.clone());
+            let mut pace = tokio::time::interval(Duration::from_secs(1) * connections / per_second);
+            pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            tasks.spawn(async move {
+                let mut kept: Vec<Option<Reader<TcpStream>>> = targets.iter().map(|_| None).collect();
+                let mut count = index as usize;
+                while !stop.load(Ordering::Relaxed) {
+                    pace.tick().await;
+                    let at = count % targets.len();
+                    if count % (REQUESTS * targets.len()) < targets.len() {
+                        kept[at] = None;
+                    }
+                    let outcome = targets[at].on(&mut kept[at]).await;
+                    samples.lock().unwrap().push(Sample { at: start.elapsed(), outcome });
+                    count += 1;
                 }
             });
         }

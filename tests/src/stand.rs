@@ -3,11 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use lateen_pilot::Pilot;
+use lateen_pilot::node::NodeType;
+use lateen_pilot::push::Proxy as Connected;
 use lateen_xds::ResourceType;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -130,6 +133,48 @@ impl Stand {
     }
 }
 
+/// Where the pilot serves ADS in a stand's network.
+const ADS: u16 = 15010;
+
+/// Serves a pilot's ADS in this network.
+///
+/// # Panics
+/// When the port is taken.
+pub async fn serve_discovery(pilot: &Pilot) {
+    let listener = TcpListener::bind(("127.0.0.1", ADS)).await.expect("a port for ADS");
+    tokio::spawn(lateen_xds::ads::server::serve(listener, Arc::new(pilot.clone()), std::future::pending()));
+}
+
+/// Starts a proxy that plays `role` as the pilot of this network says.
+pub async fn proxy(kind: Kind, role: Role, dir: &Path) -> Proxy {
+    let mut layout = Layout::new(dir, &[], &[]);
+    layout.ads = Some(ADS);
+    let mut file = bootstrap::from_ads(&layout, Flavour::Delta);
+    bootstrap::merge(&mut file, json!({"node": role.node(kind)}));
+    Proxy::start(kind, &file, layout.admin, dir).await
+}
+
+/// Whether a proxy has all that the pilot has for it, apart from what it refused.
+pub fn told(pilot: &Pilot, kind: Kind, role: Role) -> bool {
+    let node_type = match role {
+        Role::Gateway => NodeType::Router,
+        Role::Sidecar => NodeType::Sidecar,
+    };
+    pilot.look(|state| {
+        let own = |proxy: &&Connected| proxy.node.node_type == node_type && proxy.node.workload.contains(kind.name());
+        state.proxies().find(own).is_some_and(|proxy| {
+            let status = proxy.status.borrow();
+            let current = status.version == *proxy.resources.borrow().version();
+            // Clients ask for routes and endpoints by name once they have seen where they are used.
+            let asked = [ResourceType::Endpoint, ResourceType::Route].iter().all(|kind| {
+                let count = proxy.resources.borrow().of_type(kind).count();
+                status.types.get(kind).map_or(0, |of_type| of_type.names) >= count
+            });
+            current && asked && status.types.values().all(|of_type| of_type.waiting == of_type.refused.len())
+        })
+    })
+}
+
 struct Running {
     proxy: Proxy,
     role: Role,
@@ -152,13 +197,8 @@ impl Running {
         }
         let first = TcpListener::bind(("0.0.0.0", SERVER_FIRST_PORT)).await.expect("an upstream port");
         tokio::spawn(speak_first(first));
-        let ads = TcpListener::bind(("127.0.0.1", 15010)).await.expect("a port for ADS");
-        tokio::spawn(lateen_xds::ads::server::serve(ads, Arc::new(pilot.clone()), std::future::pending()));
-        let mut layout = Layout::new(dir.path(), &[], &[]);
-        layout.ads = Some(15010);
-        let mut file = bootstrap::from_ads(&layout, Flavour::Delta);
-        bootstrap::merge(&mut file, json!({"node": role.node(kind)}));
-        let proxy = Proxy::start(kind, &file, layout.admin, dir.path()).await;
+        serve_discovery(&pilot).await;
+        let proxy = proxy(kind, role, dir.path()).await;
         Running { proxy, role, pilot, stage, h2_scripts, read: 0, _dir: dir }
     }
 
@@ -206,43 +246,19 @@ impl Running {
 
     /// Waits until new connections are served by the configuration of `round`.
     async fn in_force(&mut self, round: u64) {
-        let target = Target::new(self.role.probe(), "probe.test", "/");
-        let source = network::client(0);
+        let target = Target::new(self.role.probe(), "probe.test", "/").from(network::client(0));
         // More than once: what came with it may be a turn of a worker's loop behind.
         for _ in 0..3 {
             let done = wait::within(wait::PATIENCE, || async {
-                let answer = target.ask_from(source).await.ok().filter(|_| self.told())?;
+                let answer = target.ask().await.ok().filter(|_| told(&self.pilot, self.proxy.kind, self.role))?;
                 (answer.text() == format!("round {round}")).then_some(())
             })
             .await;
             if done.is_none() {
-                let last = target.ask_from(source).await;
+                let last = target.ask().await;
                 panic!("round {round} is not in force: {last:?}\n{}", self.proxy.process.output());
             }
         }
-    }
-
-    /// Whether the proxy has all that the pilot has for it, apart from what it refused.
-    fn told(&self) -> bool {
-        let name = self.proxy.kind.name();
-        let role = match self.role {
-            Role::Gateway => lateen_pilot::node::NodeType::Router,
-            Role::Sidecar => lateen_pilot::node::NodeType::Sidecar,
-        };
-        self.pilot.look(|state| {
-            let own =
-                |proxy: &&lateen_pilot::push::Proxy| proxy.node.node_type == role && proxy.node.workload.contains(name);
-            state.proxies().find(own).is_some_and(|proxy| {
-                let status = proxy.status.borrow();
-                let current = status.version == *proxy.resources.borrow().version();
-                // Clients ask for routes and endpoints by name once they have seen where they are used.
-                let asked = [ResourceType::Endpoint, ResourceType::Route].iter().all(|kind| {
-                    let count = proxy.resources.borrow().of_type(kind).count();
-                    status.types.get(kind).map_or(0, |of_type| of_type.names) >= count
-                });
-                current && asked && status.types.values().all(|of_type| of_type.waiting == of_type.refused.len())
-            })
-        })
     }
 
     /// The access log by client, once nothing was added for a while.

@@ -5,12 +5,12 @@
 //! A run consists of rounds. A round has its own services and rules, put in place of the round's before in the same
 //! running proxies, and some hundred requests, all at once.
 
-mod dice;
+pub mod dice;
 mod http;
 mod requests;
 mod rules;
 mod run;
-mod scenery;
+pub mod scenery;
 mod shrink;
 mod words;
 

@@ -6,6 +6,7 @@ mod canary;
 mod differential;
 mod drain;
 mod faults;
+mod moves;
 mod real_envoy;
 
 use tokio::sync::{Mutex, MutexGuard};
