@@ -21,6 +21,8 @@ pub enum Do {
     Exactly(usize),
     /// Waits until the upstream has got the head of request number `n` (from 1) of this case.
     Arrival(usize),
+    /// Waits until the upstreams have read `n` requests of this case to their end.
+    Whole(usize),
     /// Lets the upstream go past one [`Act::AwaitCue`].
     Cue,
     FinishWriting,
@@ -69,6 +71,9 @@ pub struct Case {
     pub listener: &'static str,
     pub client: Vec<Do>,
     pub script: Script,
+    /// What single upstreams do apart from `script`. Requests are then compared upstream by upstream, since which of
+    /// two gets its request first is chance.
+    pub apart: Vec<(&'static str, Script)>,
     pub seen: Seen,
     pub better: Option<Better>,
     /// Sent over HTTP/2 instead of `client`.
@@ -112,6 +117,7 @@ impl Case {
             listener: "main",
             client: Vec::new(),
             script: Vec::new(),
+            apart: Vec::new(),
             seen: Seen::default(),
             better: None,
             h2: None,
@@ -206,6 +212,12 @@ impl Case {
     /// What the upstream does with each try in turn.
     pub fn tries(mut self, script: Script) -> Case {
         self.script = script;
+        self
+    }
+
+    /// What one upstream does with each try in turn, whatever the others do.
+    pub fn at(mut self, upstream: &'static str, script: Script) -> Case {
+        self.apart.push((upstream, script));
         self
     }
 

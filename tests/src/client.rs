@@ -97,6 +97,15 @@ async fn raw(case: &Case, source: Ipv4Addr, to: SocketAddr, stage: &Stage, facts
                 })
                 .await;
             }
+            Do::Whole(number) => {
+                let read = wait::within(PATIENCE / 4, || async {
+                    let whole = stage.received(&case.name).iter().filter(|received| received.whole).count();
+                    (whole >= *number).then_some(())
+                });
+                if read.await.is_none() {
+                    facts.push(format!("not {number} requests read by the upstreams"));
+                }
+            }
             Do::Cue => stage.cue(&case.name),
             Do::FinishWriting => {
                 let _ = write.shutdown().await;

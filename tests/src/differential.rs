@@ -74,6 +74,9 @@ pub async fn play(world: &World, kind: Kind, source: Source) -> BTreeMap<String,
     let h2_scripts = Arc::new(H2Scripts::default());
     for case in &world.cases {
         stage.script(&case.name, case.script.clone());
+        for (upstream, script) in &case.apart {
+            stage.script_at(&case.name, upstream, script.clone());
+        }
     }
     for (case, acts) in &world.h2_scripts {
         h2_scripts.script(case, acts.clone());
@@ -119,7 +122,11 @@ pub async fn play(world: &World, kind: Kind, source: Source) -> BTreeMap<String,
     let mut outcomes = BTreeMap::new();
     for (index, (case, facts)) in world.cases.iter().zip(facts).enumerate() {
         let mut upstream = Vec::new();
-        for received in stage.received(&case.name) {
+        let mut all = stage.received(&case.name);
+        if !case.apart.is_empty() {
+            all.sort_by(|a, b| a.upstream.cmp(&b.upstream));
+        }
+        for received in all {
             upstream.push(format!("at {}", received.upstream));
             client::describe(&received.message, ">", case.ignore_upstream_body, &mut upstream);
             if !received.raw.is_empty() {

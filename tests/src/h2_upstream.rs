@@ -109,7 +109,7 @@ async fn exchange(
         message.trailers =
             trailers.iter().map(|(n, v)| (n.to_string(), crate::message::latin1(v.as_bytes()))).collect();
     }
-    let attempt = stage.arrive(&case, Received { upstream: name, message, raw: Vec::new() });
+    let attempt = stage.arrive(&case, Received { upstream: name, message, raw: Vec::new(), whole: true });
     match scripts.act(&case, stage.attempt(&case, attempt)) {
         H2Act::Answer(status, headers, mut body, trailers) => {
             if to_head {

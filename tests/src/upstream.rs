@@ -49,12 +49,16 @@ pub struct Received {
     pub message: Message,
     /// Bytes that came after the request (an upgraded connection, TCP).
     pub raw: Vec<u8>,
+    /// The body was read to its end, or to where it was cut.
+    pub whole: bool,
 }
 
 /// The scripts of a run and what was received, shared by all its upstreams.
 #[derive(Default)]
 pub struct Stage {
     scripts: Mutex<HashMap<String, Script>>,
+    // What one upstream does apart from the others, by case and upstream.
+    own: Mutex<HashMap<(String, String), Script>>,
     received: Mutex<HashMap<String, Vec<Received>>>,
     cues: Mutex<HashMap<String, Arc<tokio::sync::Semaphore>>>,
     connections: Mutex<HashMap<String, usize>>,
@@ -64,6 +68,11 @@ impl Stage {
     /// Sets what happens to requests of `case`.
     pub fn script(&self, case: &str, script: Script) {
         self.scripts.lock().unwrap().insert(case.to_owned(), script);
+    }
+
+    /// Sets what happens to requests of `case` at one upstream, whatever the others do.
+    pub fn script_at(&self, case: &str, upstream: &str, script: Script) {
+        self.own.lock().unwrap().insert((case.to_owned(), upstream.to_owned()), script);
     }
 
     /// What has been received for `case` so far, in order.
@@ -128,8 +137,17 @@ impl Stage {
         }
     }
 
-    /// The acts for the given try.
-    pub(crate) fn acts(&self, case: &str, attempt: usize) -> Vec<Act> {
+    /// The acts of `upstream` for what arrived at `index`.
+    fn acts(&self, case: &str, upstream: &str, index: usize) -> Vec<Act> {
+        if let Some(script) = self.own.lock().unwrap().get(&(case.to_owned(), upstream.to_owned())) {
+            let received = self.received(case);
+            let attempt = received[..index].iter().filter(|earlier| earlier.upstream == upstream).count();
+            return script[attempt.min(script.len() - 1)].clone();
+        }
+        self.shared_acts(case, self.attempt(case, index))
+    }
+
+    fn shared_acts(&self, case: &str, attempt: usize) -> Vec<Act> {
         let scripts = self.scripts.lock().unwrap();
         match scripts.get(case) {
             Some(script) if !script.is_empty() => script[attempt.min(script.len() - 1)].clone(),
@@ -180,13 +198,17 @@ pub(crate) async fn connection(stage: Arc<Stage>, name: String, stream: TcpStrea
             Some(case) => case.to_owned(),
             None => message.start.strip_prefix("x-case: ").unwrap_or("").to_owned(),
         };
-        let index = stage.arrive(&case, Received { upstream: name.clone(), message: message.clone(), raw: Vec::new() });
-        for act in stage.acts(&case, stage.attempt(&case, index)) {
+        let arrived = Received { upstream: name.clone(), message: message.clone(), raw: Vec::new(), whole: false };
+        let index = stage.arrive(&case, arrived);
+        for act in stage.acts(&case, &name, index) {
             match act {
                 Act::ReadBody => {
                     reader.body(&mut message).await;
                     let whole = message.clone();
-                    stage.amend(&case, index, |received| received.message = whole);
+                    stage.amend(&case, index, |received| {
+                        received.message = whole;
+                        received.whole = true;
+                    });
                     if message.cut {
                         return;
                     }

@@ -96,6 +96,10 @@ impl Finder<'_> {
             for (index, weighted) in route.route.iter().enumerate() {
                 self.destination(&format!("{at}.route[{index}].destination"), weighted.destination.as_ref());
             }
+            self.destination(&format!("{at}.mirror"), route.mirror.as_ref());
+            for (index, mirror) in route.mirrors.iter().enumerate() {
+                self.destination(&format!("{at}.mirrors[{index}].destination"), mirror.destination.as_ref());
+            }
             if let Some(to) = &route.delegate {
                 self.delegate(&format!("{at}.delegate"), route, to);
             }

@@ -41,10 +41,6 @@ const CLAIM: &str = "@request.auth.claims";
 
 const LINES: &[Line] = &[
     (VIRTUAL_SERVICE, "spec.http[].fault", When::Given, "fault injection"),
-    (VIRTUAL_SERVICE, "spec.http[].mirror", When::Given, "mirroring"),
-    (VIRTUAL_SERVICE, "spec.http[].mirrors", When::Given, "mirroring"),
-    (VIRTUAL_SERVICE, "spec.http[].mirrorPercent", When::Given, "mirroring"),
-    (VIRTUAL_SERVICE, "spec.http[].mirrorPercentage", When::Given, "mirroring"),
     (VIRTUAL_SERVICE, "spec.http[].corsPolicy", When::Given, "answering cross-origin requests"),
     (VIRTUAL_SERVICE, "spec.http[].match[].headers", When::HasKey(CLAIM), "matching claims of tokens"),
     (VIRTUAL_SERVICE, "spec.http[].match[].withoutHeaders", When::HasKey(CLAIM), "matching claims of tokens"),

@@ -15,6 +15,7 @@ pub mod inspect;
 mod io;
 mod listener;
 pub mod logging;
+mod own_address;
 pub mod proxy;
 mod router;
 mod run;

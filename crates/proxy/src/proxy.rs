@@ -13,6 +13,7 @@ use lateen_traffic::cluster::UpstreamBind;
 use tokio::sync::watch;
 
 use crate::access_log::{AccessLogs, LogFiles};
+use crate::own_address::own_address;
 use crate::stats::Stats;
 use crate::upstream::{Resolved, Shared};
 use crate::worker::{Numbered, Orders, Phase, Process, Worker};
@@ -54,6 +55,7 @@ impl Proxy {
             max_connections: settings.max_connections,
             adopted: (0..settings.workers.max(1)).map(|_| AtomicU64::new(0)).collect(),
             failed_listeners: AtomicUsize::new(0),
+            own_address: own_address(),
         });
         let (config, config_seen) = watch::channel(Numbered::default());
         let (resolved, resolved_seen) = watch::channel(Resolved::default());

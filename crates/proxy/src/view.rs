@@ -87,6 +87,7 @@ pub fn facts(proxy: &Proxy, cluster: &Cluster) -> ClusterFacts {
         facts.gauges.push(("outlier_detection.ejections_active".into(), ejections.active));
     }
     facts.gauges.extend(breakers(&settings.limits, &shared));
+    facts.gauges.extend(shared.table_gauges());
     facts
 }
 

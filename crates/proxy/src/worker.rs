@@ -2,6 +2,7 @@
 //! the request path but the counters that limits need.
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
@@ -30,6 +31,8 @@ pub struct Worker {
     pub stats: WorkerStats,
     /// Its access logs.
     pub logs: AccessLogs,
+    /// Copies of requests under way.
+    pub copies: Cell<usize>,
     config: RefCell<Rc<Config>>,
     resolved: RefCell<Resolved>,
     upstreams: Upstreams,
@@ -50,6 +53,8 @@ pub struct Process {
     pub adopted: Box<[AtomicU64]>,
     /// Sockets that could not be opened.
     pub failed_listeners: AtomicUsize,
+    /// What copies of requests name as their origin.
+    pub own_address: IpAddr,
 }
 
 /// What the main thread tells workers.
@@ -100,6 +105,7 @@ impl Worker {
             process,
             stats,
             logs,
+            copies: Cell::new(0),
             config: RefCell::default(),
             resolved: RefCell::default(),
             upstreams: Upstreams::default(),

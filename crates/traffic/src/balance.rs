@@ -16,7 +16,7 @@ mod table;
 
 pub use locality::LocalityShare;
 pub use pick::{Rotation, Turn};
-pub use table::{Part, Table};
+pub use table::{Counts, Part, Table};
 
 use locality::Localities;
 use pick::Picking;
@@ -128,6 +128,11 @@ impl HostSet {
         let (from, whole) = self.candidates(turn, dice)?;
         let picking = Picking { policy, slow_start: self.slow_start, equal: self.equal_weights, whole };
         picking.pick(from, hosts, turn, dice)
+    }
+
+    /// Whether so few hosts of the picked one's priority are healthy that health was disregarded.
+    pub fn picked_in_panic(&self, host: usize) -> bool {
+        self.levels.iter().any(|level| level.panic && level.all.contains(&host))
     }
 
     /// The host that stands for a hash. `attempt` counts the hosts refused for the same request, from 0.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::message::Protocol;
 use crate::outlier::{ErrorMatch, OutlierDetection};
 
 /// A cluster and the endpoints known for it at this moment.
@@ -217,6 +218,17 @@ pub enum UpstreamProtocol {
     Http2,
     /// What the downstream connection speaks.
     Downstream,
+}
+
+impl UpstreamProtocol {
+    /// Whether HTTP/2 is spoken for a request that came by `client`.
+    pub fn is_http2(self, client: Protocol) -> bool {
+        match self {
+            Self::Http1 => false,
+            Self::Http2 => true,
+            Self::Downstream => client == Protocol::Http2,
+        }
+    }
 }
 
 /// HTTP/2 settings of upstream connections.

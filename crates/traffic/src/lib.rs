@@ -19,6 +19,7 @@ pub mod health;
 pub mod listener;
 pub mod matcher;
 pub mod message;
+pub mod mirror;
 pub mod outlier;
 pub mod path;
 pub mod proxy_protocol;

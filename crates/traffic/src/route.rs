@@ -12,6 +12,7 @@ use crate::edit::HeaderEdits;
 use crate::hashing::HashPolicy;
 use crate::matcher::{HeaderMatcher, QueryMatcher, same};
 use crate::message::RequestHead;
+use crate::mirror::Mirror;
 use crate::retry::RetryPolicy;
 
 mod rewrite;
@@ -35,6 +36,8 @@ pub struct RouteConfig {
     pub most_specific_edits_win: bool,
     /// Headers removed from requests of external clients.
     pub internal_only_headers: Vec<Arc<str>>,
+    /// Copies of requests whose route and virtual host have no mirrors of their own.
+    pub mirrors: Vec<Mirror>,
     /// Which virtual host has which domain; made by [`RouteConfig::index`].
     pub domains: DomainIndex,
 }
@@ -78,6 +81,8 @@ pub struct VirtualHost {
     pub attempt_count_in_response: bool,
     /// Retry policy of routes without one.
     pub retry: Option<Arc<RetryPolicy>>,
+    /// Copies of requests whose route has no mirrors of its own.
+    pub mirrors: Vec<Mirror>,
 }
 
 /// Which plaintext requests are redirected to https.
@@ -178,6 +183,8 @@ pub struct Forward {
     pub max_stream_duration: Option<Option<Duration>>,
     /// Retry policy; else the virtual host's.
     pub retry: Option<Arc<RetryPolicy>>,
+    /// Copies of its requests; else the virtual host's.
+    pub mirrors: Vec<Mirror>,
     /// Upgrades that differ from the connection manager's: (lower-case name, enabled).
     pub upgrades: Vec<(Arc<str>, bool)>,
     /// CONNECT requests end here and their bytes go to the cluster.
@@ -214,6 +221,7 @@ impl Default for Forward {
             idle_timeout: None,
             max_stream_duration: None,
             retry: None,
+            mirrors: Vec::new(),
             upgrades: Vec::new(),
             terminate_connect: false,
             hash_policies: Vec::new(),

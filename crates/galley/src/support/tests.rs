@@ -17,15 +17,14 @@ fn what_cannot_be_done_is_named() {
             json!({
                 "hosts": ["a"],
                 "http": [
-                    {"route": [], "mirrors": [], "match": [{"headers": {"x": {}}}]},
-                    {"mirror": {"host": "b"}, "mirrorPercent": 0, "fault": {},
+                    {"route": [], "match": [{"headers": {"x": {}}}]},
+                    {"fault": {},
                      "match": [{"headers": {"@request.auth.claims.sub": {"exact": "x"}}}]},
                 ],
             })
         ),
         [
             "spec.http[1].fault: fault injection is not supported yet",
-            "spec.http[1].mirror: mirroring is not supported yet",
             "spec.http[1].match[0].headers: matching claims of tokens is not supported yet",
         ]
     );

@@ -13,6 +13,7 @@ pub mod http;
 pub mod inbound;
 pub mod listener;
 pub mod locality;
+mod mirror;
 pub mod named_hosts;
 mod outlier;
 mod proxy_protocol;

@@ -2,7 +2,7 @@
 //!
 //! Source: Istio `core/route/route.go` (BuildHTTPRoutesForVirtualService, TranslateRoute).
 
-use super::{balancing, retry, route_match, wire};
+use super::{balancing, mirror, retry, route_match, wire};
 use crate::rules::{HashBy, Merged, VirtualServiceRule};
 use crate::{host, names};
 use envoy_types::pb::envoy::config::core::v3::{
@@ -263,6 +263,7 @@ fn forward(
     }
     action.host_rewrite_specifier = authority.map(HostRewriteSpecifier::HostRewriteLiteral);
     action.retry_policy = retry::of(http.retries.as_ref().or(scope.retries.as_ref()));
+    action.request_mirror_policies = mirror::of(http, cluster);
     let weighted: Vec<&HttpRouteDestination> = http.route.iter().filter(|to| to.weight > 0).collect();
     action.cluster_specifier = Some(match (http.route.as_slice(), weighted.as_slice()) {
         ([only], _) => {

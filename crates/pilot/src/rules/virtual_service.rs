@@ -139,9 +139,11 @@ impl VirtualServiceRule {
     /// Hosts its routes send to, made whole; some more than once.
     pub fn destination_hosts<'a>(&'a self, domain: &'a str) -> impl Iterator<Item = String> + 'a {
         let http = self.spec.http.iter().flat_map(|http| &http.route).map(|to| &to.destination);
+        let mirrors = self.spec.http.iter().flat_map(|http| &http.mirrors).map(|to| &to.destination);
+        let mirrors = mirrors.chain(self.spec.http.iter().map(|http| &http.mirror));
         let tls = self.spec.tls.iter().flat_map(|tls| &tls.route).map(|to| &to.destination);
         let tcp = self.spec.tcp.iter().flat_map(|tcp| &tcp.route).map(|to| &to.destination);
-        let destinations = http.chain(tls).chain(tcp).flatten();
+        let destinations = http.chain(mirrors).chain(tls).chain(tcp).flatten();
         destinations.map(move |destination| host::resolve(&destination.host, self.namespace(), domain))
     }
 

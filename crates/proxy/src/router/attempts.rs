@@ -60,7 +60,9 @@ impl Exchange<'_, '_> {
                 return;
             };
             let host = plan.upstream.for_client(host, self.connection.peer, self.connection.local);
-            if retries > 0 {
+            if retries == 0 {
+                self.mirror(plan);
+            } else {
                 self.prepare_again(plan, &deadlines, retries);
             }
             if matches!(plan.forward.host_rewrite, HostRewrite::Auto) && !host.hostname.is_empty() {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 
+use super::feed::Fed;
 use crate::http1;
 use crate::http1::reader::BodyError;
 
@@ -18,6 +19,8 @@ pub enum Source<'a> {
     Http1(&'a mut http1::Reader),
     /// An HTTP/2 stream.
     Http2(&'a mut RecvStream),
+    /// Another request's body, as it is read.
+    Feed(&'a mut Fed),
 }
 
 /// A part of a body.
@@ -60,6 +63,7 @@ impl Source<'_> {
                 Some(Err(error)) => Err(SourceError::Http2(error)),
                 None => stream.trailers().await.map(Piece::End).map_err(SourceError::Http2),
             },
+            Self::Feed(fed) => fed.next().await,
         }
     }
 
@@ -79,7 +83,7 @@ impl Source<'_> {
     pub async fn gone(&mut self, limit: usize) {
         match self {
             Self::Http1(reader) => reader.gone(limit).await,
-            Self::Empty | Self::Http2(_) => std::future::pending().await,
+            Self::Empty | Self::Http2(_) | Self::Feed(_) => std::future::pending().await,
         }
     }
 }

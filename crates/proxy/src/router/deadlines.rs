@@ -31,6 +31,20 @@ pub(super) enum Expired {
 }
 
 impl Deadlines {
+    /// Only a limit on the whole, counted from the end of the request.
+    pub(super) fn whole(timeout: Option<Duration>) -> Self {
+        Self {
+            timeout,
+            per_try: None,
+            idle: None,
+            stream: None,
+            request_at: Cell::new(None),
+            route_at: Cell::new(None),
+            try_at: Cell::new(None),
+            active: Cell::new(Instant::now()),
+        }
+    }
+
     pub(super) fn nearest(&self) -> Option<Instant> {
         let idle = self.idle.map(|limit| self.active.get() + limit);
         [self.request_at.get(), self.route_at.get(), self.try_at.get(), idle, self.stream].into_iter().flatten().min()
@@ -71,7 +85,8 @@ impl Deadlines {
 
     pub(super) async fn wait(&self, timer: &mut Timer) -> Expired {
         loop {
-            timer.until(self.nearest()).await;
+            // Looked up anew at each turn: the end of the request brings deadlines that were not there before.
+            std::future::poll_fn(|cx| timer.poll(cx, self.nearest())).await;
             if let Some(expired) = self.expired(Instant::now()) {
                 return expired;
             }

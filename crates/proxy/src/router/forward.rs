@@ -128,6 +128,9 @@ impl<'a> Exchange<'a, '_> {
         else {
             // Envoy names the host it would have gone to.
             let host = plan.upstream.pick(self.original(&plan.settings), plan.hash, &[], 0, &mut worker.dice());
+            if host.is_some() {
+                self.mirror(&plan);
+            }
             self.record.upstream_host = host.map(|h| h.target.clone());
             plan.upstream.stats.upstream_rq_pending_overflow.inc();
             self.fail(&plan, &UpstreamFailure::Overflow).await;

@@ -6,7 +6,9 @@
 mod attempts;
 pub mod body;
 mod deadlines;
+mod feed;
 mod forward;
+mod mirror;
 mod outlier;
 mod relay;
 pub mod respond;
@@ -31,6 +33,7 @@ use lateen_traffic::{Config, Protocol, RequestHead, ResponseHead};
 use tokio::time::Instant;
 
 use self::body::{Piece, Source};
+use self::feed::Feed;
 use self::respond::{Responder, local_response};
 use crate::connection::Connection;
 use crate::http1::head::Framing;
@@ -67,6 +70,8 @@ pub struct Incoming<'a> {
     expects_continue: bool,
     ended: bool,
     replay: Replay,
+    // Where else it goes.
+    copies: Vec<Feed>,
 }
 
 /// What was read of a request's body, kept as long as the request may be sent again.
@@ -83,7 +88,14 @@ impl<'a> Incoming<'a> {
     pub fn new(source: Source<'a>, framing: Framing, expects_continue: bool) -> Self {
         let ended = framing == Framing::None;
         let source = if ended && !matches!(source, Source::Http1(_)) { Source::Empty } else { source };
-        Self { source, framing, expects_continue, ended, replay: Replay { whole: true, ..Replay::default() } }
+        Self {
+            source,
+            framing,
+            expects_continue,
+            ended,
+            replay: Replay { whole: true, ..Replay::default() },
+            copies: Vec::new(),
+        }
     }
 }
 
@@ -243,7 +255,7 @@ impl<'a, 'r> Exchange<'a, 'r> {
     async fn send_own(&mut self, status: u16, text: Bytes) {
         let unread = match &self.body.source {
             Source::Http1(reader) => !reader.body_done() && !self.body.ended,
-            Source::Empty | Source::Http2(_) => false,
+            Source::Empty | Source::Http2(_) | Source::Feed(_) => false,
         };
         if unread || status == 400 || !self.request.upgrade.is_empty() {
             self.responder.close_after();

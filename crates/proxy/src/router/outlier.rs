@@ -1,5 +1,7 @@
 //! What outlier detection is told of attempts.
 
+use lateen_traffic::ResponseHead;
+use lateen_traffic::cluster::ClusterSettings;
 use lateen_traffic::outlier::{Report, status_of_grpc};
 use lateen_traffic::reply::UpstreamFailure;
 
@@ -33,15 +35,18 @@ impl Exchange<'_, '_> {
         if plan.settings.outlier.is_none() {
             return;
         }
-        let grpc = self.request.is_grpc().then(|| self.response.headers.get_str("grpc-status")).flatten();
-        let status = match grpc {
-            Some(status) => status_of_grpc(status.parse().unwrap_or(u32::MAX)),
-            None => self.response.status,
-        };
-        let status = match &plan.settings.outlier_errors {
-            Some(errors) => errors.judge(self.response, status),
-            None => status,
-        };
-        self.report(plan, host, Report::Answered(status));
+        self.report(plan, host, Report::Answered(judged(&plan.settings, self.request.is_grpc(), self.response)));
+    }
+}
+
+/// The status an answer counts as.
+pub(super) fn judged(settings: &ClusterSettings, grpc: bool, response: &ResponseHead) -> u16 {
+    let status = match grpc.then(|| response.headers.get_str("grpc-status")).flatten() {
+        Some(status) => status_of_grpc(status.parse().unwrap_or(u32::MAX)),
+        None => response.status,
+    };
+    match &settings.outlier_errors {
+        Some(errors) => errors.judge(response, status),
+        None => status,
     }
 }

@@ -5,8 +5,6 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use lateen_traffic::Protocol;
-use lateen_traffic::cluster::UpstreamProtocol;
 use lateen_traffic::outlier::Report;
 use lateen_traffic::record::Flags;
 use lateen_traffic::reply::UpstreamFailure;
@@ -20,7 +18,7 @@ use super::respond::Responder;
 use super::upper::{Upper, http2_request, request_framing};
 use super::{Exchange, Incoming};
 use crate::http1::head::{self, Framing};
-use crate::upstream::{Host, Http1Lease, Http2Lease, http2_failure};
+use crate::upstream::{Host, Http1Lease, Http2Lease, InFlight, Lease, http2_failure};
 
 /// Bytes of a pipelined next request that are read while the upstream works.
 const READ_AHEAD: usize = 64 * 1024;
@@ -55,24 +53,12 @@ impl Exchange<'_, '_> {
         let Try { host, deadlines, .. } = this;
         self.record.upstream_host = Some(host.target.clone());
         self.record.upstream_local = None;
-        let http2 = match plan.settings.protocol {
-            UpstreamProtocol::Http1 => false,
-            UpstreamProtocol::Http2 => true,
-            UpstreamProtocol::Downstream => self.request.protocol == Protocol::Http2,
-        };
         let worker = Rc::clone(&self.connection.worker);
         let default_bind = worker.process.upstreams.default_bind.as_ref();
         let connected = {
-            let connecting = async {
-                if http2 {
-                    plan.upstream.http2(host, default_bind).await.map(Lease::Http2)
-                } else {
-                    plan.upstream.http1(host, default_bind).await.map(Lease::Http1)
-                }
-            };
             tokio::select! {
                 biased;
-                connected = connecting => connected,
+                connected = plan.upstream.lease(host, self.request.protocol, default_bind) => connected,
                 () = self.responder.gone() => return End::ClientGone,
                 () = self.body.source.gone(READ_AHEAD), if self.body.ended => return End::ClientGone,
                 expired = deadlines.wait(self.timer) => return End::Expired(expired),
@@ -81,7 +67,6 @@ impl Exchange<'_, '_> {
         let lease = match connected {
             Ok(lease) => lease,
             Err(failure) => {
-                host.shared.errors.fetch_add(1, Ordering::Relaxed);
                 self.report_failure(plan, host, &failure);
                 let attempt = match failure {
                     UpstreamFailure::Overflow => Attempt::Overflow,
@@ -91,17 +76,12 @@ impl Exchange<'_, '_> {
             }
         };
         self.report(plan, host, Report::Connected);
-        let stats = &plan.upstream.stats;
-        stats.upstream_rq_total.inc();
-        stats.upstream_rq_active.inc();
-        host.shared.requests.fetch_add(1, Ordering::Relaxed);
-        host.shared.active.fetch_add(1, Ordering::Relaxed);
+        let in_flight = InFlight::begin(&plan.upstream, host);
         let end = match lease {
             Lease::Http1(lease) => self.over_http1(plan, lease, this).await,
             Lease::Http2(lease) => self.over_http2(plan, lease, this).await,
         };
-        host.shared.active.fetch_sub(1, Ordering::Relaxed);
-        stats.upstream_rq_active.dec();
+        drop(in_flight);
         match &end {
             End::Expired(expired) => {
                 host.shared.timeouts.fetch_add(1, Ordering::Relaxed);
@@ -406,11 +386,6 @@ impl Exchange<'_, '_> {
     }
 }
 
-enum Lease {
-    Http1(Http1Lease),
-    Http2(Http2Lease),
-}
-
 enum Download {
     Whole,
     Client,
@@ -444,7 +419,7 @@ async fn upload(
     limit: usize,
     received: &Cell<u64>,
 ) -> Result<(), UploadEnd> {
-    let Incoming { source, replay, ended, .. } = body;
+    let Incoming { source, replay, copies, ended, .. } = body;
     for piece in &replay.pieces {
         let sent = match piece {
             Piece::Data(data) => up.data(data.clone()).await,
@@ -455,6 +430,7 @@ async fn upload(
     if !*ended {
         let copied = copy(source, up, |piece| {
             deadlines.touch();
+            copies.iter_mut().for_each(|copy| copy.give(piece));
             if let Piece::Data(data) = piece {
                 received.set(received.get() + data.len() as u64);
                 replay.size += data.len();

@@ -4,11 +4,10 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::rc::Rc;
 
-use lateen_traffic::cluster::UpstreamProtocol;
+use lateen_traffic::ResponseHead;
 use lateen_traffic::outlier::Report;
 use lateen_traffic::record::Flags;
 use lateen_traffic::reply::{self, UpstreamFailure};
-use lateen_traffic::{Protocol, ResponseHead};
 use tokio::time::Instant;
 
 use super::Exchange;
@@ -48,11 +47,7 @@ impl Exchange<'_, '_> {
             }
             return;
         }
-        let http2 = match plan.settings.protocol {
-            UpstreamProtocol::Http1 => false,
-            UpstreamProtocol::Http2 => true,
-            UpstreamProtocol::Downstream => self.request.protocol == Protocol::Http2,
-        };
+        let http2 = plan.settings.protocol.is_http2(self.request.protocol);
         plan.upstream.stats.upstream_rq_total.inc();
         if http2 {
             match plan.upstream.http2(&host, bind).await {

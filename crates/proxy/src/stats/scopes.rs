@@ -47,6 +47,7 @@ scope! {
         upstream_cx_max_requests: Counter,
         upstream_cx_destroy: Counter,
         upstream_cx_none_healthy: Counter,
+        lb_healthy_panic: Counter,
         upstream_cx_rx_bytes_total: Counter,
         upstream_cx_tx_bytes_total: Counter,
         upstream_rq_time: Histogram,

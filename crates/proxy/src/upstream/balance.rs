@@ -1,14 +1,15 @@
 //! What picks hosts: made of a cluster's settings and hosts, with tables that all workers share.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use lateen_traffic::balance::{HostSet, Hosts, LocalityShare, Part, Table};
-use lateen_traffic::cluster::{Cluster, Hashing, Health, LbPolicy};
+use lateen_traffic::cluster::{Cluster, HashTable, Hashing, Health, LbPolicy};
 
-use super::Host;
+use super::{ClusterShared, Host};
 
 /// Since when a host is known.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +45,25 @@ impl Tables {
         let made = Arc::new(hashing.table(parts));
         tables.push(Arc::downgrade(&made));
         made
+    }
+}
+
+impl ClusterShared {
+    /// How the places of its tables are shared out, in Envoy's words; of one of the tables, if there are several.
+    pub fn table_gauges(&self) -> Vec<(Cow<'static, str>, u64)> {
+        let tables = self.tables.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(table) = tables.iter().find_map(Weak::upgrade) else { return Vec::new() };
+        match table.counts() {
+            (HashTable::Ring { .. }, counts) => vec![
+                ("ring_hash_lb.size".into(), counts.places),
+                ("ring_hash_lb.min_hashes_per_host".into(), counts.fewest),
+                ("ring_hash_lb.max_hashes_per_host".into(), counts.most),
+            ],
+            (HashTable::Maglev { .. }, counts) => vec![
+                ("maglev_lb.min_entries_per_host".into(), counts.fewest),
+                ("maglev_lb.max_entries_per_host".into(), counts.most),
+            ],
+        }
     }
 }
 

@@ -4,6 +4,7 @@ mod balance;
 mod connect;
 mod health;
 mod http2;
+mod lease;
 mod named;
 mod pool;
 mod told;
@@ -28,6 +29,7 @@ use crate::stats::{ClusterStats, WorkerStats};
 
 pub use connect::{connect, original_destination};
 pub use http2::{Http2Lease, failure as http2_failure};
+pub use lease::{InFlight, Lease};
 pub use named::NameCaches;
 pub use pool::{Http1Lease, Pool, TcpLease};
 
@@ -382,6 +384,9 @@ impl Upstream {
                 break;
             }
             picked = pick(attempt)?;
+        }
+        if state.set.picked_in_panic(picked) {
+            self.stats.lb_healthy_panic.inc();
         }
         state.hosts.get(picked).cloned()
     }

@@ -3,4 +3,5 @@
 
 mod http1;
 mod inherited;
+mod mirror;
 mod world;

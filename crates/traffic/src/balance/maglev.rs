@@ -79,6 +79,15 @@ impl Maglev {
         }
     }
 
+    /// The positions at all places.
+    pub(super) fn positions(&self) -> impl Iterator<Item = usize> {
+        let (narrow, wide): (&[u8], &[u32]) = match self {
+            Self::Narrow(places) => (places, &[]),
+            Self::Wide(places) => (&[], places),
+        };
+        narrow.iter().map(|position| usize::from(*position)).chain(wide.iter().map(|position| *position as usize))
+    }
+
     pub(super) fn find(&self, hash: u64, attempt: u32) -> Option<usize> {
         // Another attempt looks far away from the first.
         let hash = if attempt == 0 { hash } else { hash ^ 0u64.wrapping_sub(u64::from(attempt)) };

@@ -49,6 +49,11 @@ impl Ring {
         Self(places.into())
     }
 
+    /// The positions at all places.
+    pub(super) fn positions(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().map(|(_, position)| *position as usize)
+    }
+
     pub(super) fn find(&self, hash: u64, attempt: u32) -> Option<usize> {
         let next = self.0.partition_point(|(place, _)| *place < hash);
         let at = (next % self.0.len().max(1) + attempt as usize) % self.0.len().max(1);

@@ -22,6 +22,18 @@ pub struct Table {
     kind: HashTable,
     parts: Vec<Part>,
     places: Places,
+    counts: Counts,
+}
+
+/// How the places of a table are shared out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// All places.
+    pub places: u64,
+    /// Of the host with the fewest.
+    pub fewest: u64,
+    /// Of the host with the most.
+    pub most: u64,
 }
 
 #[derive(Debug)]
@@ -39,7 +51,23 @@ impl Table {
             }
             HashTable::Maglev { size } => Places::Maglev(Maglev::new(&parts, size)),
         };
-        Self { kind, parts, places }
+        let mut of_hosts = vec![0u64; parts.len()];
+        let mut count = |position: usize| of_hosts[position] += 1;
+        match &places {
+            Places::Ring(ring) => ring.positions().for_each(&mut count),
+            Places::Maglev(table) => table.positions().for_each(&mut count),
+        }
+        let counts = Counts {
+            places: of_hosts.iter().sum(),
+            fewest: of_hosts.iter().copied().min().unwrap_or(0),
+            most: of_hosts.iter().copied().max().unwrap_or(0),
+        };
+        Self { kind, parts, places, counts }
+    }
+
+    /// Its kind, and how its places are shared out.
+    pub fn counts(&self) -> (HashTable, Counts) {
+        (self.kind, self.counts)
     }
 
     /// Whether it is the table for these.

@@ -1,6 +1,6 @@
 //! What routes do: forward, redirect, answer; and retry policies.
 //!
-//! - reject: mirroring, internal redirects, hedging, high priority, rewrites by template, retry predicates other than
+//! - reject: internal redirects, hedging, high priority, rewrites by template, retry predicates other than
 //!   those named, because requests would go elsewhere or more often than meant
 //! - degrade: cluster specifier plugins (the route answers 500)
 //! - note: metadata matches, rate limits, tuning of flushes and early data
@@ -21,6 +21,7 @@ use lateen_traffic::route::{
 use super::access_log::inline;
 use super::address::{duration, port, text, timeout, type_name};
 use super::matcher::{edits, field_name, substitution};
+use super::mirror::mirrors;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 use super::route::per_filter_config;
 
@@ -61,7 +62,6 @@ pub(super) fn forward(action: pb::RouteAction, notes: &mut Notes) -> Result<Opti
         path_rewrite_policy,
         path_rewrite,
         retry_policy_typed_config,
-        request_mirror_policies,
         cors,
         grpc_timeout_offset,
         internal_redirect_policy,
@@ -149,6 +149,7 @@ pub(super) fn forward(action: pb::RouteAction, notes: &mut Notes) -> Result<Opti
         idle_timeout: timeout("idle_timeout", idle_timeout)?,
         max_stream_duration,
         retry: retry.map(|policy| retry_policy(policy, notes)).transpose().at("retry_policy")?.map(Arc::new),
+        mirrors: mirrors(request_mirror_policies, notes)?,
         upgrades,
         terminate_connect,
         hash_policies: each("hash_policy", hash_policy, super::hash_policy::hash_policy)?

@@ -23,6 +23,7 @@ mod hash_policy;
 mod hcm;
 mod listener;
 mod matcher;
+mod mirror;
 mod outlier;
 mod proxy_protocol;
 pub(crate) mod reject;

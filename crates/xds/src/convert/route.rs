@@ -1,7 +1,7 @@
 //! Route configurations, virtual hosts, routes and what they match.
 //!
 //! - reject: matches on cookies, TLS, metadata and filter state, because a route would take what is not its own;
-//!   matcher trees, on-demand hosts, mirroring, hedging; filter settings of a route or host that say anything
+//!   matcher trees, on-demand hosts, hedging; filter settings of a route or host that say anything
 //! - degrade: routes whose action is not known (they answer 500)
 //! - note: statistics, metadata, tracing, rate-limit descriptors (there is no rate-limit filter), buffer limits
 
@@ -21,6 +21,7 @@ use lateen_traffic::route::{
 use super::action::{direct_response, forward, redirect, retry_policy};
 use super::address::per_million;
 use super::matcher::{edits, field_name, header, query, regex};
+use super::mirror::mirrors;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 
 /// Envoy's limit on the body of a direct response, in bytes, unless the route configuration sets another.
@@ -52,7 +53,6 @@ pub fn route_config(config: pb::RouteConfiguration, notes: &mut Notes) -> Result
     reject_if_set!(
         vhds,
         cluster_specifier_plugins,
-        request_mirror_policies,
         vhost_header,
         ignore_path_parameters_in_path_matching,
         route_specifiers,
@@ -84,6 +84,7 @@ pub fn route_config(config: pb::RouteConfiguration, notes: &mut Notes) -> Result
         )?,
         most_specific_edits_win: most_specific_header_mutations_wins,
         internal_only_headers: each("internal_only_headers", internal_only_headers, |name| field_name(&name))?,
+        mirrors: mirrors(request_mirror_policies, notes)?,
         ..RouteConfig::default()
     };
     config.index().map_err(Reject::new)
@@ -116,7 +117,7 @@ fn virtual_host(host: pb::VirtualHost, direct_bytes: usize, notes: &mut Notes) -
         metadata,
         route_specifiers,
     } = host;
-    reject_if_set!(matcher, cors, retry_policy_typed_config, hedge_policy, request_mirror_policies, route_specifiers);
+    reject_if_set!(matcher, cors, retry_policy_typed_config, hedge_policy, route_specifiers);
     note_if_set!(notes, "VirtualHost":
         virtual_clusters, rate_limits, include_is_timeout_retry_header, per_request_buffer_limit_bytes,
         request_body_buffer_limit, metadata);
@@ -149,6 +150,7 @@ fn virtual_host(host: pb::VirtualHost, direct_bytes: usize, notes: &mut Notes) -
         attempt_count_in_request: include_request_attempt_count,
         attempt_count_in_response: include_attempt_count_in_response,
         retry: retry.map(|policy| retry_policy(policy, notes)).transpose().at("retry_policy")?.map(Arc::new),
+        mirrors: mirrors(request_mirror_policies, notes)?,
     })
 }
 

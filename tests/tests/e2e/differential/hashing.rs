@@ -317,11 +317,13 @@ async fn chosen(kind: Kind, stage: &Arc<Stage>, upstreams: &[(&'static str, u16)
     let dir = tempfile::tempdir().expect("a temporary directory");
     let layout = Layout::new(dir.path(), &["main"], upstreams);
     let odd = Odd { weights: &[3, 1, 4, 1, 5], by_address: true, ..Odd::default() };
+    let panic = json!({"common_lb_config": {"healthy_panic_threshold": {"value": 50.0}}});
     let clusters = vec![
         hosts(&layout, "ring", &HOSTS, &Odd { by_address: true, ..Odd::default() }, RING()),
         hosts(&layout, "maglev", &HOSTS, &odd, json!({"lb_policy": "MAGLEV"})),
+        hosts(&layout, "panic", &["one"], &Odd { unhealthy: &["one"], ..Odd::default() }, panic),
     ];
-    let routes: Vec<Value> = ["ring", "maglev"]
+    let routes: Vec<Value> = ["ring", "maglev", "panic"]
         .iter()
         .map(|name| {
             json!({"match": {"prefix": format!("/{name}")},
@@ -330,11 +332,11 @@ async fn chosen(kind: Kind, stage: &Arc<Stage>, upstreams: &[(&'static str, u16)
         .collect();
     let virtual_hosts = json!([{"name": "all", "domains": ["*"], "routes": routes}]);
     let listeners = [listener(&layout, "main", http(&layout, "main", virtual_hosts, json!({})))];
-    let _proxy = Proxy::start(kind, &bootstrap::fixed(&layout, &listeners, &clusters), layout.admin, dir.path()).await;
+    let proxy = Proxy::start(kind, &bootstrap::fixed(&layout, &listeners, &clusters), layout.admin, dir.path()).await;
     let stream = TcpStream::connect(("127.0.0.1", layout.listener("main"))).await.expect("a connection");
     let mut reader = Reader::new(stream);
     let mut chosen = Vec::new();
-    for cluster in ["ring", "maglev"] {
+    for (cluster, keys) in [("ring", keys), ("maglev", keys), ("panic", 7)] {
         for key in 0..keys {
             let case = format!("{} {cluster} {key}", kind.name());
             let request =
@@ -345,7 +347,12 @@ async fn chosen(kind: Kind, stage: &Arc<Stage>, upstreams: &[(&'static str, u16)
             chosen.extend(stage.received(&case).into_iter().map(|received| received.upstream));
         }
     }
-    assert_eq!(chosen.len(), 2 * keys);
+    assert_eq!(chosen.len(), 2 * keys + 7);
+    // What is said of the tables must be the same too.
+    let stats = proxy.admin("/stats").await.text();
+    let told = ["ring_hash_lb.", "maglev_lb.", "lb_healthy_panic"];
+    chosen.extend(stats.lines().filter(|line| told.iter().any(|name| line.contains(name))).map(str::to_owned));
+    assert!(chosen.iter().any(|line| line == "cluster.panic.lb_healthy_panic: 7"), "{stats}");
     chosen
 }
 
@@ -365,8 +372,13 @@ async fn many_keys() {
         .collect();
     let envoy = chosen(Kind::Envoy, &stage, &upstreams, KEYS).await;
     let lateen = chosen(Kind::Lateen, &stage, &upstreams, KEYS).await;
-    let different = envoy.iter().zip(&lateen).filter(|(theirs, ours)| theirs != ours).count();
-    assert_eq!(different, 0, "of {} keys", envoy.len());
+    let different: Vec<_> = envoy.iter().zip(&lateen).filter(|(theirs, ours)| theirs != ours).collect();
+    assert!(
+        different.is_empty() && envoy.len() == lateen.len(),
+        "{} of {}: {different:#?}",
+        different.len(),
+        envoy.len()
+    );
     for host in HOSTS {
         assert!(envoy.iter().filter(|chosen| *chosen == host).count() > KEYS / 20, "{host} is never chosen");
     }

@@ -10,6 +10,7 @@ mod headers;
 mod http2;
 mod local_replies;
 mod localities;
+mod mirror;
 mod outliers;
 mod paths;
 mod proxy_protocol;

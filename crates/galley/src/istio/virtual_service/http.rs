@@ -39,6 +39,7 @@ pub struct HttpRoute {
     /// Copies of the requests go here too.
     pub mirrors: Vec<HttpMirrorPolicy>,
     /// Deprecated form of `mirror_percentage`, whole percents.
+    #[serde(alias = "mirror_percent")]
     pub mirror_percent: Option<u32>,
     /// How much of the requests is copied to `mirror`. Absent: all.
     pub mirror_percentage: Option<Percent>,

@@ -46,6 +46,19 @@ fn shares_follow_weights() {
 }
 
 #[test]
+fn places_are_counted() {
+    let of = |kind| {
+        let hashing = Hashing { kind, by_hostname: false };
+        let part = |host: usize| Part { key: format!("10.0.0.{host}:80").into(), weight: [0.25, 0.75][host] };
+        hashing.table(vec![part(0), part(1)]).counts().1
+    };
+    assert_eq!(of(RING), Counts { places: 1024, fewest: 256, most: 768 });
+    let maglev = of(MAGLEV);
+    assert_eq!((maglev.places, maglev.fewest + maglev.most), (65_537, 65_537));
+    assert!(maglev.fewest.abs_diff(16_384) < 3, "{maglev:?}");
+}
+
+#[test]
 fn a_ring_is_no_larger_than_it_may_be() {
     let kind = HashTable::Ring { minimum: 1, maximum: 2, function: HashFunction::XxHash };
     let set = set(kind, &addresses(3));

@@ -120,8 +120,12 @@ fn routes_refused() {
             format!("{at}.route.weighted_clusters: Sum of weights in the weighted_cluster must be greater than 0."),
         ),
         (
-            action("route: {cluster: c, request_mirror_policies: [{cluster: d}]}"),
-            format!("{at}.route.request_mirror_policies: not supported yet"),
+            action("route: {cluster: c, request_mirror_policies: [{cluster: d}, {runtime_fraction: {}}]}"),
+            format!("{at}.route.request_mirror_policies[1]: no cluster"),
+        ),
+        (
+            action("route: {cluster: c, request_mirror_policies: [{cluster: d, cluster_header: x}]}"),
+            format!("{at}.route.request_mirror_policies[0].cluster_header: cluster is set too"),
         ),
         (action("route: {cluster: c, priority: HIGH}"), format!("{at}.route.priority: only DEFAULT is supported")),
         (

@@ -1,0 +1,67 @@
+//! A connection for one request, of whichever protocol the cluster speaks, and the request counted while it lasts.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use lateen_traffic::Protocol;
+use lateen_traffic::cluster::UpstreamBind;
+use lateen_traffic::reply::UpstreamFailure;
+
+use super::{Host, Http1Lease, Http2Lease, Upstream};
+use crate::stats::ClusterStats;
+
+/// A connection for one request.
+pub enum Lease {
+    /// For this request alone.
+    Http1(Http1Lease),
+    /// Shared with others.
+    Http2(Http2Lease),
+}
+
+impl Upstream {
+    /// A connection to `host` for a request of a client that speaks `client`.
+    ///
+    /// # Errors
+    /// When there is none to be had, or a limit is reached.
+    pub async fn lease(
+        &self,
+        host: &Rc<Host>,
+        client: Protocol,
+        bind: Option<&UpstreamBind>,
+    ) -> Result<Lease, UpstreamFailure> {
+        let leased = if self.settings().protocol.is_http2(client) {
+            self.http2(host, bind).await.map(Lease::Http2)
+        } else {
+            self.http1(host, bind).await.map(Lease::Http1)
+        };
+        if leased.is_err() {
+            host.shared.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        leased
+    }
+}
+
+/// A request at a host, counted as active while this lives, however it ends.
+pub struct InFlight {
+    host: Rc<Host>,
+    stats: Arc<ClusterStats>,
+}
+
+impl InFlight {
+    /// A request has got its connection.
+    pub fn begin(upstream: &Upstream, host: &Rc<Host>) -> Self {
+        upstream.stats.upstream_rq_total.inc();
+        upstream.stats.upstream_rq_active.inc();
+        host.shared.requests.fetch_add(1, Ordering::Relaxed);
+        host.shared.active.fetch_add(1, Ordering::Relaxed);
+        Self { host: Rc::clone(host), stats: Arc::clone(&upstream.stats) }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.host.shared.active.fetch_sub(1, Ordering::Relaxed);
+        self.stats.upstream_rq_active.dec();
+    }
+}
