@@ -96,6 +96,41 @@ impl Snapshot {
         self.kinds[kind as usize].values().map(|names| names.len()).sum()
     }
 
+    /// What differs from an earlier snapshot in objects of a kind: each as it was, and as it is now. Found by comparing
+    /// pointers, a namespace that is shared at once; what was written anew differs even if it says the same.
+    pub fn changes<'a>(
+        &'a self,
+        before: &'a Self,
+        kind: Kind,
+    ) -> Vec<(Option<&'a Arc<Object>>, Option<&'a Arc<Object>>)> {
+        let mut changes = Vec::new();
+        if self.same(before, kind) {
+            return changes;
+        }
+        let (old, new) = (&before.kinds[kind as usize], &self.kinds[kind as usize]);
+        for (namespace, names) in old.iter() {
+            let now = new.get(namespace);
+            if now.is_some_and(|now| Arc::ptr_eq(now, names)) {
+                continue;
+            }
+            for (name, object) in names.iter() {
+                let now = now.and_then(|now| now.get(name));
+                if !now.is_some_and(|now| Arc::ptr_eq(now, object)) {
+                    changes.push((Some(object), now));
+                }
+            }
+        }
+        for (namespace, names) in new.iter() {
+            let was = old.get(namespace);
+            if was.is_some_and(|was| Arc::ptr_eq(was, names)) {
+                continue;
+            }
+            let added = names.iter().filter(|(name, _)| was.is_none_or(|was| !was.contains_key(*name)));
+            changes.extend(added.map(|(_, object)| (None, Some(object))));
+        }
+        changes
+    }
+
     /// Whether both hold the very same objects of a kind, found out without looking at them. May be `false` for equal ones.
     pub fn same(&self, other: &Self, kind: Kind) -> bool {
         Arc::ptr_eq(&self.kinds[kind as usize], &other.kinds[kind as usize])

@@ -73,9 +73,11 @@ impl World {
                 .map_or_else(|| Arc::clone(&self.config), Arc::new),
         };
         let config_same = Arc::ptr_eq(&config, &self.config);
-        let services_same = config_same && same(&[Kind::Service, Kind::ServiceEntry]) && same(&ENDPOINT_KINDS);
-        let registry =
-            if services_same { self.registry.clone() } else { Registry::new(&snapshot, &config, &self.registry) };
+        let registry = match config_same && same(&[Kind::Service, Kind::ServiceEntry]) {
+            true if same(&ENDPOINT_KINDS) => self.registry.clone(),
+            true => self.registry.follow(&self.snapshot, &snapshot, &config),
+            false => Registry::new(&snapshot, &config, &self.registry),
+        };
         let localities = config.locality_lb_setting.as_ref();
         if config_same && same(&RULE_KINDS) {
             let place_needs = PlaceNeeds::of(&registry, &self.destination_rules, localities);

@@ -27,6 +27,16 @@ pub const SUBZONE: &str = "topology.istio.io/subzone";
 /// Label that says which machine a workload is on.
 pub const HOSTNAME: &str = "kubernetes.io/hostname";
 
+impl EndpointAddress {
+    /// The address, if it is one of IP.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            EndpointAddress::Ip(ip) => Some(*ip),
+            EndpointAddress::Name(_) | EndpointAddress::Pipe(_) => None,
+        }
+    }
+}
+
 /// Region, zone and sub-zone; empty where unknown.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Locality {

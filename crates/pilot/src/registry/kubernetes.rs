@@ -88,12 +88,23 @@ impl<'a> Slices<'a> {
     pub fn new(snapshot: &'a Snapshot) -> Slices<'a> {
         let mut slices: HashMap<_, Vec<_>> = HashMap::new();
         for slice in snapshot.list::<EndpointSlice>() {
-            let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
-            if let Some(service) = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME)) {
-                slices.entry((namespace, service.as_str())).or_default().push(slice);
+            if let Some(owner) = owner(slice) {
+                slices.entry(owner).or_default().push(slice);
             }
         }
         Slices(slices)
+    }
+
+    /// Reads the slices of one service.
+    pub fn of(snapshot: &'a Snapshot, service: &'a Service) -> Slices<'a> {
+        let name = (service.namespace.as_str(), service.name.as_str());
+        let slices = snapshot.list_in::<EndpointSlice>(name.0).filter(|slice| owner(slice) == Some(name)).collect();
+        Slices(
+            HashMap::from([(name, slices)])
+                .into_iter()
+                .filter(|(_, slices): &(_, Vec<_>)| !slices.is_empty())
+                .collect(),
+        )
     }
 
     /// The endpoints of a service: from its slices, or from its Endpoints object if it has none. Ports are matched by
@@ -107,6 +118,12 @@ impl<'a> Slices<'a> {
                 .unwrap_or_default(),
         }
     }
+}
+
+/// Namespace and name of the service a slice belongs to.
+pub fn owner(slice: &EndpointSlice) -> Option<(&str, &str)> {
+    let service = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
+    Some((slice.metadata.namespace.as_deref().unwrap_or_default(), service))
 }
 
 fn of_slices(service: &Service, slices: &[&EndpointSlice], workloads: &Workloads) -> PortEndpoints {

@@ -4,6 +4,7 @@
 //! `pilot/pkg/serviceregistry`.
 
 mod endpoint;
+mod follow;
 mod kubernetes;
 mod protocol;
 mod service;
@@ -40,8 +41,10 @@ pub struct Registry {
     workloads: Workloads,
     /// Services with a selector, by namespace.
     selecting: Arc<HashMap<String, Vec<ServiceKey>>>,
+    /// Services that several objects declare together.
+    merged: Arc<BTreeSet<ServiceKey>>,
     /// Services with an endpoint at the address.
-    at_address: Arc<HashMap<IpAddr, BTreeSet<ServiceKey>>>,
+    at_address: Arc<HashMap<IpAddr, Arc<BTreeSet<ServiceKey>>>>,
     /// Services whose hosts are those that requests name.
     named: Arc<Vec<Arc<Service>>>,
 }
@@ -60,6 +63,7 @@ impl Registry {
     pub fn new(snapshot: &Snapshot, mesh: &crate::Config, before: &Registry) -> Registry {
         let workloads = Workloads::new(snapshot);
         let mut entries: BTreeMap<ServiceKey, (Service, PortEndpoints)> = BTreeMap::new();
+        let mut merged = BTreeSet::new();
         let slices = kubernetes::Slices::new(snapshot);
         for service in snapshot.list::<k8s_openapi::api::core::v1::Service>() {
             let Some(service) = kubernetes::service(service, mesh) else { continue };
@@ -71,7 +75,10 @@ impl Registry {
                 let endpoints = service_entry::endpoints(entry, &service, &workloads);
                 let key = (Arc::clone(&service.host), service.namespace.clone());
                 match entries.get_mut(&key) {
-                    Some((known, of_known)) => merge(known, of_known, service, endpoints),
+                    Some((known, of_known)) => {
+                        merge(known, of_known, service, endpoints);
+                        merged.insert(key);
+                    }
                     None => {
                         entries.insert(key, (service, endpoints));
                     }
@@ -90,22 +97,20 @@ impl Registry {
                 (key, entry)
             })
             .collect();
-        let mut registry = Registry { entries, workloads, ..Registry::default() };
+        let mut registry = Registry { entries, workloads, merged: Arc::new(merged), ..Registry::default() };
         registry.index();
         registry
     }
 
     fn index(&mut self) {
         let mut selecting: HashMap<String, Vec<ServiceKey>> = HashMap::new();
-        let mut at_address: HashMap<IpAddr, BTreeSet<ServiceKey>> = HashMap::new();
+        let mut at_address: HashMap<IpAddr, Arc<BTreeSet<ServiceKey>>> = HashMap::new();
         for (key, entry) in &self.entries {
             if entry.service.selector.as_ref().is_some_and(|selector| !selector.is_empty()) {
                 selecting.entry(key.1.clone()).or_default().push(key.clone());
             }
-            for endpoint in entry.endpoints.values().flat_map(|endpoints| endpoints.iter()) {
-                if let EndpointAddress::Ip(ip) = endpoint.address {
-                    at_address.entry(ip).or_default().insert(key.clone());
-                }
+            for ip in addresses(&entry.endpoints) {
+                Arc::make_mut(at_address.entry(ip).or_default()).insert(key.clone());
             }
         }
         let of_named = |entry: &&Entry| entry.service.resolution == Resolution::Named;
@@ -164,16 +169,21 @@ impl Registry {
         self.workloads = later.workloads.clone();
         for host in hosts {
             let of_host = (Arc::clone(host), String::new())..;
-            for (key, entry) in self.entries.range_mut(of_host).take_while(|(key, _)| key.0 == *host) {
-                match later.entries.get(key) {
-                    Some(now) if Arc::ptr_eq(&now.service, &entry.service) => {
-                        entry.endpoints = Arc::clone(&now.endpoints);
-                    }
-                    _ => {}
+            let keys: Vec<ServiceKey> = self
+                .entries
+                .range(of_host)
+                .take_while(|(key, _)| key.0 == *host)
+                .filter(|(key, entry)| {
+                    later.entries.get(key).is_some_and(|now| Arc::ptr_eq(&now.service, &entry.service))
+                })
+                .map(|(key, _)| key.clone())
+                .collect();
+            for key in keys {
+                if let Some(now) = later.entries.get(&key) {
+                    self.put_endpoints(&key, Arc::clone(&now.endpoints));
                 }
             }
         }
-        self.index();
     }
 
     /// The ports of a workload that services have, the oldest service first. The workload is known by its addresses
@@ -182,7 +192,8 @@ impl Registry {
         let info = addresses.iter().find_map(|address| self.workloads.at(*address));
         let mut found: Vec<Instance> = Vec::new();
         let mut candidates: BTreeSet<&ServiceKey> = self.selecting.get(namespace).into_iter().flatten().collect();
-        candidates.extend(addresses.iter().filter_map(|address| self.at_address.get(address)).flatten());
+        candidates
+            .extend(addresses.iter().filter_map(|address| self.at_address.get(address)).flat_map(|keys| keys.iter()));
         for entry in candidates.into_iter().filter_map(|key| self.entries.get(key)) {
             let service = &entry.service;
             if service.resolution == Resolution::Alias {
@@ -211,6 +222,11 @@ impl Registry {
         found.sort_by(|a, b| a.service.claim_order().cmp(&b.service.claim_order()));
         found
     }
+}
+
+/// The IP addresses of endpoints.
+fn addresses(endpoints: &PortEndpoints) -> impl Iterator<Item = IpAddr> {
+    endpoints.values().flat_map(|endpoints| endpoints.iter()).filter_map(|endpoint| endpoint.address.ip())
 }
 
 /// The value from before if it is equal, so that what was made of it need not be made again.

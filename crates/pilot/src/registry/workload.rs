@@ -3,8 +3,8 @@
 use super::endpoint::{Endpoint, EndpointAddress, Labels, Locality, REGION, SUBZONE, Workload, ZONE};
 use k8s_openapi::api::core::v1::Pod;
 use lateen_galley::istio::WorkloadEntry;
-use lateen_galley::{Config, Snapshot};
-use std::collections::{BTreeMap, HashMap};
+use lateen_galley::{Config, Kind, Object, Snapshot};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -23,6 +23,8 @@ pub struct WorkloadInfo {
     pub weight: u32,
     /// Ports by name.
     ports: BTreeMap<String, u16>,
+    /// A pod in its node's network: it shares the node's address with others and cannot be known by it.
+    host_network: bool,
     /// A workload entry: its names are those of service ports.
     pub is_entry: bool,
 }
@@ -48,38 +50,45 @@ impl WorkloadInfo {
     }
 }
 
-/// All workloads, by name and by address.
+/// All workloads, by name and by address. A clone costs one counter.
 #[derive(Clone, Debug, Default)]
 pub struct Workloads(Arc<Index>);
 
-#[derive(Debug, Default)]
+/// By namespace and name. A change copies the names of one namespace.
+type Named = BTreeMap<Arc<str>, Arc<BTreeMap<Arc<str>, Arc<WorkloadInfo>>>>;
+
+#[derive(Clone, Debug, Default)]
 struct Index {
-    pods: BTreeMap<(String, String), Arc<WorkloadInfo>>,
-    entries: BTreeMap<(String, String), Arc<WorkloadInfo>>,
+    pods: Named,
+    entries: Named,
     by_address: HashMap<IpAddr, Arc<WorkloadInfo>>,
 }
 
 impl Workloads {
     /// Reads all pods and workload entries.
     pub fn new(snapshot: &Snapshot) -> Workloads {
-        let mut index = Index::default();
-        for pod in snapshot.list::<Pod>() {
-            let info = Arc::new(of_pod(pod));
-            let key = (info.identity.namespace.clone(), pod.metadata.name.clone().unwrap_or_default());
-            // A host-network pod shares its node's address with others and cannot be known by it.
-            if pod.spec.as_ref().is_none_or(|spec| spec.host_network != Some(true)) {
-                index.add(&info);
+        Workloads::default().follow(&Snapshot::default(), snapshot).0
+    }
+
+    /// The workloads of a later snapshot, made from those of the one before, and every workload that came, went or
+    /// became another, as it was and as it is.
+    pub fn follow(&self, before: &Snapshot, now: &Snapshot) -> (Workloads, Vec<Arc<WorkloadInfo>>) {
+        let mut workloads = self.clone();
+        let mut changed = Vec::new();
+        for kind in [Kind::Pod, Kind::WorkloadEntry] {
+            for (was, is) in now.changes(before, kind) {
+                let Some(object) = is.or(was) else { continue };
+                let info = is.and_then(|object| WorkloadInfo::of(object));
+                let old = self.0.named(kind, object.namespace(), object.name());
+                if old.map(|old| &**old) == info.as_ref() {
+                    continue;
+                }
+                let info = info.map(Arc::new);
+                changed.extend(old.cloned().into_iter().chain(info.clone()));
+                Arc::make_mut(&mut workloads.0).put(kind, object, info);
             }
-            index.pods.insert(key, info);
         }
-        for entry in snapshot.list::<Config<WorkloadEntry>>() {
-            let namespace = entry.metadata.namespace.clone().unwrap_or_default();
-            let name = entry.metadata.name.clone().unwrap_or_default();
-            let info = Arc::new(of_entry(&entry.spec, &name, &namespace, entry.metadata.labels.as_ref()));
-            index.add(&info);
-            index.entries.insert((namespace, name), info);
-        }
-        Workloads(Arc::new(index))
+        (workloads, changed)
     }
 
     /// The workload with this address.
@@ -89,27 +98,69 @@ impl Workloads {
 
     /// A pod.
     pub fn pod(&self, namespace: &str, name: &str) -> Option<&Arc<WorkloadInfo>> {
-        self.0.pods.get(&(namespace.to_owned(), name.to_owned()))
+        self.0.named(Kind::Pod, namespace, name)
     }
 
     /// All workloads of a namespace: pods, then entries.
-    pub fn of_namespace<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<WorkloadInfo>> {
-        let of = move |map: &'a BTreeMap<(String, String), Arc<WorkloadInfo>>| {
-            map.range((namespace.to_owned(), String::new())..)
-                .take_while(move |((of, _), _)| of == namespace)
-                .map(|(_, info)| info)
-        };
+    pub fn of_namespace<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Arc<WorkloadInfo>> + use<'a> {
+        let of = |map: &'a Named| map.get(namespace).into_iter().flat_map(|names| names.values());
         of(&self.0.pods).chain(of(&self.0.entries))
     }
 }
 
 impl Index {
-    fn add(&mut self, info: &Arc<WorkloadInfo>) {
-        for address in &info.addresses {
-            if let EndpointAddress::Ip(ip) = address {
-                self.by_address.entry(*ip).or_insert_with(|| Arc::clone(info));
-            }
+    fn named(&self, kind: Kind, namespace: &str, name: &str) -> Option<&Arc<WorkloadInfo>> {
+        let map = if kind == Kind::Pod { &self.pods } else { &self.entries };
+        map.get(namespace)?.get(name)
+    }
+
+    /// Puts a workload in place of the one of that name, or takes that out.
+    fn put(&mut self, kind: Kind, object: &Object, info: Option<Arc<WorkloadInfo>>) {
+        let map = if kind == Kind::Pod { &mut self.pods } else { &mut self.entries };
+        let names = match map.get_mut(object.namespace()) {
+            Some(names) => names,
+            None => map.entry(object.namespace().into()).or_default(),
+        };
+        let old = match &info {
+            Some(info) => Arc::make_mut(names).insert(object.name().into(), Arc::clone(info)),
+            None => Arc::make_mut(names).remove(object.name()),
+        };
+        if names.is_empty() {
+            map.remove(object.namespace());
         }
+        let touched: BTreeSet<IpAddr> = old.iter().chain(&info).flat_map(|info| info.known_by()).collect();
+        for address in touched {
+            let contested = self.by_address.contains_key(&address);
+            let holder = match &info {
+                Some(info) if !contested => Some(Arc::clone(info)),
+                _ => self.first_at(address),
+            };
+            match holder {
+                Some(holder) => self.by_address.insert(address, holder),
+                None => self.by_address.remove(&address),
+            };
+        }
+    }
+
+    /// The workload an address is said to be of when several have it: pods before entries, in order of name.
+    fn first_at(&self, address: IpAddr) -> Option<Arc<WorkloadInfo>> {
+        let all = self.pods.values().chain(self.entries.values()).flat_map(|names| names.values());
+        all.into_iter().find(|info| info.known_by().any(|of| of == address)).cloned()
+    }
+}
+
+impl WorkloadInfo {
+    fn of(object: &Object) -> Option<WorkloadInfo> {
+        if let Some(pod) = object.typed::<Pod>() {
+            return Some(of_pod(pod));
+        }
+        let entry = object.typed::<Config<WorkloadEntry>>()?;
+        Some(of_entry(&entry.spec, object.name(), object.namespace(), entry.metadata.labels.as_ref()))
+    }
+
+    /// The addresses by which it can be told from others.
+    fn known_by(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().filter(|_| !self.host_network).filter_map(EndpointAddress::ip)
     }
 }
 
@@ -146,6 +197,7 @@ fn of_pod(pod: &Pod) -> WorkloadInfo {
         ready,
         weight: 1,
         ports,
+        host_network: spec.is_some_and(|spec| spec.host_network == Some(true)),
         is_entry: false,
     }
 }
@@ -185,6 +237,7 @@ fn of_entry(entry: &WorkloadEntry, name: &str, namespace: &str, metadata_labels:
             .iter()
             .filter_map(|(name, port)| Some((name.clone(), u16::try_from(*port).ok().filter(|port| *port != 0)?)))
             .collect(),
+        host_network: false,
         is_entry: true,
     }
 }
