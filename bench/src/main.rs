@@ -8,6 +8,7 @@
 mod contender;
 mod job;
 mod report;
+mod scale;
 mod services;
 
 use std::time::Duration;
@@ -33,6 +34,9 @@ struct Options {
     /// Leave out the mesh of 200 services.
     #[arg(long)]
     no_services: bool,
+    /// Weigh proxies in meshes of so many services, and nothing else.
+    #[arg(long, value_delimiter = ',')]
+    scale: Vec<usize>,
     /// Which contenders to run; all that can do the job without it.
     #[arg(long, value_enum)]
     only: Vec<Contender>,
@@ -43,6 +47,9 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime");
     runtime.block_on(async {
+        if !options.scale.is_empty() {
+            return scale(&options.scale).await;
+        }
         for job in Job::all() {
             if options.job.is_empty() || options.job.contains(&job) {
                 run(job, &options).await;
@@ -51,8 +58,15 @@ fn main() {
         if options.job.is_empty() && !options.no_services {
             println!("\nA mesh of 200 services with 2 endpoints each");
             println!("{}", services::measure().await);
+            scale(&[10, 1000]).await;
         }
     });
+}
+
+async fn scale(sizes: &[usize]) {
+    for services in sizes {
+        println!("{}", scale::measure(*services).await);
+    }
 }
 
 async fn run(job: Job, options: &Options) {
