@@ -101,6 +101,20 @@ impl Io {
         }
     }
 
+    /// Waits until the peer has sent something, which stays to be read; false when it ends the stream instead.
+    pub async fn has_bytes(&self) -> bool {
+        let mut probe = [0u8; 1];
+        std::future::poll_fn(|cx| {
+            let mut buf = ReadBuf::new(&mut probe);
+            match &mut *self.stream.borrow_mut() {
+                Stream::Tcp(stream) => stream.poll_peek(cx, &mut buf).map(|peeked| peeked.is_ok_and(|n| n > 0)),
+                // These cannot be looked into.
+                Stream::Unix(_) => Poll::Ready(false),
+            }
+        })
+        .await
+    }
+
     /// Whether the peer has closed or sent something, without waiting. Costs no system call while nothing arrived.
     pub fn is_readable(&self) -> bool {
         let mut probe = [0u8; 1];

@@ -1,6 +1,7 @@
 //! Listeners at work: sockets, original destinations, the choice of a filter chain.
 
 mod proxy_header;
+mod server_first;
 
 use std::cell::RefCell;
 use std::collections::hash_map::Entry;
@@ -321,9 +322,31 @@ async fn take(
     }
     let mut facts =
         ConnectionFacts { destination: Some(destination), source: Some(peer), ..ConnectionFacts::default() };
-    if listener.inspects(destination.port()) && !inspect(&listener, &stats, &mut stream, &mut prefix, &mut facts).await
-    {
-        return;
+    let mut ready = None;
+    if listener.inspects(destination.port()) {
+        let before = facts.clone();
+        stats.downstream_pre_cx_active.inc();
+        let go_on = tokio::select! {
+            biased;
+            go_on = inspect(&listener, &stats, &mut stream, &mut prefix, &mut facts) => Some(go_on),
+            spoken = server_first::speaks(&worker, &listener, &before, original) => {
+                ready = Some(spoken);
+                None
+            }
+        };
+        let go_on = match go_on {
+            Some(go_on) => go_on,
+            None if prefix.is_empty() => true,
+            // The client had begun to speak: what it says decides.
+            None => {
+                ready = None;
+                inspect(&listener, &stats, &mut stream, &mut prefix, &mut facts).await
+            }
+        };
+        stats.downstream_pre_cx_active.dec();
+        if !go_on {
+            return;
+        }
     }
     let server_name: Option<Arc<str>> = facts.server_name.as_deref().map(Arc::from);
     let Some(chain) = listener.find_chain(&facts).cloned() else {
@@ -343,7 +366,7 @@ async fn take(
     };
     let accepted =
         Accepted { worker, local: destination, peer, direct, original, server_name, drain: Rc::clone(&serving.drain) };
-    serve(accepted, &chain, stream, prefix).await;
+    serve(accepted, &chain, stream, prefix, ready).await;
 }
 
 /// Counts a connection of a listener while it is open.
@@ -360,11 +383,17 @@ impl Drop for Open {
     }
 }
 
-async fn serve(accepted: Accepted, chain: &FilterChain, stream: TcpStream, prefix: BytesMut) {
+async fn serve(
+    accepted: Accepted,
+    chain: &FilterChain,
+    stream: TcpStream,
+    prefix: BytesMut,
+    ready: Option<crate::tcp::Ready>,
+) {
     match &chain.terminal {
         Terminal::Tcp(proxy) => {
             let io = Rc::new(Io::tcp(stream, prefix.freeze()));
-            crate::tcp::serve(io, accepted, Arc::clone(proxy)).await;
+            crate::tcp::serve(io, accepted, Arc::clone(proxy), ready).await;
         }
         Terminal::Http(hcm) => serve_http(accepted, Arc::clone(hcm), stream, prefix).await,
     }
@@ -453,8 +482,7 @@ async fn inspect(
     let mut http = listener.http_inspector.as_ref().is_some_and(|i| i.runs_for(port));
     let mut timer = Timer::default();
     let deadline = listener.inspect_timeout.map(|t| Instant::now() + t);
-    stats.downstream_pre_cx_active.inc();
-    let go_on = loop {
+    loop {
         if tls && !prefix.is_empty() {
             match inspect::tls_client_hello(prefix) {
                 Inspection::NeedMore => {}
@@ -497,7 +525,5 @@ async fn inspect(
                 break listener.continue_on_inspect_timeout;
             }
         }
-    };
-    stats.downstream_pre_cx_active.dec();
-    go_on
+    }
 }

@@ -23,7 +23,8 @@ use tokio::time::Instant;
 use crate::io::Io;
 use crate::listener::Accepted;
 use crate::timer::Timer;
-use crate::upstream::TcpLease;
+use crate::upstream::{Host, TcpLease, Upstream};
+use crate::worker::Worker;
 
 /// Bytes moved at once. Measured: below 64 KiB the system calls dominate.
 const BUFFER: usize = 256 * 1024;
@@ -33,8 +34,55 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
 }
 
-/// Serves a connection to its end.
-pub async fn serve(client: Rc<Io>, accepted: Accepted, proxy: Arc<TcpProxy>) {
+/// A connection to one of the proxy's clusters, made before it was known that it is needed.
+pub struct Ready {
+    cluster: Arc<str>,
+    upstream: Rc<Upstream>,
+    host: Rc<Host>,
+    lease: TcpLease,
+}
+
+impl Ready {
+    /// Waits until the server says something; false when it ends the connection instead.
+    pub async fn speaks(&self) -> bool {
+        self.lease.io.has_bytes().await
+    }
+
+    fn take(self, accepted: &Accepted, record: &mut Record) -> TcpLease {
+        let settings = self.upstream.settings();
+        record.attempts = 1;
+        record.upstream_cluster = Some(self.cluster);
+        record.upstream_cluster_alt = settings.alt_stat_name.clone();
+        record.upstream_host = Some(self.host.target.clone());
+        self.upstream.report(&settings, &self.host, Report::Served, &mut accepted.worker.dice());
+        self.lease
+    }
+}
+
+/// Connects to where the proxy would for this client, if that is within the cluster's limits. Nobody is told of a failure:
+/// the client may turn out to want something else.
+pub async fn ask(
+    worker: &Rc<Worker>,
+    proxy: &TcpProxy,
+    original: Option<SocketAddr>,
+    source: SocketAddr,
+    destination: SocketAddr,
+) -> Option<Ready> {
+    let config = worker.config();
+    let cluster = proxy.cluster(&mut worker.dice()).map(Arc::clone)?;
+    let upstream = worker.upstream(&cluster, &config)?;
+    let hash = proxy.hash_source_ip.then(|| hashing::of_address(source.ip()));
+    let host = upstream.pick(original, hash, &[], 0, &mut worker.dice())?;
+    let host = upstream.for_client(host, source, destination);
+    if !upstream.has_room() {
+        return None;
+    }
+    let lease = upstream.tcp(&host, worker.process.upstreams.default_bind.as_ref()).await.ok()?;
+    Some(Ready { cluster, upstream, host, lease })
+}
+
+/// Serves a connection to its end, with a connection to a host that is there already or one that is made now.
+pub async fn serve(client: Rc<Io>, accepted: Accepted, proxy: Arc<TcpProxy>, ready: Option<Ready>) {
     let worker = &accepted.worker;
     let stats = worker.stats.tcp(&proxy.stat_prefix);
     stats.downstream_cx_total.inc();
@@ -44,7 +92,11 @@ pub async fn serve(client: Rc<Io>, accepted: Accepted, proxy: Arc<TcpProxy>) {
         ..Record::begin(SystemTime::now(), accepted.local, accepted.peer)
     };
     record.server_name = accepted.server_name.clone();
-    match connect(&accepted, &proxy, &mut record).await {
+    let lease = match ready {
+        Some(ready) => Some(ready.take(&accepted, &mut record)),
+        None => connect(&accepted, &proxy, &mut record).await,
+    };
+    match lease {
         Some(upstream) => {
             upstream.stats.upstream_rq_total.inc();
             record.upstream_local = upstream.io.local_addr();

@@ -199,6 +199,11 @@ impl Upstream {
         Ok(TcpLease { io, stats: Arc::clone(&self.stats), _counted: counted })
     }
 
+    /// Whether the cluster may have one connection more.
+    pub fn has_room(&self) -> bool {
+        self.shared.connections.load(Ordering::Relaxed) < self.settings().limits.max_connections
+    }
+
     pub(super) fn pend(&self, settings: &ClusterSettings) -> Result<Pending, UpstreamFailure> {
         let Some(permit) = Permit::take(&self.shared, |s| &s.pending, settings.limits.max_pending_requests) else {
             self.stats.upstream_rq_pending_overflow.inc();

@@ -4,4 +4,5 @@
 mod http1;
 mod inherited;
 mod mirror;
+mod server_first;
 mod world;
