@@ -9,7 +9,8 @@ use lateen_galley::{Kind, Manifest, Problems, ReadOptions, SOURCE_BYTES, read_ma
 use crate::error::Error;
 
 /// Reads every manifest of the paths: a file, a folder (all `.yaml`, `.yml` and `.json` in it, recursively), or `-` for
-/// standard input. Namespaces come first, so that what lives in them finds them there; the rest keeps its order.
+/// standard input. Namespaces come first, so that what lives in them finds them there; the rest keeps its order. What is
+/// none of the mesh's is told on standard error and passed over.
 ///
 /// # Errors
 /// Everything that is wrong in any of them: nothing is left half read.
@@ -18,6 +19,9 @@ pub fn read(paths: &[PathBuf], options: ReadOptions<'_>) -> Result<Vec<Manifest>
     let mut problems = Problems::default();
     for (source, bytes) in sources(paths)? {
         let read = read_manifests(&source, &bytes, options);
+        for warning in &read.passed_over {
+            eprintln!("warning: {warning}");
+        }
         manifests.extend(read.manifests);
         problems.0.extend(read.problems.0);
     }

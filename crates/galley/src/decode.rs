@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::beside;
-use crate::kind;
+use crate::kind::{self, LookupError};
 use crate::object::{DecodeError, Object, subject_of};
 use crate::problem::{FieldProblem, Origin, Problem, Problems, Subject};
 use crate::yaml;
@@ -39,8 +39,10 @@ impl Default for ReadOptions<'_> {
 pub struct Manifests {
     /// In the order in which they are written.
     pub manifests: Vec<Manifest>,
-    /// Whatever is wrong; empty when `manifests` is everything.
+    /// Whatever is wrong; empty when `manifests` is everything that is of the mesh.
     pub problems: Problems,
+    /// Objects of kinds that are none of the mesh's, as warnings.
+    pub passed_over: Vec<Problem>,
 }
 
 impl Manifests {
@@ -125,6 +127,10 @@ impl Manifests {
         }
         match Object::decode(value) {
             Ok(object) => self.manifests.push(Manifest { origin: origin.clone(), object }),
+            Err(DecodeError::Kind { subject, error }) if matches!(*error, LookupError::Foreign { .. }) => {
+                let field = FieldProblem::new("", error.to_string());
+                self.passed_over.push(Problem { origin: Some(origin.clone()), subject: Some(subject), field });
+            }
             Err(DecodeError::Kind { subject, error }) => {
                 self.problem(origin, subject, FieldProblem::new("", error.to_string()));
             }

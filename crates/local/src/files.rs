@@ -138,7 +138,10 @@ impl Files {
         let files = contents.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
         let set = FileSet::read(files, options).map_err(FilesError::Wrong)?;
         let batch = set.changes(&self.applied, &admission.store().snapshot());
-        let committed = admission.commit(batch).map_err(|refused| FilesError::Wrong(refused.problems()))?;
+        let mut committed = admission.commit(batch).map_err(|refused| FilesError::Wrong(refused.problems()))?;
+        if self.applied.passed_over() != set.passed_over() {
+            committed.warnings.extend(set.passed_over().iter().cloned());
+        }
         self.applied = set;
         Ok(committed)
     }

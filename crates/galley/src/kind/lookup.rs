@@ -14,6 +14,14 @@ pub enum LookupError {
         /// Its API group, `core` for Kubernetes' own.
         group: &'static str,
     },
+    /// A kind of somebody else's, whose objects change nothing of what the mesh does.
+    #[error("{kind} ({group}) is no kind of the mesh: passed over")]
+    Foreign {
+        /// What was given as `kind`.
+        kind: String,
+        /// Its API group, `core` for Kubernetes' own.
+        group: String,
+    },
     /// The kind is known, in another version or group.
     #[error("{name} is not served in {given:?}; use {served}")]
     Version {
@@ -82,6 +90,40 @@ const NOT_YET: &[(&str, &str, &str)] = &[
     ("", "Node", "nodes"),
 ];
 
+/// Groups whose kinds say what runs, and what the mesh does with its traffic: none of them is passed over unnoticed.
+const OWN_GROUPS: [&str; 9] = [
+    "",
+    "apps",
+    "batch",
+    "discovery.k8s.io",
+    "networking.istio.io",
+    "security.istio.io",
+    "telemetry.istio.io",
+    "extensions.istio.io",
+    "networking.k8s.io",
+];
+
+/// Kinds of those groups that mean nothing here all the same.
+const MEANINGLESS: [(&str, &str); 7] = [
+    ("", "PersistentVolumeClaim"),
+    ("", "PersistentVolume"),
+    ("", "Node"),
+    ("", "ResourceQuota"),
+    ("", "LimitRange"),
+    ("networking.k8s.io", "Ingress"),
+    ("networking.k8s.io", "IngressClass"),
+];
+
+/// Whether a manifest's kind is none of the mesh's. A kind of ours in a group that is not is a mistake instead.
+fn is_foreign(group: &str, kind: &str) -> bool {
+    if OWN_GROUPS.contains(&group) {
+        return MEANINGLESS.contains(&(group, kind));
+    }
+    let known_there = NOT_YET.iter().any(|known| known.0 == group && known.1 == kind);
+    let misspelt = nearest(group, OWN_GROUPS.into_iter().filter(|own| own.contains('.'))).is_some();
+    known_there || !(kind.is_empty() || misspelt || Kind::table().iter().any(|info| info.name == kind))
+}
+
 /// Splits `networking.istio.io/v1` into group and version; `v1` has the empty group.
 fn group_and_version(api_version: &str) -> (&str, &str) {
     api_version.rsplit_once('/').unwrap_or(("", api_version))
@@ -98,6 +140,10 @@ pub fn by_api_version(api_version: &str, kind: &str) -> Result<Kind, LookupError
             return Ok(info.kind);
         }
         return Err(other_version(info, api_version));
+    }
+    if is_foreign(group, kind) {
+        let group = if group.is_empty() { "core" } else { group };
+        return Err(LookupError::Foreign { kind: kind.to_owned(), group: group.to_owned() });
     }
     if let Some((group, name, _)) = NOT_YET.iter().find(|known| known.0 == group && known.1 == kind) {
         return Err(LookupError::NotYet { name, group: if group.is_empty() { "core" } else { group } });

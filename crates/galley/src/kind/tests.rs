@@ -70,7 +70,7 @@ fn what_nobody_serves_is_said_so() {
     );
     assert_eq!(
         said("gateway.networking.k8s.io/v1", "Gateway"),
-        "Gateway (gateway.networking.k8s.io) is not supported yet"
+        "Gateway (gateway.networking.k8s.io) is no kind of the mesh: passed over"
     );
 }
 

@@ -12,6 +12,7 @@ use crate::store::{Batch, Change};
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct FileSet {
     manifests: BTreeMap<Key, Manifest>,
+    passed_over: Vec<Problem>,
 }
 
 impl FileSet {
@@ -28,6 +29,7 @@ impl FileSet {
         for (name, bytes) in files {
             let read = read_manifests(name, bytes, options);
             problems.extend(read.problems.0);
+            set.passed_over.extend(read.passed_over);
             for manifest in read.manifests {
                 problems.extend(set.add(manifest));
             }
@@ -51,6 +53,11 @@ impl FileSet {
                 None
             }
         }
+    }
+
+    /// What the files say of kinds that are none of the mesh's.
+    pub fn passed_over(&self) -> &[Problem] {
+        &self.passed_over
     }
 
     /// What the files say, in order of kind, namespace and name.

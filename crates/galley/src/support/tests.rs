@@ -83,3 +83,34 @@ fn every_path_is_a_field() {
         assert!(!complaint.contains("unknown field"), "{path}: {complaint}");
     }
 }
+
+/// Nothing is refused that `docs/istio.md` does not tell. `LATEEN_BLESS=1` writes its table anew.
+#[test]
+fn the_page_tells_what_is_refused() {
+    const HEAD: &str = "| kind | field | refused | because this cannot be done |\n|---|---|---|---|\n";
+    let listed = |values: &[&str]| values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ");
+    let said = |when: When| match when {
+        When::Given => "when given".to_owned(),
+        When::OtherThan(fine) => format!("other than {}", listed(fine)),
+        When::Is(these) => listed(these),
+        When::BeginsWith(head) => format!("beginning with `{head}`"),
+        When::HasKey(head) => format!("with a key beginning with `{head}`"),
+    };
+    let lines = LINES.iter().map(|(kind, path, when, what)| (kind.name(), *path, *when, *what));
+    let policies = POLICY_LINES.iter().map(|(path, when, what)| ("*policy*", *path, *when, *what));
+    let rows: String = lines
+        .chain(policies)
+        .map(|(kind, path, when, what)| format!("| {kind} | `{path}` | {} | {what} |\n", said(when)))
+        .collect();
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/istio.md");
+    let page = std::fs::read_to_string(&file).unwrap();
+    let words = page.split_once(HEAD).map_or(page.as_str(), |(words, _)| words);
+    let wanted = format!("{words}{HEAD}{rows}");
+    if std::env::var_os("LATEEN_BLESS").is_some() {
+        std::fs::write(&file, &wanted).unwrap();
+    }
+    let page = std::fs::read_to_string(&file).unwrap();
+    for row in rows.lines() {
+        assert!(page.lines().any(|line| line == row), "docs/istio.md does not tell: {row}");
+    }
+}

@@ -15,6 +15,7 @@ fn findings(source: &str, bytes: &[u8]) -> String {
     let batch =
         read.manifests.into_iter().map(|manifest| (Change::Upsert(manifest.object), Some(manifest.origin))).collect();
     let mut lines: Vec<String> = read.problems.0.iter().map(ToString::to_string).collect();
+    lines.extend(read.passed_over.iter().map(|warning| format!("warning: {warning}")));
     match store.commit(batch, SystemTime::UNIX_EPOCH) {
         Ok(committed) => lines.extend(committed.warnings.iter().map(|warning| format!("warning: {warning}"))),
         Err(refused) => lines.extend(refused.problems().0.iter().map(ToString::to_string)),
