@@ -94,7 +94,8 @@ pub fn facts(proxy: &Proxy, cluster: &Cluster) -> ClusterFacts {
 /// `circuit_breakers.default.`: which limits are reached, and what is left of each if that is asked for.
 fn breakers(limits: &CircuitLimits, shared: &ClusterShared) -> impl Iterator<Item = (Cow<'static, str>, u64)> {
     let at = |counter: &AtomicU32| counter.load(Ordering::Relaxed);
-    let open = |used: u32, limit: u32| u64::from(used >= limit);
+    // Told anew only when something is counted, so a limit of 0 is not reached at first.
+    let open = |used: u32, limit: u32| u64::from(used >= limit && (used > 0 || limit > 0));
     let left = |used: u32, limit: u32| u64::from(limit.saturating_sub(used));
     let (connections, pending) = (at(&shared.connections), at(&shared.pending));
     let (requests, retries) = (at(&shared.requests), at(&shared.retries));

@@ -167,10 +167,6 @@ impl Exchange<'_, '_> {
     pub(super) async fn fail(&mut self, plan: &Plan<'_>, failure: &UpstreamFailure) {
         self.record.upstream_failure = failure.transport_reason();
         self.response.headers.clear();
-        if *failure == UpstreamFailure::Overflow && self.record.attempts > 0 {
-            // Nobody was asked.
-            self.record.upstream_host = None;
-        }
         let reply = failure.reply(self.record.attempts > 1);
         self.edit_own(plan);
         if reply.overloaded {

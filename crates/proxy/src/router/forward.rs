@@ -12,14 +12,14 @@ use lateen_traffic::format::Facts;
 use lateen_traffic::forwarding;
 use lateen_traffic::hashing::{self, Downstream};
 use lateen_traffic::hcm::Hcm;
-use lateen_traffic::reply::{self, UpstreamFailure};
+use lateen_traffic::reply;
 use lateen_traffic::retry::RetryPolicy;
 use lateen_traffic::route::{
     Forward, HostRewrite, RouteConfig, Routed, Target, WeightedBy, WeightedCluster, rewrite_path, substitute,
 };
 
 use super::Exchange;
-use crate::upstream::{Permit, Upstream};
+use crate::upstream::Upstream;
 
 /// What a request is forwarded by.
 pub(super) struct Plan<'a> {
@@ -124,18 +124,6 @@ impl<'a> Exchange<'a, '_> {
             self.tunnel(&plan).await;
             return;
         }
-        let Some(_request) = Permit::take(&plan.upstream.shared, |s| &s.requests, plan.settings.limits.max_requests)
-        else {
-            // Envoy names the host it would have gone to.
-            let host = plan.upstream.pick(self.original(&plan.settings), plan.hash, &[], 0, &mut worker.dice());
-            if host.is_some() {
-                self.mirror(&plan);
-            }
-            self.record.upstream_host = host.map(|h| h.target.clone());
-            plan.upstream.stats.upstream_rq_pending_overflow.inc();
-            self.fail(&plan, &UpstreamFailure::Overflow).await;
-            return;
-        };
         self.attempts(&plan).await;
     }
 

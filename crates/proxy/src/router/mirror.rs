@@ -20,7 +20,7 @@ use super::outlier::judged;
 use super::upper::{Upper, http2_request, request_framing};
 use crate::http1::head::{self, Framing};
 use crate::timer::Timer;
-use crate::upstream::{Host, InFlight, Lease, Permit, Upstream, http2_failure};
+use crate::upstream::{Host, InFlight, Lease, Upstream, http2_failure};
 use crate::worker::Worker;
 
 /// Copies under way on one worker: beyond that a mirror that never answers gets no more.
@@ -107,11 +107,6 @@ impl Copied {
             stats.response(503);
             return;
         };
-        let Some(_request) = Permit::take(&upstream.shared, |s| &s.requests, self.settings.limits.max_requests) else {
-            stats.upstream_rq_pending_overflow.inc();
-            stats.response(503);
-            return;
-        };
         let deadlines = Deadlines::whole(self.timeout);
         if self.body.is_none() {
             deadlines.request_ended(Instant::now());
@@ -153,7 +148,10 @@ impl Copied {
             Err(failure) => return End::Failed(failure),
         };
         self.report(host, Report::Connected);
-        let _in_flight = InFlight::begin(&self.upstream, host);
+        let Some(_in_flight) = InFlight::begin(&self.upstream, host, &self.settings) else {
+            lease.give_back();
+            return End::Failed(UpstreamFailure::Overflow);
+        };
         match lease {
             Lease::Http1(mut lease) => {
                 let Some((reader, writer, _)) = lease.parts() else { return End::Cancelled };

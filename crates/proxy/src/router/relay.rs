@@ -69,14 +69,21 @@ impl Exchange<'_, '_> {
             Err(failure) => {
                 self.report_failure(plan, host, &failure);
                 let attempt = match failure {
-                    UpstreamFailure::Overflow => Attempt::Overflow,
+                    UpstreamFailure::Overflow => {
+                        // Nobody was asked.
+                        self.record.upstream_host = None;
+                        Attempt::Overflow
+                    }
                     _ => Attempt::ConnectFailure,
                 };
                 return End::Failed(failure, attempt);
             }
         };
         self.report(plan, host, Report::Connected);
-        let in_flight = InFlight::begin(&plan.upstream, host);
+        let Some(in_flight) = InFlight::begin(&plan.upstream, host, &plan.settings) else {
+            lease.give_back();
+            return failed(UpstreamFailure::Overflow, false);
+        };
         let end = match lease {
             Lease::Http1(lease) => self.over_http1(plan, lease, this).await,
             Lease::Http2(lease) => self.over_http2(plan, lease, this).await,

@@ -28,6 +28,7 @@ scope! {
         upstream_rq_pending_total: Counter,
         upstream_rq_pending_active: Gauge,
         upstream_rq_pending_overflow: Counter,
+        upstream_rq_active_overflow: Counter,
         upstream_rq_timeout: Counter,
         upstream_rq_per_try_timeout: Counter,
         upstream_rq_retry: Counter,

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use lateen_traffic::Protocol;
-use lateen_traffic::cluster::UpstreamBind;
+use lateen_traffic::cluster::{ClusterSettings, UpstreamBind};
 use lateen_traffic::reply::UpstreamFailure;
 
-use super::{Host, Http1Lease, Http2Lease, Upstream};
+use super::{Host, Http1Lease, Http2Lease, Permit, Upstream};
 use crate::stats::ClusterStats;
 
 /// A connection for one request.
@@ -42,20 +42,35 @@ impl Upstream {
     }
 }
 
+impl Lease {
+    /// Gives a connection back that no request was sent on.
+    pub fn give_back(self) {
+        match self {
+            Self::Http1(lease) => lease.give_back(),
+            Self::Http2(_) => {}
+        }
+    }
+}
+
 /// A request at a host, counted as active while this lives, however it ends.
 pub struct InFlight {
+    _permit: Permit,
     host: Rc<Host>,
     stats: Arc<ClusterStats>,
 }
 
 impl InFlight {
-    /// A request has got its connection.
-    pub fn begin(upstream: &Upstream, host: &Rc<Host>) -> Self {
+    /// A request has got its connection; `None` if there are as many requests as there may be.
+    pub fn begin(upstream: &Upstream, host: &Rc<Host>, settings: &ClusterSettings) -> Option<Self> {
+        let Some(permit) = Permit::take(&upstream.shared, |s| &s.requests, settings.limits.max_requests) else {
+            upstream.stats.upstream_rq_active_overflow.inc();
+            return None;
+        };
         upstream.stats.upstream_rq_total.inc();
         upstream.stats.upstream_rq_active.inc();
         host.shared.requests.fetch_add(1, Ordering::Relaxed);
         host.shared.active.fetch_add(1, Ordering::Relaxed);
-        Self { host: Rc::clone(host), stats: Arc::clone(&upstream.stats) }
+        Some(Self { _permit: permit, host: Rc::clone(host), stats: Arc::clone(&upstream.stats) })
     }
 }
 

@@ -103,6 +103,11 @@ impl Pool {
         self.open.get() == 0
     }
 
+    fn put(&self, connection: Http1Connection) {
+        self.idle.borrow_mut().push(connection);
+        self.wake_one();
+    }
+
     pub(super) fn wake_one(&self) {
         let Ok(mut waiting) = self.waiting.try_borrow_mut() else { return };
         while let Some(waiter) = waiting.pop_front() {
@@ -180,6 +185,10 @@ impl Upstream {
             }
             wait(host).await;
             if let Some(connection) = host.pool.take_idle(&settings) {
+                // As in Envoy, those who go on waiting try for a connection whenever one has become free.
+                if !host.pool.waiting.borrow().is_empty() {
+                    self.may_open(host, &settings);
+                }
                 return Ok(Http1Lease { connection: Some(connection), host: Rc::clone(host) });
             }
         }
@@ -216,12 +225,11 @@ impl Upstream {
 
     /// One connection a host and worker is always allowed, as in Envoy; beyond that the cluster's limit holds.
     pub(super) fn may_open(&self, host: &Host, settings: &ClusterSettings) -> bool {
-        let room = host.pool.open.get() == 0
-            || self.shared.connections.load(Ordering::Relaxed) < settings.limits.max_connections;
+        let room = self.shared.connections.load(Ordering::Relaxed) < settings.limits.max_connections;
         if !room {
             self.stats.upstream_cx_overflow.inc();
         }
-        room
+        room || host.pool.open.get() == 0
     }
 
     pub(super) async fn open(
@@ -318,8 +326,14 @@ impl Http1Lease {
             return;
         }
         connection.idle_since = Instant::now();
-        self.host.pool.idle.borrow_mut().push(connection);
-        self.host.pool.wake_one();
+        self.host.pool.put(connection);
+    }
+
+    /// Puts the connection back as it was got.
+    pub fn give_back(mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.host.pool.put(connection);
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod generated;
 mod hashing;
 mod headers;
 mod http2;
+mod limits;
 mod local_replies;
 mod localities;
 mod mirror;
