@@ -8,6 +8,7 @@ mod drain;
 mod faults;
 mod moves;
 mod real_envoy;
+mod routes;
 
 use tokio::sync::{Mutex, MutexGuard};
 
