@@ -125,6 +125,14 @@ impl Stats {
         WorkerStats { index: index.min(self.workers.len() - 1), stats: self.clone() }
     }
 
+    /// Requests of a connection manager that suffer an injected fault at this moment, on all workers. As in Envoy,
+    /// workers that ask at once may all be told that there is room for one more.
+    pub fn active_faults(&self, prefix: &Arc<str>) -> u64 {
+        let of =
+            |worker: &Mutex<Scopes>| lock(worker).http.0.get(prefix).map_or(0, |http| http.fault().active_faults.get());
+        self.workers.iter().map(of).sum()
+    }
+
     /// Since when this process counts.
     pub fn started(&self) -> Instant {
         self.started

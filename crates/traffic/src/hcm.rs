@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access_log::AccessLog;
+use crate::filter::Filter;
 use crate::path::PathSettings;
 use crate::route::RouteConfig;
 
@@ -16,6 +17,8 @@ pub struct Hcm {
     pub codec: Codec,
     /// The routes.
     pub routes: RouteSource,
+    /// HTTP filters before the router, in order.
+    pub filters: Box<[Filter]>,
     /// Name in the `server` response header. Default `envoy`.
     pub server_name: Arc<str>,
     /// What is done with the upstream's `server` header.
@@ -54,6 +57,7 @@ impl Default for Hcm {
             stat_prefix: "".into(),
             codec: Codec::Auto,
             routes: RouteSource::Inline(Arc::default()),
+            filters: Box::default(),
             server_name: "envoy".into(),
             server_header: ServerHeader::Overwrite,
             edge: Edge::default(),

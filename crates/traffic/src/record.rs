@@ -128,6 +128,10 @@ flags! {
     UPSTREAM_PROTOCOL_ERROR = 15, "UPE";
     /// Maximal stream duration reached.
     UPSTREAM_MAX_STREAM_DURATION = 16, "UMSDR";
+    /// A fault was injected: the request waited.
+    DELAY_INJECTED = 17, "DI";
+    /// A fault was injected: the request was aborted.
+    FAULT_INJECTED = 18, "FI";
     /// The host that a request names was not found.
     DNS_FAILURE = 20, "DF";
 }

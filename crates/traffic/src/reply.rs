@@ -18,12 +18,21 @@ pub struct LocalReply {
     pub details: Cow<'static, str>,
     /// Say `x-envoy-overloaded: true`.
     pub overloaded: bool,
+    /// What a gRPC client is told; else what stands for the status ([`grpc_status`]).
+    pub grpc_status: Option<u32>,
 }
 
 impl LocalReply {
     /// An answer from constants.
     pub const fn fixed(status: u16, body: &'static str, flags: Flags, details: &'static str) -> Self {
-        Self { status, body: Cow::Borrowed(body), flags, details: Cow::Borrowed(details), overloaded: false }
+        Self {
+            status,
+            body: Cow::Borrowed(body),
+            flags,
+            details: Cow::Borrowed(details),
+            overloaded: false,
+            grpc_status: None,
+        }
     }
 }
 
@@ -175,6 +184,7 @@ impl UpstreamFailure {
             flags: self.flags(),
             details: self.details("before"),
             overloaded: *self == Self::Overflow,
+            grpc_status: None,
         }
     }
 

@@ -9,6 +9,7 @@ use regex::Regex;
 
 use crate::Dice;
 use crate::edit::HeaderEdits;
+use crate::filter::Overrides;
 use crate::hashing::HashPolicy;
 use crate::matcher::{HeaderMatcher, QueryMatcher, same};
 use crate::message::RequestHead;
@@ -34,6 +35,8 @@ pub struct RouteConfig {
     pub response_edits: HeaderEdits,
     /// Apply edits from the route configuration inwards, so that the most specific wins.
     pub most_specific_edits_win: bool,
+    /// Settings of HTTP filters for all of it.
+    pub filters: Overrides,
     /// Headers removed from requests of external clients.
     pub internal_only_headers: Vec<Arc<str>>,
     /// Copies of requests whose route and virtual host have no mirrors of their own.
@@ -83,6 +86,8 @@ pub struct VirtualHost {
     pub retry: Option<Arc<RetryPolicy>>,
     /// Copies of requests whose route has no mirrors of its own.
     pub mirrors: Vec<Mirror>,
+    /// Settings of HTTP filters for its routes.
+    pub filters: Overrides,
 }
 
 /// Which plaintext requests are redirected to https.
@@ -113,6 +118,8 @@ pub struct Route {
     /// Operation name for tracing, as `x-envoy-decorator-operation` tells it; `None` if there is none or it must
     /// not be propagated.
     pub decorator: Option<Arc<str>>,
+    /// Settings of HTTP filters for its requests.
+    pub filters: Overrides,
 }
 
 /// Envoy's `RouteMatch`.
@@ -254,6 +261,8 @@ pub struct WeightedCluster {
     pub response_edits: HeaderEdits,
     /// Replaces the authority.
     pub host_rewrite: Option<Arc<str>>,
+    /// Settings of HTTP filters for requests to it.
+    pub filters: Overrides,
 }
 
 /// Change of the path before the request goes upstream.
@@ -319,6 +328,23 @@ pub struct Routed<'a> {
     pub virtual_host: &'a VirtualHost,
     /// Its route.
     pub route: &'a Route,
+    /// Which of several clusters, once [`Forward::pick_weighted`] has picked one.
+    pub weighted: Option<&'a WeightedCluster>,
+}
+
+impl<'a> Routed<'a> {
+    /// The name of the cluster that the request goes to, if it is to be forwarded. It may not exist.
+    pub fn cluster<'r>(&self, request: &'r RequestHead) -> Option<&'r str>
+    where
+        'a: 'r,
+    {
+        let Action::Forward(forward) = &self.route.action else { return None };
+        Some(match &forward.target {
+            Target::Cluster(name) => name,
+            Target::Weighted(_) => self.weighted.map_or("", |one| &one.name),
+            Target::Header(name) => request.headers.get_str(name).unwrap_or_default(),
+        })
+    }
 }
 
 /// Nothing fits a request.
@@ -420,7 +446,7 @@ impl RouteConfig {
             return Err(NotRouted::TlsRequired(virtual_host));
         }
         let route = virtual_host.routes.iter().find(|r| r.matches.matches(request, dice)).ok_or(NotRouted::NotFound)?;
-        Ok(Routed { virtual_host, route })
+        Ok(Routed { virtual_host, route, weighted: None })
     }
 }
 

@@ -12,7 +12,7 @@ use crate::connection::Connection;
 use crate::io::Io;
 use crate::router::body::Source;
 use crate::router::respond::{Http1Responder, Responder};
-use crate::router::{Exchange, Incoming, refuse};
+use crate::router::{Exchange, Filtered, Incoming, refuse};
 use crate::timer::Timer;
 
 /// What came of waiting for a request.
@@ -83,6 +83,7 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
                     timer: &mut timer,
                     response: &mut response,
                     record: connection.record(),
+                    filtered: Filtered::default(),
                     started: Instant::now(),
                     new_cookies: Default::default(),
                     named: None,

@@ -14,7 +14,7 @@ use crate::http1::head::{Framing, valid_authority};
 use crate::io::{Io, OwnedIo};
 use crate::router::body::Source;
 use crate::router::respond::{Http2Responder, Responder};
-use crate::router::{Exchange, Incoming};
+use crate::router::{Exchange, Filtered, Incoming};
 use crate::timer::Timer;
 
 /// The client's connection preface (RFC 9113 section 3.4).
@@ -116,6 +116,7 @@ async fn stream(connection: &Connection, request: http::Request<RecvStream>, mut
         timer: &mut Timer::default(),
         response: &mut response,
         record: connection.record(),
+        filtered: Filtered::default(),
         started,
         new_cookies: Default::default(),
         named: None,

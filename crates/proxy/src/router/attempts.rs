@@ -1,6 +1,5 @@
 //! Attempts: a host for each, a pause between them, and the answer when none worked.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,20 +28,10 @@ impl Exchange<'_, '_> {
         let deadlines = Deadlines {
             timeout: plan.timeout.filter(|t| !t.is_zero()),
             per_try,
-            idle: plan.forward.idle_timeout.unwrap_or(timeouts.stream_idle).filter(|t| !t.is_zero()),
-            stream: plan
-                .forward
-                .max_stream_duration
-                .unwrap_or(timeouts.max_stream_duration)
-                .filter(|t| !t.is_zero())
-                .map(|t| self.started + t),
-            request_at: Cell::new(timeouts.request.filter(|t| !t.is_zero()).map(|t| self.started + t)),
-            route_at: Cell::new(None),
-            try_at: Cell::new(None),
-            active: Cell::new(self.started),
+            ..Deadlines::of_stream(timeouts, Some(plan.forward), self.started)
         };
         if self.body.ended {
-            deadlines.request_ended(self.started);
+            deadlines.request_ended(self.filtered.delayed_to.unwrap_or(self.started));
         }
         self.body.replay.whole = policy.is_some();
         let mut tried: Tried = Vec::new();
@@ -207,22 +196,7 @@ impl Exchange<'_, '_> {
                 plan.upstream.stats.upstream_rq_per_try_timeout.inc();
                 reply::PER_TRY_TIMEOUT
             }
-            Expired::Idle if !self.body.ended => {
-                self.connection.stats.downstream_rq_idle_timeout.inc();
-                reply::STREAM_IDLE_DOWNSTREAM
-            }
-            Expired::Idle => {
-                self.connection.stats.downstream_rq_idle_timeout.inc();
-                reply::STREAM_IDLE_UPSTREAM
-            }
-            Expired::Stream => {
-                self.connection.stats.downstream_rq_max_duration_reached.inc();
-                reply::MAX_STREAM_DURATION
-            }
-            Expired::Request => {
-                self.connection.stats.downstream_rq_timeout.inc();
-                reply::REQUEST_TIMEOUT
-            }
+            Expired::Idle | Expired::Stream | Expired::Request => self.stream_expired(what),
         };
         self.response.headers.clear();
         self.edit_own(plan);

@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use lateen_traffic::hcm::HcmTimeouts;
+use lateen_traffic::route::Forward;
 use tokio::time::Instant;
 
 use crate::timer::Timer;
@@ -42,6 +44,23 @@ impl Deadlines {
             route_at: Cell::new(None),
             try_at: Cell::new(None),
             active: Cell::new(Instant::now()),
+        }
+    }
+
+    /// Those of a stream whatever becomes of its request; `forward` may have others than the connection manager.
+    pub(super) fn of_stream(timeouts: &HcmTimeouts, forward: Option<&Forward>, started: Instant) -> Self {
+        let idle = forward.and_then(|f| f.idle_timeout).unwrap_or(timeouts.stream_idle);
+        let stream = forward.and_then(|f| f.max_stream_duration).unwrap_or(timeouts.max_stream_duration);
+        let some = |limit: Option<Duration>| limit.filter(|t| !t.is_zero());
+        Self {
+            timeout: None,
+            per_try: None,
+            idle: some(idle),
+            stream: some(stream).map(|t| started + t),
+            request_at: Cell::new(some(timeouts.request).map(|t| started + t)),
+            route_at: Cell::new(None),
+            try_at: Cell::new(None),
+            active: Cell::new(started),
         }
     }
 

@@ -15,7 +15,7 @@ use lateen_traffic::hcm::Hcm;
 use lateen_traffic::reply;
 use lateen_traffic::retry::RetryPolicy;
 use lateen_traffic::route::{
-    Forward, HostRewrite, RouteConfig, Routed, Target, WeightedBy, WeightedCluster, rewrite_path, substitute,
+    Action, Forward, HostRewrite, RouteConfig, Routed, Target, WeightedBy, WeightedCluster, rewrite_path, substitute,
 };
 
 use super::Exchange;
@@ -46,22 +46,8 @@ impl<'a> Exchange<'a, '_> {
         forward: &Forward,
     ) {
         let worker = Rc::clone(&self.connection.worker);
-        let header_name;
-        let (name, weighted): (&str, Option<&WeightedCluster>) = match &forward.target {
-            Target::Cluster(name) => (name, None),
-            Target::Weighted(clusters) => {
-                let hash = if forward.weighted_by == WeightedBy::Hash { self.hash(forward) } else { None };
-                match forward.pick_weighted(clusters, self.request, hash, &mut worker.dice()) {
-                    Some(cluster) => (&cluster.name, Some(cluster)),
-                    None => ("", None),
-                }
-            }
-            Target::Header(header) => {
-                header_name =
-                    String::from_utf8_lossy(self.request.headers.get(header).unwrap_or_default()).into_owned();
-                (&header_name, None)
-            }
-        };
+        let weighted = routed.weighted;
+        let name = routed.cluster(self.request).unwrap_or_default();
         let Some(upstream) = worker.upstream(name, config) else {
             self.connection.stats.no_cluster.inc();
             self.edit_response(routes, routed, weighted.map(|w| &w.response_edits));
@@ -125,6 +111,14 @@ impl<'a> Exchange<'a, '_> {
             return;
         }
         self.attempts(&plan).await;
+    }
+
+    /// Which of a route's clusters the request goes to; filters may have settings for each.
+    pub(super) fn pick_weighted<'p>(&mut self, routed: Routed<'p>) -> Option<&'p WeightedCluster> {
+        let Action::Forward(forward) = &routed.route.action else { return None };
+        let Target::Weighted(clusters) = &forward.target else { return None };
+        let hash = if forward.weighted_by == WeightedBy::Hash { self.hash(forward) } else { None };
+        forward.pick_weighted(clusters, self.request, hash, &mut self.connection.worker.dice())
     }
 
     /// What the request is hashed to; cookies made for it go out with the answer.

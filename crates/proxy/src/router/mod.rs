@@ -7,6 +7,7 @@ mod attempts;
 pub mod body;
 mod deadlines;
 mod feed;
+mod filters;
 mod forward;
 mod mirror;
 mod outlier;
@@ -34,6 +35,7 @@ use tokio::time::Instant;
 
 use self::body::{Piece, Source};
 use self::feed::Feed;
+pub use self::filters::Filtered;
 use self::respond::{Responder, local_response};
 use crate::connection::Connection;
 use crate::http1::head::Framing;
@@ -55,6 +57,8 @@ pub struct Exchange<'a, 'r> {
     pub response: &'a mut ResponseHead,
     /// The record of what happens.
     pub record: Record,
+    /// What HTTP filters left to do.
+    pub filtered: Filtered,
     /// When it began.
     pub started: Instant,
     /// Cookies that the client gets with the answer, so that it is known again.
@@ -197,27 +201,31 @@ impl<'a, 'r> Exchange<'a, 'r> {
         }
         let tls = self.request.headers.get("x-forwarded-proto") == Some(b"https");
         let routed = routes.route(self.request, tls, client.internal, &mut self.connection.worker.dice());
+        let routed = routed.map(|routed| Routed { weighted: self.pick_weighted(routed), ..routed });
+        if let Ok(Routed { route, .. }) = routed
+            && !route.name.is_empty()
+        {
+            self.record.route_name = Some(Arc::clone(&route.name));
+        }
+        if !hcm.filters.is_empty() && !self.filters(hcm, config, routes, routed.ok()).await {
+            return;
+        }
         match routed {
-            Ok(routed) => {
-                if !routed.route.name.is_empty() {
-                    self.record.route_name = Some(Arc::clone(&routed.route.name));
+            Ok(routed) => match &routed.route.action {
+                Action::Forward(forward) => {
+                    self.forward(hcm, config, routes, routed, forward).await;
                 }
-                match &routed.route.action {
-                    Action::Forward(forward) => {
-                        self.forward(hcm, config, routes, routed, forward).await;
-                    }
-                    Action::Redirect(redirect) => {
-                        let location = redirect_location(self.request, &routed.route.matches, redirect);
-                        self.redirect(redirect.status, location, Some((routes, routed))).await;
-                    }
-                    Action::Direct(direct) => {
-                        self.connection.stats.rq_direct_response.inc();
-                        self.record.details = Cow::Borrowed("direct_response");
-                        self.edit_response(routes, routed, None);
-                        self.send_own(direct.status, direct.body.clone()).await;
-                    }
+                Action::Redirect(redirect) => {
+                    let location = redirect_location(self.request, &routed.route.matches, redirect);
+                    self.redirect(redirect.status, location, Some((routes, routed))).await;
                 }
-            }
+                Action::Direct(direct) => {
+                    self.connection.stats.rq_direct_response.inc();
+                    self.record.details = Cow::Borrowed("direct_response");
+                    self.edit_response(routes, routed, None);
+                    self.send_own(direct.status, direct.body.clone(), None).await;
+                }
+            },
             Err(NotRouted::NotFound) => {
                 self.connection.stats.no_route.inc();
                 self.reply(&reply::ROUTE_NOT_FOUND).await;
@@ -237,7 +245,7 @@ impl<'a, 'r> Exchange<'a, 'r> {
         if let Some((routes, routed)) = by {
             self.edit_response(routes, routed, None);
         }
-        self.send_own(status, Bytes::new()).await;
+        self.send_own(status, Bytes::new(), None).await;
     }
 
     /// Answers by ourselves. The response head may have fields already.
@@ -248,11 +256,12 @@ impl<'a, 'r> Exchange<'a, 'r> {
             Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
             Cow::Owned(text) => Bytes::copy_from_slice(text.as_bytes()),
         };
-        self.send_own(reply.status, body).await;
+        self.send_own(reply.status, body, reply.grpc_status).await;
     }
 
     /// Sends an answer of our own: what the response head has already, then what such an answer says of itself.
-    async fn send_own(&mut self, status: u16, text: Bytes) {
+    /// `grpc_status`: what a gRPC client is told instead of what stands for the status.
+    async fn send_own(&mut self, status: u16, text: Bytes, grpc_status: Option<u32>) {
         let unread = match &self.body.source {
             Source::Http1(reader) => !reader.body_done() && !self.body.ended,
             Source::Empty | Source::Http2(_) | Source::Feed(_) => false,
@@ -260,7 +269,7 @@ impl<'a, 'r> Exchange<'a, 'r> {
         if unread || status == 400 || !self.request.upgrade.is_empty() {
             self.responder.close_after();
         }
-        let body = local_response(status, &text, self.request, self.response);
+        let body = local_response(status, &text, self.request, grpc_status, self.response);
         self.record.code = self.response.status;
         self.complete_response(true);
         let empty = body.is_empty() || self.request.method == "HEAD";
@@ -327,6 +336,9 @@ impl<'a, 'r> Exchange<'a, 'r> {
         let headers = &mut self.response.headers;
         if !own {
             forwarding::remove_hop_by_hop(headers, false, self.response.status == 101);
+        }
+        if let Some(grant) = &self.filtered.grant {
+            grant.apply(headers);
         }
         if !headers.contains("date") {
             headers.append("date", self.connection.worker.date(self.record.start).as_bytes());
@@ -403,6 +415,7 @@ pub async fn refuse(
         timer: &mut Timer::default(),
         response: &mut response,
         record: connection.record(),
+        filtered: Filtered::default(),
         started: Instant::now(),
         new_cookies: Default::default(),
         named: None,

@@ -21,7 +21,7 @@ use crate::http1::head::{self, Framing};
 use crate::upstream::{Host, Http1Lease, Http2Lease, InFlight, Lease, http2_failure};
 
 /// Bytes of a pipelined next request that are read while the upstream works.
-const READ_AHEAD: usize = 64 * 1024;
+pub(super) const READ_AHEAD: usize = 64 * 1024;
 
 /// How an attempt ended.
 pub(super) enum End {

@@ -173,13 +173,19 @@ pub fn http2_fields(headers: &Headers) -> Option<http::HeaderMap> {
 }
 
 /// Completes the head of an answer of our own, in which `out` may have fields already; gives its body. A gRPC client
-/// is told by `grpc-status`.
-pub fn local_response(status: u16, text: &Bytes, request: &RequestHead, out: &mut ResponseHead) -> Bytes {
+/// is told by `grpc-status`: the one given, or what stands for the status.
+pub fn local_response(
+    status: u16,
+    text: &Bytes,
+    request: &RequestHead,
+    code: Option<u32>,
+    out: &mut ResponseHead,
+) -> Bytes {
     out.status = status;
     if request.is_grpc() {
         out.status = 200;
         out.headers.set("content-type", "application/grpc");
-        out.headers.append("grpc-status", grpc_status(status).to_string());
+        out.headers.append("grpc-status", code.unwrap_or_else(|| grpc_status(status)).to_string());
         if !text.is_empty() && request.method != "HEAD" {
             out.headers.append("grpc-message", percent_encode(text));
         }

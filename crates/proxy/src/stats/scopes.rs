@@ -1,15 +1,17 @@
 //! The numbers Envoy keeps, under Envoy's names. A field's name is the statistic's name.
 
+use std::sync::OnceLock;
+
 use super::cells::{Cell, Counter, Gauge, Histogram, Responses, SharedCounter, SharedGauge};
 use super::snapshot::{Entry, Value};
 
 macro_rules! scope {
-    ($(#[$doc:meta])* $name:ident { $($field:ident: $cell:ty,)* } $($responses:ident)?) => {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $cell:ty,)* } $($more:ident: $of:ty,)*) => {
         $(#[$doc])*
         #[derive(Debug, Default)]
         pub struct $name {
             $(#[doc = concat!("`", stringify!($field), "`")] pub $field: $cell,)*
-            $($responses: Responses,)?
+            $($more: $of,)*
         }
 
         impl $name {
@@ -55,7 +57,7 @@ scope! {
         upstream_cx_connect_ms: Histogram,
         upstream_cx_length_ms: Histogram,
     }
-    responses
+    responses: Responses,
 }
 
 impl ClusterStats {
@@ -83,6 +85,26 @@ impl ClusterStats {
 
 const UPSTREAM_CLASSES: [&str; 5] =
     ["upstream_rq_1xx", "upstream_rq_2xx", "upstream_rq_3xx", "upstream_rq_4xx", "upstream_rq_5xx"];
+
+scope! {
+    /// Injected faults of a connection manager on one worker (`http.PREFIX.fault.`). Envoy also counts by the name that
+    /// the client gives itself, which has no bound.
+    FaultStats {
+        aborts_injected: Counter,
+        delays_injected: Counter,
+        faults_overflow: Counter,
+        response_rl_injected: Counter,
+        active_faults: Gauge,
+    }
+}
+
+scope! {
+    /// Cross-origin requests of a connection manager on one worker (`http.PREFIX.cors.`).
+    CorsStats {
+        origin_valid: Counter,
+        origin_invalid: Counter,
+    }
+}
 
 scope! {
     /// An HTTP connection manager's statistics on one worker (`http.PREFIX.`).
@@ -124,10 +146,36 @@ scope! {
         downstream_rq_time: Histogram,
         downstream_cx_length_ms: Histogram,
     }
-    responses
+    responses: Responses,
+    fault: OnceLock<Box<FaultStats>>,
+    cors: OnceLock<Box<CorsStats>>,
 }
 
 impl HttpStats {
+    /// Statistics of injected faults (`http.PREFIX.fault.`). They come into being with the first use.
+    pub fn fault(&self) -> &FaultStats {
+        self.fault.get_or_init(Box::default)
+    }
+
+    /// Statistics of cross-origin requests (`http.PREFIX.cors.`), likewise.
+    pub fn cors(&self) -> &CorsStats {
+        self.cors.get_or_init(Box::default)
+    }
+
+    pub(super) fn read_filters(&self, out: &mut Vec<Entry>) {
+        let mut of = |filter: &str, read: &dyn Fn(&mut Vec<Entry>)| {
+            let mut entries = Vec::new();
+            read(&mut entries);
+            out.extend(entries.into_iter().map(|e| Entry { name: format!("{filter}.{}", e.name).into(), ..e }));
+        };
+        if let Some(fault) = self.fault.get() {
+            of("fault", &|entries| fault.read(entries));
+        }
+        if let Some(cors) = self.cors.get() {
+            of("cors", &|entries| cors.read(entries));
+        }
+    }
+
     /// Counts a response: `downstream_rq_completed` and `downstream_rq_2xx`. A code outside 100 to 599 (0: there was no
     /// response) is not counted.
     #[inline]

@@ -137,6 +137,7 @@ pub(super) fn merge(stats: &Stats, config: &Config, facts: &dyn Fn(&Cluster) -> 
             let mut out = Vec::with_capacity(64);
             http.read(&mut out);
             http.read_responses(&mut out);
+            http.read_filters(&mut out);
             out
         });
         scopes.push(Scope::new(Kind::Http, &name, sum(values)));

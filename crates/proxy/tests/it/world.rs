@@ -162,6 +162,7 @@ pub fn forward_all(change: impl FnOnce(&mut Forward)) -> Hcm {
         request_edits: Default::default(),
         response_edits: Default::default(),
         decorator: None,
+        filters: Default::default(),
     };
     let host = VirtualHost { domains: vec!["*".into()], routes: vec![Arc::new(route)], ..VirtualHost::default() };
     let routes = RouteConfig { virtual_hosts: vec![Arc::new(host)], ..RouteConfig::default() }.index().unwrap();

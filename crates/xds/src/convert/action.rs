@@ -20,10 +20,10 @@ use lateen_traffic::route::{
 
 use super::access_log::inline;
 use super::address::{duration, port, text, timeout, type_name};
-use super::matcher::{edits, field_name, substitution};
+use super::matcher::{field_name, substitution};
 use super::mirror::mirrors;
+use super::overrides::{EditFields, overrides};
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
-use super::route::per_filter_config;
 
 /// `None`: the cluster is chosen in a way that is not known.
 pub(super) fn forward(action: pb::RouteAction, notes: &mut Notes) -> Result<Option<Forward>, Reject> {
@@ -227,23 +227,25 @@ fn cluster_weight(value: weighted_cluster::ClusterWeight, notes: &mut Notes) -> 
     } = value;
     reject_if_set!(cluster_header);
     note_if_set!(notes, "ClusterWeight": metadata_match);
-    per_filter_config(typed_per_filter_config)?;
+    let filters = overrides(typed_per_filter_config, notes)?;
+    let (request_edits, response_edits) = EditFields {
+        request_headers_to_add,
+        request_headers_to_remove,
+        response_headers_to_add,
+        response_headers_to_remove,
+    }
+    .convert()?;
     if name.is_empty() {
         return Err(Reject::field("name", "empty"));
     }
     Ok(WeightedCluster {
         name: name.into(),
         weight: weight.map_or(0, |weight| weight.value),
-        request_edits: edits(
-            ("request_headers_to_add", request_headers_to_add),
-            ("request_headers_to_remove", request_headers_to_remove),
-        )?,
-        response_edits: edits(
-            ("response_headers_to_add", response_headers_to_add),
-            ("response_headers_to_remove", response_headers_to_remove),
-        )?,
+        request_edits,
+        response_edits,
         host_rewrite: host_rewrite_specifier
             .map(|weighted_cluster::cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(host)| host.into()),
+        filters,
     })
 }
 

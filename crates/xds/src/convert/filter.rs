@@ -1,45 +1,69 @@
 //! HTTP filters of a connection manager.
 //!
-//! - reject: every filter not named here, unless it is optional; fault, CORS, RBAC and JWT filters that say anything;
-//!   a chain that does not end in the router
-//! - note: gRPC statistics, compression; disabled and optional filters left out; the router's own logs and statistics
+//! - reject: every filter not named here, unless it is optional; RBAC and JWT filters that say anything; a chain that
+//!   does not end in the router
+//! - note: gRPC statistics, compression; optional filters left out; the router's own logs and statistics
 
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
 use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3::FilterConfig as DynamicForwardProxy;
+use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::JwtAuthentication;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{HttpFilter, http_filter};
 use envoy_types::pb::google::protobuf::Any;
+use lateen_traffic::filter::{Filter, FilterKind};
 
 use super::address::{type_name, unpack};
 use super::dynamic_forward_proxy;
+use super::fault::fault;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 
-/// What the router filter says.
-#[derive(Default)]
-pub(super) struct RouterSettings {
+/// What a connection manager's filters say.
+pub(super) struct HttpFilters {
+    /// Those before the router that do anything.
+    pub filters: Vec<Filter>,
+    /// The router's setting.
     pub suppress_envoy_headers: bool,
 }
 
+/// One filter of a chain.
+enum Converted {
+    /// Carried out before the router.
+    Before(Filter),
+    /// Nothing to carry out.
+    Nothing,
+    /// The router.
+    Router { suppress_envoy_headers: bool },
+}
+
 /// Goes through the filters of a chain. The router is last, as Envoy demands of a terminal filter.
-pub(super) fn http_filters(filters: Vec<HttpFilter>, notes: &mut Notes) -> Result<RouterSettings, Reject> {
+pub(super) fn http_filters(filters: Vec<HttpFilter>, notes: &mut Notes) -> Result<HttpFilters, Reject> {
     let last = filters.len().checked_sub(1).ok_or_else(|| Reject::field("http_filters", "empty"))?;
-    let mut settings = None;
+    let mut before = Vec::new();
+    let mut router = None;
     let mut at = 0;
     each("http_filters", filters, |filter| {
-        let router = http_filter(filter, notes)?;
-        if router.is_some() != (at == last) {
+        let converted = http_filter(filter, notes)?;
+        if matches!(converted, Converted::Router { .. }) != (at == last) {
             return Err(Reject::new("the router must be the last filter"));
         }
         at += 1;
-        settings = router;
+        match converted {
+            Converted::Before(filter) => before.push(filter),
+            Converted::Nothing => {}
+            Converted::Router { suppress_envoy_headers } => router = Some(suppress_envoy_headers),
+        }
         Ok(())
     })?;
-    settings.ok_or_else(|| Reject::field("http_filters", "the router must be the last filter"))
+    let suppress_envoy_headers =
+        router.ok_or_else(|| Reject::field("http_filters", "the router must be the last filter"))?;
+    Ok(HttpFilters { filters: before, suppress_envoy_headers })
 }
 
-/// `Some`: this is the router.
-fn http_filter(filter: HttpFilter, notes: &mut Notes) -> Result<Option<RouterSettings>, Reject> {
+fn http_filter(filter: HttpFilter, notes: &mut Notes) -> Result<Converted, Reject> {
     let HttpFilter { name, is_optional, disabled, config_type } = filter;
     let any = match config_type {
         Some(http_filter::ConfigType::TypedConfig(any)) => any,
@@ -49,19 +73,26 @@ fn http_filter(filter: HttpFilter, notes: &mut Notes) -> Result<Option<RouterSet
         None => return Err(Reject::field("typed_config", format_args!("missing for {name:?}"))),
     };
     if let Some(router) = unpack::<Router>(&any).at("typed_config")? {
-        return self::router(router, notes).at("typed_config").map(Some);
+        return self::router(router, notes).at("typed_config");
     }
-    if disabled {
-        notes.add("HttpFilter.disabled");
-        return Ok(None);
+    let kind = if let Some(settings) = unpack::<HttpFault>(&any).at("typed_config")? {
+        Some(FilterKind::Fault(Arc::new(fault(settings, notes).at("typed_config")?)))
+    } else if let Some(Cors {}) = unpack::<Cors>(&any).at("typed_config")? {
+        Some(FilterKind::Cors)
+    } else {
+        None
+    };
+    if let Some(kind) = kind {
+        return Ok(Converted::Before(Filter { name: name.into(), disabled, kind }));
     }
     if carried_out(&any, notes).at("typed_config")? {
-        return Ok(None);
+        return Ok(Converted::Nothing);
     }
     if is_optional {
         notes.add("HttpFilter.is_optional");
-        return Ok(None);
+        return Ok(Converted::Nothing);
     }
+    // Also if it is disabled: a route could enable it.
     let reason = format_args!("filter {name:?} of type {} is not supported yet", type_name(&any.type_url));
     Err(Reject::field("typed_config", reason))
 }
@@ -77,10 +108,6 @@ fn carried_out(any: &Any, notes: &mut Notes) -> Result<bool, Reject> {
         "envoy.extensions.filters.http.compressor.v3.Compressor" => {
             notes.add("HttpFilter.compressor");
             Ok(true)
-        }
-        // Without settings they only take effect through routes, whose settings are refused in turn.
-        "envoy.extensions.filters.http.fault.v3.HTTPFault" | "envoy.extensions.filters.http.cors.v3.Cors" => {
-            Ok(any.value.is_empty())
         }
         "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig" => {
             let Some(config) = unpack::<DynamicForwardProxy>(any)? else { return Ok(false) };
@@ -123,7 +150,7 @@ fn carried_out(any: &Any, notes: &mut Notes) -> Result<bool, Reject> {
     }
 }
 
-fn router(router: Router, notes: &mut Notes) -> Result<RouterSettings, Reject> {
+fn router(router: Router, notes: &mut Notes) -> Result<Converted, Reject> {
     let Router {
         dynamic_stats,
         start_child_span,
@@ -140,5 +167,5 @@ fn router(router: Router, notes: &mut Notes) -> Result<RouterSettings, Reject> {
     note_if_set!(notes, "Router":
         dynamic_stats, start_child_span, upstream_log, upstream_log_options,
         suppress_grpc_request_failure_code_stats, reject_connect_request_early_data);
-    Ok(RouterSettings { suppress_envoy_headers })
+    Ok(Converted::Router { suppress_envoy_headers })
 }

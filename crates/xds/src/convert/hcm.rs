@@ -21,7 +21,7 @@ use lateen_traffic::path::{EscapedSlashes, PathSettings};
 use super::access_log::access_logs;
 use super::address::{cidr, config_source, duration, percent, text, timeout, unpack};
 use super::codec::{http1, http2};
-use super::filter::http_filters;
+use super::filter::{HttpFilters, http_filters};
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 use super::route::route_config;
 
@@ -217,11 +217,12 @@ pub(super) fn http_connection_manager(
         None => Http2Settings::default(),
     };
     http2.override_stream_error |= stream_error_on_invalid_http_message.is_some_and(|on| on.value);
-    let router = http_filters(filters, notes)?;
+    let HttpFilters { filters, suppress_envoy_headers } = http_filters(filters, notes)?;
     Ok(Hcm {
         stat_prefix: stat_prefix.into(),
         codec,
         routes,
+        filters: filters.into(),
         server_name: text(server_name).unwrap_or_else(|| "envoy".into()),
         server_header,
         edge: Edge {
@@ -246,7 +247,7 @@ pub(super) fn http_connection_manager(
         http2,
         access_log: access_logs("access_log", access_log, notes)?,
         proxy_100_continue,
-        suppress_envoy_headers: router.suppress_envoy_headers,
+        suppress_envoy_headers,
         via: text(via),
         tracing: tracing.map(|value| self::tracing(value, notes)).transpose().at("tracing")?,
     })

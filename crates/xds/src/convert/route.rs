@@ -1,11 +1,11 @@
 //! Route configurations, virtual hosts, routes and what they match.
 //!
 //! - reject: matches on cookies, TLS, metadata and filter state, because a route would take what is not its own;
-//!   matcher trees, on-demand hosts, hedging; filter settings of a route or host that say anything
+//!   matcher trees, on-demand hosts, hedging
 //! - degrade: routes whose action is not known (they answer 500)
 //! - note: statistics, metadata, tracing, rate-limit descriptors (there is no rate-limit filter), buffer limits
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,15 +13,15 @@ use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
 use envoy_types::pb::envoy::config::route::v3::{
     self as pb, route::Action as PbAction, route_match::PathSpecifier, virtual_host::TlsRequirementType,
 };
-use envoy_types::pb::google::protobuf::Any;
 use lateen_traffic::route::{
     Action, DirectResponse, PathMatch, RequireTls, Route, RouteConfig, RouteMatch, VirtualHost,
 };
 
 use super::action::{direct_response, forward, redirect, retry_policy};
 use super::address::per_million;
-use super::matcher::{edits, field_name, header, query, regex};
+use super::matcher::{field_name, header, query, regex};
 use super::mirror::mirrors;
+use super::overrides::{EditFields, overrides};
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 
 /// Envoy's limit on the body of a direct response, in bytes, unless the route configuration sets another.
@@ -60,7 +60,14 @@ pub fn route_config(config: pb::RouteConfiguration, notes: &mut Notes) -> Result
     // A route to a missing cluster answers 503 when it is used.
     notes.add_if(validate_clusters.is_some_and(|on| on.value), "RouteConfiguration.validate_clusters");
     note_if_set!(notes, "RouteConfiguration": metadata);
-    per_filter_config(typed_per_filter_config)?;
+    let filters = overrides(typed_per_filter_config, notes)?;
+    let (request_edits, response_edits) = EditFields {
+        request_headers_to_add,
+        request_headers_to_remove,
+        response_headers_to_add,
+        response_headers_to_remove,
+    }
+    .convert()?;
     let direct_bytes =
         max_direct_response_body_size_bytes.map_or(DEFAULT_DIRECT_RESPONSE_BYTES, |limit| limit.value as usize);
     let mut names = HashSet::new();
@@ -74,14 +81,9 @@ pub fn route_config(config: pb::RouteConfiguration, notes: &mut Notes) -> Result
         name: name.into(),
         virtual_hosts,
         ignore_port: ignore_port_in_host_matching,
-        request_edits: edits(
-            ("request_headers_to_add", request_headers_to_add),
-            ("request_headers_to_remove", request_headers_to_remove),
-        )?,
-        response_edits: edits(
-            ("response_headers_to_add", response_headers_to_add),
-            ("response_headers_to_remove", response_headers_to_remove),
-        )?,
+        filters,
+        request_edits,
+        response_edits,
         most_specific_edits_win: most_specific_header_mutations_wins,
         internal_only_headers: each("internal_only_headers", internal_only_headers, |name| field_name(&name))?,
         mirrors: mirrors(request_mirror_policies, notes)?,
@@ -121,7 +123,14 @@ fn virtual_host(host: pb::VirtualHost, direct_bytes: usize, notes: &mut Notes) -
     note_if_set!(notes, "VirtualHost":
         virtual_clusters, rate_limits, include_is_timeout_retry_header, per_request_buffer_limit_bytes,
         request_body_buffer_limit, metadata);
-    per_filter_config(typed_per_filter_config)?;
+    let filters = overrides(typed_per_filter_config, notes)?;
+    let (request_edits, response_edits) = EditFields {
+        request_headers_to_add,
+        request_headers_to_remove,
+        response_headers_to_add,
+        response_headers_to_remove,
+    }
+    .convert()?;
     if name.is_empty() {
         return Err(Reject::field("name", "empty"));
     }
@@ -139,18 +148,13 @@ fn virtual_host(host: pb::VirtualHost, direct_bytes: usize, notes: &mut Notes) -
         domains: each("domains", domains, domain)?,
         routes: each("routes", routes, |one| route(one, direct_bytes, notes).map(Arc::new))?,
         require_tls,
-        request_edits: edits(
-            ("request_headers_to_add", request_headers_to_add),
-            ("request_headers_to_remove", request_headers_to_remove),
-        )?,
-        response_edits: edits(
-            ("response_headers_to_add", response_headers_to_add),
-            ("response_headers_to_remove", response_headers_to_remove),
-        )?,
+        request_edits,
+        response_edits,
         attempt_count_in_request: include_request_attempt_count,
         attempt_count_in_response: include_attempt_count_in_response,
         retry: retry.map(|policy| retry_policy(policy, notes)).transpose().at("retry_policy")?.map(Arc::new),
         mirrors: mirrors(request_mirror_policies, notes)?,
+        filters,
     })
 }
 
@@ -182,7 +186,14 @@ fn route(route: pb::Route, direct_bytes: usize, notes: &mut Notes) -> Result<Rou
     reject_if_set!(route_specifiers);
     note_if_set!(notes, "Route":
         metadata, tracing, per_request_buffer_limit_bytes, stat_prefix, request_body_buffer_limit);
-    per_filter_config(typed_per_filter_config)?;
+    let filters = overrides(typed_per_filter_config, notes)?;
+    let (request_edits, response_edits) = EditFields {
+        request_headers_to_add,
+        request_headers_to_remove,
+        response_headers_to_add,
+        response_headers_to_remove,
+    }
+    .convert()?;
     let matches = route_match(r#match.ok_or_else(|| Reject::field("match", "missing"))?, notes).at("match")?;
     let action = match action {
         Some(PbAction::Route(action)) => match forward(action, notes).at("route")? {
@@ -200,18 +211,13 @@ fn route(route: pb::Route, direct_bytes: usize, notes: &mut Notes) -> Result<Rou
         name: name.into(),
         matches,
         action,
-        request_edits: edits(
-            ("request_headers_to_add", request_headers_to_add),
-            ("request_headers_to_remove", request_headers_to_remove),
-        )?,
-        response_edits: edits(
-            ("response_headers_to_add", response_headers_to_add),
-            ("response_headers_to_remove", response_headers_to_remove),
-        )?,
+        request_edits,
+        response_edits,
         decorator: decorator.and_then(|decorator| {
             let pb::Decorator { operation, propagate } = decorator;
             propagate.is_none_or(|on| on.value).then(|| operation.into())
         }),
+        filters,
     })
 }
 
@@ -263,15 +269,4 @@ fn route_match(value: pb::RouteMatch, notes: &mut Notes) -> Result<RouteMatch, R
         grpc: grpc.is_some(),
         fraction,
     })
-}
-
-/// Settings of a filter for one route: none of the filters carried out has any, so only empty ones change nothing.
-pub(super) fn per_filter_config(configs: HashMap<String, Any>) -> Result<(), Reject> {
-    for (filter, Any { type_url, value }) in configs {
-        if !value.is_empty() {
-            let field = format!("typed_per_filter_config[{filter:?}]");
-            return Err(Reject::field(&field, format_args!("{type_url} is not supported yet")));
-        }
-    }
-    Ok(())
 }

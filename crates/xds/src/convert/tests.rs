@@ -3,6 +3,7 @@
 mod anything;
 mod balance;
 mod fates;
+mod filters;
 mod meaning;
 
 use std::sync::OnceLock;

@@ -4,6 +4,7 @@
 mod admin;
 mod bad_requests;
 mod drawn;
+mod faults;
 mod generated;
 mod hashing;
 mod headers;

@@ -140,11 +140,20 @@ fn routes_refused() {
         (
             action(
                 "redirect: {}, typed_per_filter_config: {envoy.filters.http.fault: {'@type': \
-                 type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault, abort: {http_status: 503}}}",
+                 type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault, abort: {http_status: 600}}}",
             ),
             format!(
-                "{at}.typed_per_filter_config[\"envoy.filters.http.fault\"]: \
-                 type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault is not supported yet"
+                "{at}.typed_per_filter_config[\"envoy.filters.http.fault\"].abort.http_status: 600 is not in 200..600"
+            ),
+        ),
+        (
+            action(
+                "redirect: {}, typed_per_filter_config: {x: {'@type': \
+                 type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute, rbac: {}}}",
+            ),
+            format!(
+                "{at}.typed_per_filter_config[\"x\"]: \
+                 envoy.extensions.filters.http.rbac.v3.RBACPerRoute is not supported yet"
             ),
         ),
         (
@@ -251,8 +260,15 @@ fn connection_managers_refused() {
         ("http_filters: []".to_owned(), "http_filters: empty"),
         (format!("http_filters: [{router}, {fault}}}}}]"), "http_filters[0]: the router must be the last filter"),
         (
-            format!("http_filters: [{fault}, abort: {{http_status: 503}}}}}}, {router}]"),
-            "http_filters[0].typed_config: filter \"fault\" of type envoy.extensions.filters.http.fault.v3.HTTPFault \
+            format!("http_filters: [{fault}, response_rate_limit: {{fixed_limit: {{limit_kbps: 1}}}}}}}}, {router}]"),
+            "http_filters[0].typed_config.response_rate_limit: not supported yet",
+        ),
+        (
+            format!(
+                "http_filters: [{{name: m, disabled: true, typed_config: {{'@type': \
+                 type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz}}}}, {router}]"
+            ),
+            "http_filters[0].typed_config: filter \"m\" of type envoy.extensions.filters.http.ext_authz.v3.ExtAuthz \
              is not supported yet",
         ),
         (

@@ -1,0 +1,171 @@
+//! Carrying out what HTTP filters decide of a request before the router has it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lateen_traffic::filter::cors::Grant;
+use lateen_traffic::filter::{Asked, Step, Walk};
+use lateen_traffic::hcm::Hcm;
+use lateen_traffic::record::Flags;
+use lateen_traffic::reply::{self, LocalReply};
+use lateen_traffic::route::{Action, RouteConfig, Routed};
+
+use lateen_traffic::Config;
+use tokio::time::Instant;
+
+use super::Exchange;
+use super::deadlines::{Deadlines, Expired};
+use super::relay::READ_AHEAD;
+use crate::stats::HttpStats;
+
+/// What filters left to do for the rest of an exchange.
+#[derive(Default)]
+pub struct Filtered {
+    /// What the response says to a client of another origin.
+    pub(super) grant: Option<Grant>,
+    /// When a delay ended: the router's times begin then.
+    pub(super) delayed_to: Option<Instant>,
+    fault: Option<ActiveFault>,
+}
+
+/// Counts a request that suffers an injected fault, to its end.
+struct ActiveFault(Arc<HttpStats>);
+
+impl Drop for ActiveFault {
+    fn drop(&mut self) {
+        self.0.fault().active_faults.dec();
+    }
+}
+
+/// How a delay ended.
+enum Waited {
+    Over,
+    ClientGone,
+    Expired(Expired),
+}
+
+impl Exchange<'_, '_> {
+    /// Walks the filters. False: one of them answered, or the client is gone.
+    pub(super) async fn filters(
+        &mut self,
+        hcm: &Hcm,
+        config: &Config,
+        routes: &RouteConfig,
+        routed: Option<Routed<'_>>,
+    ) -> bool {
+        let connection = self.connection;
+        let stats = &connection.stats;
+        let mut walk = Walk::new(&hcm.filters);
+        loop {
+            let active_faults = || connection.worker.stats.all().active_faults(&hcm.stat_prefix);
+            let asked = Asked { request: self.request, routes, routed, active_faults: &active_faults };
+            match walk.next(&asked, &mut connection.worker.dice()) {
+                Step::Route => return true,
+                Step::Delay(wait) => {
+                    self.suffers_fault();
+                    self.name_cluster(config, routed);
+                    stats.fault().delays_injected.inc();
+                    self.record.flags.add(Flags::DELAY_INJECTED);
+                    match self.wait(hcm, routed, wait).await {
+                        Waited::Over => self.filtered.delayed_to = Some(Instant::now()),
+                        Waited::ClientGone => {
+                            self.client_gone();
+                            return false;
+                        }
+                        Waited::Expired(what) => {
+                            let reply = self.stream_expired(what);
+                            self.edit_reply(routes, routed);
+                            self.reply(&reply).await;
+                            return false;
+                        }
+                    }
+                }
+                Step::Abort(reply) => {
+                    self.suffers_fault();
+                    self.name_cluster(config, routed);
+                    self.edit_reply(routes, routed);
+                    stats.fault().aborts_injected.inc();
+                    self.reply(&reply).await;
+                    return false;
+                }
+                Step::FaultsOverflow => stats.fault().faults_overflow.inc(),
+                Step::Cors(decision) => {
+                    let counter =
+                        if decision.allowed { &stats.cors().origin_valid } else { &stats.cors().origin_invalid };
+                    counter.inc();
+                    self.filtered.grant = decision.grant;
+                    if let Some(preflight) = decision.preflight {
+                        self.name_cluster(config, routed);
+                        *self.response = preflight;
+                        self.record.details = "cors_response".into();
+                        self.send_own(self.response.status, Bytes::new(), None).await;
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The record names the cluster that the request would have gone to.
+    fn name_cluster(&mut self, config: &Config, routed: Option<Routed<'_>>) {
+        let cluster = routed.and_then(|r| r.cluster(self.request)).and_then(|name| config.clusters.get(name));
+        if let Some(cluster) = cluster {
+            self.record.upstream_cluster = Some(Arc::clone(&cluster.settings.name));
+            self.record.upstream_cluster_alt = cluster.settings.alt_stat_name.clone();
+        }
+    }
+
+    /// As in Envoy, a route that forwards edits the answers that are given in its stead.
+    fn edit_reply(&mut self, routes: &RouteConfig, routed: Option<Routed<'_>>) {
+        if let Some(routed) = routed.filter(|r| matches!(r.route.action, Action::Forward(_))) {
+            self.edit_response(routes, routed, routed.weighted.map(|w| &w.response_edits));
+        }
+    }
+
+    fn suffers_fault(&mut self) {
+        let stats = &self.connection.stats;
+        self.filtered.fault.get_or_insert_with(|| {
+            stats.fault().active_faults.inc();
+            ActiveFault(Arc::clone(stats))
+        });
+    }
+
+    /// Waits, unless the client goes or the stream's time is over. What arrives meanwhile of the body stays where it is.
+    async fn wait(&mut self, hcm: &Hcm, routed: Option<Routed<'_>>, wait: Duration) -> Waited {
+        let forward = routed.and_then(|r| match &r.route.action {
+            Action::Forward(forward) => Some(&**forward),
+            Action::Redirect(_) | Action::Direct(_) => None,
+        });
+        let deadlines = Deadlines::of_stream(&hcm.timeouts, forward, self.started);
+        if self.body.ended {
+            deadlines.request_ended(self.started);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => Waited::Over,
+            () = self.responder.gone() => Waited::ClientGone,
+            () = self.body.source.gone(READ_AHEAD) => Waited::ClientGone,
+            expired = deadlines.wait(self.timer) => Waited::Expired(expired),
+        }
+    }
+
+    /// The answer when a limit of the stream itself is reached before a response began.
+    pub(super) fn stream_expired(&self, what: Expired) -> LocalReply {
+        let stats = &self.connection.stats;
+        match what {
+            Expired::Idle => {
+                stats.downstream_rq_idle_timeout.inc();
+                if self.body.ended { reply::STREAM_IDLE_UPSTREAM } else { reply::STREAM_IDLE_DOWNSTREAM }
+            }
+            Expired::Stream => {
+                stats.downstream_rq_max_duration_reached.inc();
+                reply::MAX_STREAM_DURATION
+            }
+            // The router's own limits are none of the stream's.
+            Expired::Request | Expired::Route | Expired::Try => {
+                stats.downstream_rq_timeout.inc();
+                reply::REQUEST_TIMEOUT
+            }
+        }
+    }
+}
