@@ -40,8 +40,6 @@ const SERVICE: Kind = Kind::Service;
 const CLAIM: &str = "@request.auth.claims";
 
 const LINES: &[Line] = &[
-    (VIRTUAL_SERVICE, "spec.http[].fault", When::Given, "fault injection"),
-    (VIRTUAL_SERVICE, "spec.http[].corsPolicy", When::Given, "answering cross-origin requests"),
     (VIRTUAL_SERVICE, "spec.http[].match[].headers", When::HasKey(CLAIM), "matching claims of tokens"),
     (VIRTUAL_SERVICE, "spec.http[].match[].withoutHeaders", When::HasKey(CLAIM), "matching claims of tokens"),
     (VIRTUAL_SERVICE, "spec.http[].match[].statPrefix", When::Given, "keeping statistics of one route"),

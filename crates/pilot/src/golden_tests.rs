@@ -83,6 +83,11 @@ fn routing() {
 }
 
 #[test]
+fn filters() {
+    check("filters", quiet(), &[SIDECAR], &[Rds]);
+}
+
+#[test]
 fn delegates() {
     check("delegates", quiet(), &[SIDECAR], &[Rds]);
 }

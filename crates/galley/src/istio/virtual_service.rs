@@ -19,6 +19,7 @@ pub use http::{
 };
 pub use policy::{
     Abort, AbortError, CorsPolicy, Delay, DelayKind, HttpFaultInjection, HttpMirrorPolicy, UnmatchedPreflights,
+    grpc_status,
 };
 pub use sticky::{STICKY_WEIGHTS, StickyWeights};
 

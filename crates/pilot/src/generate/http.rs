@@ -3,7 +3,7 @@
 //! Source: Istio `core/listener_builder.go` (buildHTTPConnectionManager), `core/listener_inbound.go`, `core/gateway.go`
 //! (buildGatewayConnectionManager). Envoy's `istio.*` filters are not in a plain Envoy and never written.
 
-use super::{access_log, named_hosts, wire};
+use super::{access_log, named_hosts, route_filters, wire};
 use crate::node::Families;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, filter::ConfigType};
@@ -77,6 +77,7 @@ fn manager(side: Side, stat_prefix: &str, routes: RouteSpecifier, grpc_web: bool
     if grpc_web {
         filters.push(http_filter("envoy.filters.http.grpc_web", wire::any(&GrpcWeb::default())));
     }
+    filters.extend(route_filters::filters());
     let router = Router { suppress_envoy_headers: Disabled::is(headers.envoy_debug_headers), ..Default::default() };
     if let Some(families) = settings.named_hosts.filter(|_| !inbound) {
         filters.push(http_filter(named_hosts::HTTP_FILTER, named_hosts::http_filter(families)));

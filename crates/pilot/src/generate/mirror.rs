@@ -6,19 +6,21 @@ use super::wire;
 use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
 use envoy_types::pb::envoy::config::route::v3::route_action::RequestMirrorPolicy;
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
-use lateen_galley::istio::Percent;
 use lateen_galley::istio::virtual_service::{Destination, HttpRoute};
 
 /// The mirrors of a route. One with a share of zero is none.
 pub fn of(http: &HttpRoute, cluster: &dyn Fn(Option<&Destination>) -> String) -> Vec<RequestMirrorPolicy> {
     let share = match (http.mirror_percentage, http.mirror_percent) {
-        (Some(percent), _) => Some(part(percent)),
+        (Some(percent), _) => Some(wire::millionths(percent)),
         (None, Some(percent)) => Some(hundredths(percent)),
         (None, None) => Some(hundredths(100)),
     };
     let one = http.mirror.iter().filter_map(|to| Some(policy(cluster(Some(to)), share?)));
     let several = http.mirrors.iter().map(|mirror| {
-        policy(cluster(mirror.destination.as_ref()), mirror.percentage.map_or_else(|| hundredths(100), part))
+        policy(
+            cluster(mirror.destination.as_ref()),
+            mirror.percentage.map_or_else(|| hundredths(100), wire::millionths),
+        )
     });
     one.chain(several).filter(|policy| numerator(policy) > 0).collect()
 }
@@ -39,11 +41,4 @@ fn policy(cluster: String, share: FractionalPercent) -> RequestMirrorPolicy {
 
 fn hundredths(percent: u32) -> FractionalPercent {
     FractionalPercent { numerator: percent, denominator: DenominatorType::Hundred.into() }
-}
-
-/// In millionths, as far as a percentage can tell them.
-fn part(percent: Percent) -> FractionalPercent {
-    // Saturates, and turns what is not a number into 0.
-    let numerator = (percent.value.clamp(0.0, 100.0) * 10_000.0).round() as u32;
-    FractionalPercent { numerator, denominator: DenominatorType::Million.into() }
 }

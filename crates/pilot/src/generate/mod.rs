@@ -19,6 +19,7 @@ mod outlier;
 mod proxy_protocol;
 mod retry;
 pub mod route;
+mod route_filters;
 mod route_match;
 pub mod sidecar_routes;
 pub mod tcp;

@@ -2,7 +2,7 @@
 //!
 //! Source: Istio `core/route/route.go` (BuildHTTPRoutesForVirtualService, TranslateRoute).
 
-use super::{balancing, mirror, retry, route_match, wire};
+use super::{balancing, mirror, retry, route_filters, route_match, wire};
 use crate::rules::{HashBy, Merged, VirtualServiceRule};
 use crate::{host, names};
 use envoy_types::pb::envoy::config::core::v3::{
@@ -161,6 +161,7 @@ fn route(
         request_headers_to_remove: edits.request_remove,
         response_headers_to_add: edits.response_add,
         response_headers_to_remove: edits.response_remove,
+        typed_per_filter_config: route_filters::of(http),
         ..Default::default()
     };
     let mut destination = None;

@@ -2,7 +2,9 @@
 
 use crate::registry::{Cidr, EndpointAddress};
 use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
 use envoy_types::pb::google::protobuf::{self, Any, Struct, Value, value::Kind};
+use lateen_galley::istio::Percent;
 use prost::{Message, Name};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -84,3 +86,10 @@ pub fn config_metadata(path: &str) -> core::Metadata {
 
 /// All IPv4 addresses.
 pub const ANY_V4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+/// A share in millionths, as far as a percentage can tell them.
+pub fn millionths(percent: Percent) -> FractionalPercent {
+    // Saturates, and turns what is not a number into 0.
+    let numerator = (percent.value.clamp(0.0, 100.0) * 10_000.0).round() as u32;
+    FractionalPercent { numerator, denominator: DenominatorType::Million.into() }
+}

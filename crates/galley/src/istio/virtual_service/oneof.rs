@@ -110,9 +110,16 @@ impl From<Delay> for DelayFields {
     }
 }
 
+/// Istio's API has it no more.
+fn is_zero(percent: &i32) -> bool {
+    *percent == 0
+}
+
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(default, rename = "Abort", rename_all = "camelCase")]
 pub(super) struct AbortFields {
+    #[serde(skip_serializing_if = "is_zero")]
+    percent: i32,
     #[serde(skip_serializing_if = "Option::is_none")]
     http_status: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -127,7 +134,7 @@ impl TryFrom<AbortFields> for Abort {
     type Error = String;
 
     fn try_from(fields: AbortFields) -> Result<Self, String> {
-        let AbortFields { http_status, grpc_status, http2_error, percentage } = fields;
+        let AbortFields { percent, http_status, grpc_status, http2_error, percentage } = fields;
         only_one(&[
             ("httpStatus", http_status.is_some()),
             ("grpcStatus", grpc_status.is_some()),
@@ -137,13 +144,13 @@ impl TryFrom<AbortFields> for Abort {
             .map(AbortError::HttpStatus)
             .or(grpc_status.map(AbortError::GrpcStatus))
             .or(http2_error.map(AbortError::Http2Error));
-        Ok(Self { error, percentage })
+        Ok(Self { percent, error, percentage })
     }
 }
 
 impl From<Abort> for AbortFields {
-    fn from(Abort { error, percentage }: Abort) -> Self {
-        let mut fields = Self { percentage, ..Self::default() };
+    fn from(Abort { percent, error, percentage }: Abort) -> Self {
+        let mut fields = Self { percent, percentage, ..Self::default() };
         match error {
             None => {}
             Some(AbortError::HttpStatus(status)) => fields.http_status = Some(status),

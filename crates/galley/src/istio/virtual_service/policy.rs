@@ -76,6 +76,8 @@ pub enum DelayKind {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(try_from = "AbortFields", into = "AbortFields")]
 pub struct Abort {
+    /// Older form of `percentage`, whole percents.
+    pub percent: i32,
     /// What is answered.
     pub error: Option<AbortError>,
     /// How many requests. Absent: none.
@@ -87,7 +89,7 @@ pub struct Abort {
 pub enum AbortError {
     /// This status code.
     HttpStatus(i32),
-    /// This gRPC status, by name or number.
+    /// This gRPC status, by name; see [`grpc_status`].
     GrpcStatus(String),
     /// Not carried out by Istio either.
     Http2Error(String),
@@ -101,4 +103,28 @@ pub struct HttpMirrorPolicy {
     pub destination: Option<Destination>,
     /// How many requests. Absent: all.
     pub percentage: Option<Percent>,
+}
+
+/// The number of a gRPC status by its name (gRPC's "Status codes and their use"), as `grpcStatus` of an abort has it.
+pub fn grpc_status(name: &str) -> Option<u32> {
+    const NAMES: [&str; 17] = [
+        "OK",
+        "CANCELLED",
+        "UNKNOWN",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
+        "UNAUTHENTICATED",
+    ];
+    NAMES.iter().zip(0..).find(|(known, _)| **known == name).map(|(_, number)| number)
 }

@@ -1,11 +1,11 @@
 //! HTTP routes.
 
 use super::connection;
-use crate::istio::StringMatch;
 use crate::istio::virtual_service::{
     AbortError, Body, CorsPolicy, DelayKind, HttpDirectResponse, HttpFaultInjection, HttpMatchRequest, HttpRedirect,
-    HttpRetry, HttpRewrite, HttpRoute, RedirectPort,
+    HttpRetry, HttpRewrite, HttpRoute, RedirectPort, grpc_status,
 };
+use crate::istio::{Percent, StringMatch};
 use crate::validate::{Findings, headers, names, shared};
 
 /// What `retryOn` may say besides status codes: Envoy's x-envoy-retry-on and x-envoy-retry-grpc-on.
@@ -211,24 +211,39 @@ fn fault(path: &str, fault: &HttpFaultInjection, findings: &mut Findings) {
             }
             None => findings.error(format!("{path}.delay.fixedDelay"), "required"),
         }
-        if let Some(percent) = delay.percentage {
-            percentage(&format!("{path}.delay.percentage.value"), percent.value, findings);
-        }
+        share(&format!("{path}.delay"), delay.percent, delay.percentage, findings);
     }
     if let Some(abort) = &fault.abort {
         match &abort.error {
             Some(AbortError::HttpStatus(status)) => {
                 status_code(&format!("{path}.abort.httpStatus"), i64::from(*status), findings);
             }
-            Some(AbortError::GrpcStatus(_)) => {}
+            Some(AbortError::GrpcStatus(status)) => {
+                if grpc_status(status).is_none() {
+                    findings.error(format!("{path}.abort.grpcStatus"), format!("{status:?} is no status of gRPC"));
+                }
+            }
             Some(AbortError::Http2Error(_)) => {
                 findings.error(format!("{path}.abort.http2Error"), "Istio does not carry this out either");
             }
             None => findings.warning(format!("{path}.abort"), "no error is named, so nothing is aborted"),
         }
-        if let Some(percent) = abort.percentage {
-            percentage(&format!("{path}.abort.percentage.value"), percent.value, findings);
-        }
+        share(&format!("{path}.abort"), abort.percent, abort.percentage, findings);
+    }
+}
+
+/// The share of a fault, in today's form or in the older one of whole percents.
+fn share(path: &str, percent: i32, percentage: Option<Percent>, findings: &mut Findings) {
+    match percentage {
+        Some(share) => self::percentage(&format!("{path}.percentage.value"), share.value, findings),
+        None if percent == 0 => findings.warning(path, "no percentage: no request is hit"),
+        None => {}
+    }
+    let at = format!("{path}.percent");
+    if !(0..=100).contains(&percent) {
+        findings.error(at, format!("{percent} is not a percentage: 0 to 100"));
+    } else if percent != 0 {
+        findings.warning(at, "deprecated: write percentage.value");
     }
 }
 
