@@ -1,6 +1,6 @@
 //! Answers to HTTP requests.
 //!
-//! `/echo` sends the request's body back as it comes, `/ws` is a WebSocket echo, gRPC requests are known by their
+//! `/ready` is answered 200 at once, `/echo` sends the request's body back as it comes, `/ws` is a WebSocket echo, gRPC requests are known by their
 //! content type, everything else is told what was seen of it.
 
 use std::convert::Infallible;
@@ -16,14 +16,20 @@ use hyper::{Request, Response, StatusCode, Version};
 
 use super::body::Body;
 use super::json::Object;
-use super::{Behaviour, Service, grpc, websocket};
+use super::{Behaviour, Service, call, grpc, websocket};
 
 /// Tells which version answered without reading the body.
 const X_VERSION: HeaderName = HeaderName::from_static("x-version");
+/// Where readiness is asked.
+const READY: &str = "/ready";
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Answers one request.
 pub async fn answer(service: Arc<Service>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    // Whoever asks whether the service is ready does not ask how it behaves.
+    if request.uri().path() == READY {
+        return Ok(respond(&service, StatusCode::OK, Body::empty()));
+    }
     let behaviour = match request.uri().query().map(|query| service.behaviour.overridden(query)) {
         None => service.behaviour,
         Some(Ok(behaviour)) => behaviour,
@@ -93,6 +99,13 @@ async fn report(service: &Service, behaviour: Behaviour, parts: &Parts, received
     seen.number("body_bytes", received.length);
     if let Some(trailers) = &received.trailers {
         seen.headers("trailers", trailers);
+    }
+    if !service.calls.is_empty() {
+        let mut answers = Vec::with_capacity(service.calls.len());
+        for url in &service.calls {
+            answers.push(call::call(url, &parts.headers).await);
+        }
+        seen.json("calls", &format!("[{}]", answers.join(",")));
     }
     let status = if received.broken {
         StatusCode::BAD_REQUEST

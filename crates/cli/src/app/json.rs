@@ -37,6 +37,12 @@ impl Object {
         let _ = write!(self.text, "{value}");
     }
 
+    /// A value that is JSON already.
+    pub fn json(&mut self, key: &str, value: &str) {
+        self.key(key);
+        self.text.push_str(value);
+    }
+
     /// Headers as an object; a repeated header's values are joined with `, `, and bytes that are not UTF-8 become
     /// U+FFFD.
     pub fn headers(&mut self, key: &str, headers: &HeaderMap) {

@@ -5,6 +5,7 @@
 
 mod behaviour;
 mod body;
+mod call;
 mod echo;
 mod grpc;
 mod http;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use hyper::Uri;
 use hyper::header::HeaderValue;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -24,6 +26,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use behaviour::{Behaviour, parse_rate, parse_size};
+pub use call::parse_url;
 
 use crate::error::Error;
 
@@ -33,14 +36,28 @@ pub struct Identity {
     pub version: String,
 }
 
+impl Identity {
+    /// The line that TCP answers may begin with: who answers, as JSON.
+    fn greeting(&self) -> String {
+        let mut who = json::Object::with_capacity(64);
+        who.string("pod", &self.pod);
+        who.string("version", &self.version);
+        who.finish(0)
+    }
+}
+
 /// What to serve, and where.
 pub struct Options {
     pub port: u16,
     pub tcp_port: Option<u16>,
+    /// Answers on that port begin with a line that names the pod and the version.
+    pub tcp_says_who: bool,
     /// How long requests under way may take to finish after SIGTERM.
     pub grace: Duration,
     pub identity: Identity,
     pub behaviour: Behaviour,
+    /// Services asked before each answer, in order.
+    pub calls: Vec<Uri>,
 }
 
 /// What all connections of one service share.
@@ -49,14 +66,15 @@ struct Service {
     /// The version as a header's value.
     version_header: HeaderValue,
     behaviour: Behaviour,
+    calls: Vec<Uri>,
     /// Requests and gRPC messages answered so far.
-    calls: AtomicU64,
+    answered: AtomicU64,
 }
 
 impl Service {
     /// The number of the next answer, from 1.
     fn next_call(&self) -> u64 {
-        self.calls.fetch_add(1, Ordering::Relaxed) + 1
+        self.answered.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 
@@ -67,7 +85,8 @@ impl Service {
 pub async fn serve(options: Options) -> Result<(), Error> {
     // Whoever finds the HTTP port open finds the other one open too.
     if let Some(port) = options.tcp_port {
-        tokio::spawn(echo::serve(listen(port)?));
+        let greeting = options.tcp_says_who.then(|| options.identity.greeting());
+        tokio::spawn(echo::serve(listen(port)?, greeting));
     }
     let listener = listen(options.port)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("cannot watch SIGTERM"))?;
@@ -79,7 +98,8 @@ pub async fn serve(options: Options) -> Result<(), Error> {
         version_header,
         identity: options.identity,
         behaviour: options.behaviour,
-        calls: AtomicU64::new(0),
+        calls: options.calls,
+        answered: AtomicU64::new(0),
     });
     println!("lateen app {version} serves on port {}", options.port);
 

@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use hyper::Uri;
+
 use crate::app::{self, Behaviour, Identity, Options};
 use crate::duration;
 use crate::error::Error;
@@ -21,6 +23,12 @@ pub struct Arguments {
     /// Port that sends back every byte it gets
     #[arg(long, env = "TCP_PORT")]
     tcp_port: Option<u16>,
+    /// Begin answers on that port with a line that names the pod and the version
+    #[arg(long, requires = "tcp_port")]
+    tcp_says_who: bool,
+    /// Ask this service before each answer, and put its answer into the own one; may be given several times
+    #[arg(long = "call", value_name = "URL", value_parser = app::parse_url)]
+    calls: Vec<Uri>,
     /// Wait this long before each answer
     #[arg(long, env = "DELAY", default_value = "0s", value_parser = duration::parse)]
     delay: Duration,
@@ -46,6 +54,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     let options = Options {
         port: arguments.port,
         tcp_port: arguments.tcp_port,
+        tcp_says_who: arguments.tcp_says_who,
+        calls: arguments.calls,
         grace: arguments.grace,
         identity: Identity { pod: arguments.pod, version: arguments.version },
         behaviour: Behaviour {

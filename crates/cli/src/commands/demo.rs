@@ -5,33 +5,30 @@ use std::process::ExitCode;
 use crate::demo::{self, Options};
 use crate::error::Error;
 use crate::state_dir::StateDir;
+use crate::terminal::Style;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    #[arg(value_enum)]
-    example: Example,
+    /// Which example; without a name they are listed
+    example: Option<String>,
     /// Leave the mesh running and print how to reach it
     #[arg(long)]
     keep: bool,
-    /// Requests to send
-    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..))]
-    requests: u64,
-    /// Connections to send them on
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    concurrency: u16,
     #[command(flatten)]
     state_dir: StateDir,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Example {
-    /// One service in two versions, 90% of the requests to one and 10% to the other
-    Canary,
-}
-
 /// Exits 0 when what came back is what the example promises.
 pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
-    let Example::Canary = arguments.example;
+    let Some(example) = arguments.example else {
+        let examples = demo::list();
+        let width = examples.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let style = Style::of_stdout();
+        for (name, title) in examples {
+            println!("{}{:width$}  {title}", style.bold(&name), "", width = width - name.len());
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
     // A mesh that is taken down again needs no place others find.
     let temporary = if arguments.keep || arguments.state_dir.is_given() {
         None
@@ -42,11 +39,6 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
         Some(directory) => StateDir::at(directory.path().to_path_buf()),
         None => arguments.state_dir,
     };
-    super::block_on(demo::canary(Options {
-        keep: arguments.keep,
-        state,
-        requests: arguments.requests,
-        concurrency: arguments.concurrency.into(),
-    }))?;
+    super::block_on(demo::run(Options { example, keep: arguments.keep, state }))?;
     Ok(ExitCode::SUCCESS)
 }

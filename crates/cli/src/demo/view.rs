@@ -2,13 +2,11 @@
 //!
 //! On a terminal the step under way is shown in place; elsewhere only what is done is written.
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use super::promise::Part;
-use crate::load::Report;
 use crate::terminal::Style;
+use crate::traffic_test::Verdict;
 
 /// Width of a whole bar in characters.
 const BAR: usize = 40;
@@ -67,19 +65,6 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
-/// A whole number with a comma every three digits.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// A bar of eighths, so that one per cent shows.
 pub fn bar(share: f64) -> String {
     let eighths = (share.clamp(0.0, 1.0) * (BAR * 8) as f64).round() as usize;
@@ -90,34 +75,15 @@ pub fn bar(share: f64) -> String {
     pad(&text, BAR)
 }
 
-/// What came back, per version, and how long it took.
-pub fn result(style: Style, report: &Report, parts: &[Part]) -> String {
-    let answers = report.versions.values().sum::<u64>();
-    let mut text = String::new();
-    for part in parts {
-        let share = if answers == 0 { 0.0 } else { part.count as f64 / answers as f64 };
-        let kept = if part.kept(answers) { style.good("✓") } else { style.bad("✗") };
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "    {}  {} {:>6}  {:>5.1}%  {kept} {}",
-            style.bold(&part.version),
-            style.accent(&bar(share)),
-            grouped(part.count),
-            share * 100.0,
-            style.dim(&format!("promised {:.0}%", part.share * 100.0)),
-        );
-    }
-    let latency = |share| duration(report.latency.percentile(share));
-    let _ = writeln!(
-        text,
-        "\n    latency  p50 {}   p90 {}   p99 {}   max {}",
-        latency(0.5),
-        latency(0.9),
-        latency(0.99),
-        duration(report.latency.max())
-    );
-    text
+/// Shares as bars: who answered, what statuses there were.
+pub fn shares(style: Style, verdicts: &[Verdict]) -> String {
+    let shares = || verdicts.iter().filter_map(|verdict| Some((verdict, verdict.share?)));
+    let width = shares().map(|(verdict, _)| verdict.what.chars().count()).max().unwrap_or(0);
+    let line = |(verdict, share): (&Verdict, f64)| {
+        format!("      {:<width$}  {} {:>5.1}%\n", verdict.what, style.accent(&bar(share)), share * 100.0)
+    };
+    let text: String = shares().map(line).collect();
+    if text.is_empty() { text } else { format!("\n{text}\n") }
 }
 
 #[cfg(test)]
@@ -126,10 +92,6 @@ mod tests {
 
     #[test]
     fn numbers() {
-        assert_eq!(grouped(0), "0");
-        assert_eq!(grouped(999), "999");
-        assert_eq!(grouped(1000), "1,000");
-        assert_eq!(grouped(1234567), "1,234,567");
         assert_eq!(duration(Duration::from_micros(1530)), "1.5 ms");
         assert_eq!(duration(Duration::from_millis(153)), "153 ms");
         assert_eq!(duration(Duration::from_millis(1530)), "1.53 s");
