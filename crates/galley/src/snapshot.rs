@@ -10,6 +10,9 @@ use crate::problem::Key;
 type Names = BTreeMap<Arc<str>, Arc<Object>>;
 type Namespaces = BTreeMap<Arc<str>, Arc<Names>>;
 
+/// An object as it was and as it is; `None` where there was none, or is none.
+pub type Change<'a> = (Option<&'a Arc<Object>>, Option<&'a Arc<Object>>);
+
 /// All objects at one moment, in order of namespace and name. A clone costs a few counters, not the objects; a change to
 /// a clone copies the names of one namespace of one kind. Objects of kinds without namespaces are under `""`.
 #[derive(Debug, Clone, Default)]
@@ -98,11 +101,7 @@ impl Snapshot {
 
     /// What differs from an earlier snapshot in objects of a kind: each as it was, and as it is now. Found by comparing
     /// pointers, a namespace that is shared at once; what was written anew differs even if it says the same.
-    pub fn changes<'a>(
-        &'a self,
-        before: &'a Self,
-        kind: Kind,
-    ) -> Vec<(Option<&'a Arc<Object>>, Option<&'a Arc<Object>>)> {
+    pub fn changes<'a>(&'a self, before: &'a Self, kind: Kind) -> Vec<Change<'a>> {
         let mut changes = Vec::new();
         if self.same(before, kind) {
             return changes;
