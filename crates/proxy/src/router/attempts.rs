@@ -142,13 +142,14 @@ impl Exchange<'_, '_> {
     async fn read_at_hand(&mut self) {
         let mut left = AT_HAND;
         while !self.body.ended && left > 0 {
-            match self.body.source.at_hand().await {
-                Some(Ok(Piece::Data(data))) => {
+            let Some(Ok(piece)) = self.body.source.at_hand().await else { break };
+            self.body.copies.iter_mut().for_each(|copy| copy.give(&piece));
+            match piece {
+                Piece::Data(data) => {
                     self.record.bytes_received += data.len() as u64;
                     left = left.saturating_sub(data.len());
                 }
-                Some(Ok(Piece::End(_))) => self.body.ended = true,
-                Some(Err(_)) | None => break,
+                Piece::End(_) => self.body.ended = true,
             }
         }
     }
