@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use lateen_pilot::Pilot;
 use lateen_pilot::node::NodeType;
-use lateen_pilot::push::Proxy as Connected;
+use lateen_pilot::push::{Proxy as Connected, State};
 use lateen_xds::ResourceType;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,6 +20,7 @@ use crate::bootstrap::{self, Flavour, Layout};
 use crate::case::Case;
 use crate::client;
 use crate::differential::{Outcome, settle};
+use crate::drawn::scenery::GATEWAY_PORTS;
 use crate::h2_upstream::{self, H2Act, H2Scripts};
 use crate::load::Target;
 use crate::network;
@@ -154,15 +155,19 @@ pub async fn proxy(kind: Kind, role: Role, dir: &Path) -> Proxy {
     Proxy::start(kind, &file, layout.admin, dir).await
 }
 
-/// Whether a proxy has all that the pilot has for it, apart from what it refused.
-pub fn told(pilot: &Pilot, kind: Kind, role: Role) -> bool {
+/// What the pilot knows of a stand's proxy.
+fn of(state: &State, kind: Kind, role: Role) -> Option<&Connected> {
     let node_type = match role {
         Role::Gateway => NodeType::Router,
         Role::Sidecar => NodeType::Sidecar,
     };
+    state.proxies().find(|proxy| proxy.node.node_type == node_type && proxy.node.workload.contains(kind.name()))
+}
+
+/// Whether a proxy has all that the pilot has for it, apart from what it refused.
+pub fn told(pilot: &Pilot, kind: Kind, role: Role) -> bool {
     pilot.look(|state| {
-        let own = |proxy: &&Connected| proxy.node.node_type == node_type && proxy.node.workload.contains(kind.name());
-        state.proxies().find(own).is_some_and(|proxy| {
+        of(state, kind, role).is_some_and(|proxy| {
             let status = proxy.status.borrow();
             let current = status.version == *proxy.resources.borrow().version();
             // Clients ask for routes and endpoints by name once they have seen where they are used.
@@ -251,7 +256,7 @@ impl Running {
         for _ in 0..3 {
             let done = wait::within(wait::PATIENCE, || async {
                 let answer = target.ask().await.ok().filter(|_| told(&self.pilot, self.proxy.kind, self.role))?;
-                (answer.text() == format!("round {round}")).then_some(())
+                (answer.text() == format!("round {round}") && self.listens().await).then_some(())
             })
             .await;
             if done.is_none() {
@@ -259,6 +264,27 @@ impl Running {
                 panic!("round {round} is not in force: {last:?}\n{}", self.proxy.process.output());
             }
         }
+    }
+
+    /// Whether the gateway's ports, and only those it is told of, take connections: sockets follow what is told.
+    async fn listens(&self) -> bool {
+        if self.role == Role::Sidecar {
+            return true;
+        }
+        let listeners: Vec<String> = self.pilot.look(|state| {
+            let own = of(state, self.proxy.kind, self.role);
+            let resources = own.map(|proxy| proxy.resources.borrow().clone());
+            let names =
+                resources.iter().flat_map(|set| set.of_type(&ResourceType::Listener)).map(|it| it.name().to_string());
+            names.collect()
+        });
+        for port in GATEWAY_PORTS.map(|port| port.target) {
+            let told = listeners.iter().any(|name| name.ends_with(&format!("_{port}")));
+            if TcpStream::connect((GATEWAY, port)).await.is_ok() != told {
+                return false;
+            }
+        }
+        true
     }
 
     /// The access log by client, once nothing was added for a while.
