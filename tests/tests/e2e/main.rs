@@ -6,6 +6,7 @@ mod canary;
 mod differential;
 mod drain;
 mod faults;
+mod hosts;
 mod moves;
 mod real_envoy;
 mod routes;
