@@ -51,11 +51,16 @@ impl H2Scripts {
     }
 }
 
-/// Serves HTTP/2 on the listener under `name`, filing what it receives in `stage`.
+/// Serves HTTP/2 on the listener under `name`, filing what it receives in `stage`. Names that [`crate::h2_frames`] knows
+/// are served by it.
 pub fn serve(stage: Arc<Stage>, scripts: Arc<H2Scripts>, name: &str, listener: std::net::TcpListener) {
     listener.set_nonblocking(true).expect("a listener that does not block");
     let listener = TcpListener::from_std(listener).expect("a listener of this runtime");
     let name = name.to_owned();
+    if let Some(manner) = crate::h2_frames::Manner::of(&name) {
+        tokio::spawn(crate::h2_frames::serve(manner, listener));
+        return;
+    }
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let _ = stream.set_nodelay(true);

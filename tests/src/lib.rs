@@ -12,6 +12,7 @@ pub mod case;
 pub mod client;
 pub mod differential;
 pub mod drawn;
+mod h2_frames;
 pub mod h2_upstream;
 pub mod load;
 pub mod mesh;

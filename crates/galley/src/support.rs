@@ -71,14 +71,9 @@ const LINES: &[Line] = &[
 /// Lines of a DestinationRule's policies, wherever one can stand.
 const POLICY_LINES: &[(&str, When, &str)] = &[
     ("loadBalancer.zoneAwareLbSetting", When::Given, "choosing endpoints by zone"),
-    ("connectionPool.tcp.tcpKeepalive", When::Given, "probing idle connections"),
-    ("connectionPool.tcp.maxConnectionDuration", When::Given, "limiting a connection's duration"),
-    ("connectionPool.tcp.idleTimeout", When::Given, "closing idle TCP connections"),
-    ("connectionPool.http.maxConcurrentStreams", When::Given, "limiting the streams of a connection"),
-    ("connectionPool.http.http2KeepAlive", When::Given, "HTTP/2 pinging"),
     ("tls.mode", When::OtherThan(&["DISABLE"]), "TLS towards a service"),
     ("tunnel", When::Given, "tunnelling"),
-    ("retryBudget", When::Given, "a retry budget"),
+    ("retryBudget.budgetInterval", When::Given, "counting requests that are over"),
 ];
 
 const POLICIES: [&str; 4] = [

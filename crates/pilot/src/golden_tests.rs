@@ -116,3 +116,8 @@ fn localities() {
 fn outliers() {
     check("outliers", quiet(), &[SIDECAR], &[Cds, Eds]);
 }
+
+#[test]
+fn pools() {
+    check("pools", quiet(), &[SIDECAR], &[Cds, Lds]);
+}

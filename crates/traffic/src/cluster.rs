@@ -182,8 +182,28 @@ impl SlowStart {
     }
 }
 
+/// How many retries may be in flight, as a share of requests in flight (Envoy's `RetryBudget`).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RetryBudget {
+    /// Percent of the requests that are waiting or in flight. Envoy's default is 20.
+    pub percent: f64,
+    /// So many are always allowed. Envoy's default is 3.
+    pub min_concurrency: u32,
+}
+
+impl CircuitLimits {
+    /// Retries allowed at once while `active` requests are waiting or in flight.
+    pub fn retries(&self, active: u32) -> u32 {
+        match self.retry_budget {
+            // Saturates.
+            Some(budget) => ((budget.percent / 100.0 * f64::from(active)) as u32).max(budget.min_concurrency),
+            None => self.max_retries,
+        }
+    }
+}
+
 /// Circuit-breaker limits; `u32::MAX` is no limit. Envoy's defaults are 1024, 1024, 1024 and 3.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CircuitLimits {
     /// Connections to the whole cluster.
     pub max_connections: u32,
@@ -191,8 +211,10 @@ pub struct CircuitLimits {
     pub max_pending_requests: u32,
     /// Requests in flight.
     pub max_requests: u32,
-    /// Retries in flight.
+    /// Retries in flight, unless there is a budget.
     pub max_retries: u32,
+    /// Retries in flight as a share of all requests, instead of `max_retries`.
+    pub retry_budget: Option<RetryBudget>,
     /// Statistics tell what is left of each limit.
     pub track_remaining: bool,
 }
@@ -204,6 +226,7 @@ impl Default for CircuitLimits {
             max_pending_requests: 1024,
             max_requests: 1024,
             max_retries: 3,
+            retry_budget: None,
             track_remaining: false,
         }
     }
@@ -240,12 +263,25 @@ pub struct Http2Upstream {
     pub stream_window: u32,
     /// Bytes of flow-control window a connection.
     pub connection_window: u32,
+    /// PINGs, if any.
+    pub keepalive: Option<Http2Keepalive>,
 }
 
 impl Default for Http2Upstream {
     fn default() -> Self {
-        Self { max_concurrent_streams: 1024, stream_window: 16 << 20, connection_window: 24 << 20 }
+        Self { max_concurrent_streams: 1024, stream_window: 16 << 20, connection_window: 24 << 20, keepalive: None }
     }
+}
+
+/// PINGs that find out whether the peer of an HTTP/2 connection is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http2Keepalive {
+    /// Time between PINGs.
+    pub interval: Duration,
+    /// Random time added to each interval is below this. Envoy's default is 15 % of the interval.
+    pub jitter: Duration,
+    /// Time without anything from the peer after which an unanswered PING ends the connection.
+    pub timeout: Duration,
 }
 
 /// How upstream sockets are made.

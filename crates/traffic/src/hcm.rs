@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access_log::AccessLog;
+use crate::cluster::Http2Keepalive;
 use crate::filter::Filter;
 use crate::path::PathSettings;
 use crate::route::RouteConfig;
@@ -284,6 +285,8 @@ pub struct Http2Settings {
     pub allow_connect: bool,
     /// A request against the rules of HTTP messaging ends its stream, not the connection.
     pub override_stream_error: bool,
+    /// PINGs, if any.
+    pub keepalive: Option<Http2Keepalive>,
 }
 
 impl Default for Http2Settings {
@@ -294,6 +297,7 @@ impl Default for Http2Settings {
             connection_window: 24 << 20,
             allow_connect: false,
             override_stream_error: false,
+            keepalive: None,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Serving an HTTP/2 connection: many requests at once, on the `h2` crate's framing and flow control.
 
+pub mod keepalive;
+
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -40,12 +42,15 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
     if settings.allow_connect {
         builder.enable_connect_protocol();
     }
-    let Ok(mut http2) = builder.handshake::<_, Bytes>(OwnedIo::new(io)).await else {
+    let Ok(mut http2) = builder.handshake::<_, Bytes>(OwnedIo::new(Rc::clone(&io))).await else {
         connection.stats.downstream_cx_protocol_error.inc();
         return;
     };
     let connection = Rc::new(connection);
     let opened = Instant::now();
+    let pings = settings.keepalive.and_then(|_| http2.ping_pong());
+    let unanswered = keepalive::unanswered(pings, settings.keepalive, io);
+    let mut unanswered = std::pin::pin!(unanswered);
     let mut timer = Timer::default();
     let open_streams = Rc::new(std::cell::Cell::new(0usize));
     let mut draining = false;
@@ -58,6 +63,7 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
         let accepted = tokio::select! {
             biased;
             accepted = http2.accept() => accepted,
+            () = &mut unanswered => return,
             () = connection.drain.begun(), if !draining => {
                 connection.stats.downstream_cx_drain_close.inc();
                 draining = true;

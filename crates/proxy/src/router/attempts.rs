@@ -72,7 +72,8 @@ impl Exchange<'_, '_> {
             };
             let wanted = policy.is_some_and(|p| p.wants(attempt)) && self.body.replay.whole;
             if wanted && left > 0 {
-                match Permit::take(&plan.upstream.shared, |s| &s.retries, plan.settings.limits.max_retries) {
+                let most = plan.upstream.most_retries(&plan.settings, true);
+                match Permit::take(&plan.upstream.shared, |s| &s.retries, most) {
                     Some(permit) => {
                         retry_permit = Some(permit);
                         retries += 1;

@@ -348,9 +348,8 @@ impl Exchange<'_, '_> {
             plan.upstream.stats.upstream_rq_retry_limit_exceeded.inc();
             return None;
         }
-        let limits = &plan.settings.limits;
-        if limits.max_retries != u32::MAX && plan.upstream.shared.retries.load(Ordering::Relaxed) >= limits.max_retries
-        {
+        let most = plan.upstream.most_retries(&plan.settings, false);
+        if most != u32::MAX && plan.upstream.shared.retries.load(Ordering::Relaxed) >= most {
             plan.upstream.stats.upstream_rq_retry_overflow.inc();
             self.record.flags.add(Flags::UPSTREAM_OVERFLOW);
             return None;

@@ -88,3 +88,26 @@ pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
         SocketAddr::new(ip, u16::from_be(v6.sin6_port))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn keepalive_is_set() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = listener.local_addr().unwrap();
+        let plain = connect(target, None, None).await.unwrap();
+        assert!(!socket2::SockRef::from(&plain).keepalive().unwrap());
+        let seconds = |n| Some(Duration::from_secs(n));
+        let keepalive = TcpKeepalive { probes: Some(4), time: seconds(70), interval: seconds(8) };
+        let probed = connect(target, None, Some(keepalive)).await.unwrap();
+        let socket = socket2::SockRef::from(&probed);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(70));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(8));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
+    }
+}

@@ -2,16 +2,17 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use lateen_traffic::cluster::UpstreamBind;
+use lateen_traffic::cluster::{ClusterSettings, UpstreamBind};
 use lateen_traffic::reply::UpstreamFailure;
 use tokio::time::Instant;
 
+use super::pool::is_due;
 use super::pool::wait_for_change;
 use super::{Host, Upstream};
+use crate::http2::keepalive::unanswered;
 use crate::io::{Io, OwnedIo};
 
 /// An HTTP/2 connection to a host.
@@ -38,8 +39,9 @@ impl Http2Connection {
         self.open.get()
     }
 
-    pub(super) fn idle_beyond(&self, now: Instant, limit: Option<Duration>) -> bool {
-        self.streams.get() == 0 && limit.is_some_and(|limit| now.duration_since(self.idle_since.get()) >= limit)
+    /// Nothing happens on it, and one of its limits is over.
+    pub(super) fn is_due(&self, now: Instant, settings: &ClusterSettings) -> bool {
+        self.streams.get() == 0 && is_due(now, self.born, self.idle_since.get(), settings)
     }
 }
 
@@ -94,13 +96,16 @@ impl Upstream {
                 .max_header_list_size(80 * 1024)
                 .max_send_buffer_size(256 * 1024);
             let handshake = builder.handshake::<_, Bytes>(OwnedIo::new(Rc::clone(&io)));
-            let (sender, driver) = match tokio::time::timeout(settings.connect_timeout, handshake).await {
+            let (sender, mut driver) = match tokio::time::timeout(settings.connect_timeout, handshake).await {
                 Ok(Ok(pair)) => pair,
                 Ok(Err(_)) => return Err(UpstreamFailure::Termination),
                 Err(_) => return Err(UpstreamFailure::ConnectTimeout),
             };
             self.stats.upstream_cx_http2_total.inc();
             let now = Instant::now();
+            let keepalive = settings.http2.keepalive;
+            let pings = keepalive.and_then(|_| driver.ping_pong());
+            let unanswered = unanswered(pings, keepalive, Rc::clone(&io));
             let connection = Rc::new(Http2Connection {
                 sender,
                 io,
@@ -114,8 +119,11 @@ impl Upstream {
             tokio::task::spawn_local({
                 let connection = Rc::downgrade(&connection);
                 async move {
-                    // How it ended is seen by each stream.
-                    let _ = driver.await;
+                    // How it ended is seen by each stream; a peer that is silent is left with all of them.
+                    tokio::select! {
+                        _ = driver => {}
+                        () = unanswered => {}
+                    }
                     if let Some(connection) = connection.upgrade() {
                         connection.open.set(false);
                     }
@@ -165,7 +173,7 @@ pub fn failure(error: &h2::Error) -> UpstreamFailure {
     match error.reason() {
         Some(h2::Reason::REFUSED_STREAM) => UpstreamFailure::RefusedStream,
         // After GOAWAY a stream that the peer did not take up fails with the GOAWAY's reason.
-        Some(h2::Reason::NO_ERROR) if error.is_go_away() => UpstreamFailure::RefusedStream,
+        Some(_) if error.is_go_away() && error.is_remote() => UpstreamFailure::RefusedStream,
         Some(h2::Reason::PROTOCOL_ERROR) => UpstreamFailure::Protocol,
         Some(_) if error.is_remote() && error.is_reset() => UpstreamFailure::RemoteReset,
         Some(_) if error.is_library() => UpstreamFailure::Protocol,

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use lateen_traffic::Protocol;
 use lateen_traffic::cluster::{ClusterSettings, UpstreamBind};
@@ -49,6 +49,16 @@ impl Lease {
             Self::Http1(lease) => lease.give_back(),
             Self::Http2(_) => {}
         }
+    }
+}
+
+impl Upstream {
+    /// Retries allowed at once, as things are now. `over`: the attempt to be made again has left its connection, and
+    /// still counts as a request.
+    pub fn most_retries(&self, settings: &ClusterSettings, over: bool) -> u32 {
+        let count = |of: &AtomicU32| of.load(Ordering::Relaxed);
+        let active = count(&self.shared.requests).saturating_add(count(&self.shared.pending));
+        settings.limits.retries(active.saturating_add(u32::from(over)))
     }
 }
 

@@ -420,8 +420,14 @@ impl Upstream {
     /// Closes pooled connections that the peer closed or that were idle for too long; tells how many are left.
     pub fn sweep(&self, now: tokio::time::Instant) -> usize {
         let state = self.state.borrow();
-        let idle = state.cluster.settings.idle_timeout;
-        state.hosts.iter().chain(state.dynamic.values()).chain(state.told.iter()).map(|h| h.pool.sweep(now, idle)).sum()
+        let settings = &state.cluster.settings;
+        state
+            .hosts
+            .iter()
+            .chain(state.dynamic.values())
+            .chain(state.told.iter())
+            .map(|h| h.pool.sweep(now, settings))
+            .sum()
     }
 }
 

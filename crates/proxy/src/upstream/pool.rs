@@ -124,14 +124,15 @@ impl Pool {
     }
 
     /// Closes idle connections that ended or are too old; tells how many stay.
-    pub(super) fn sweep(&self, now: Instant, idle: Option<Duration>) -> usize {
-        let (keep, close): (Vec<_>, Vec<_>) =
-            self.idle.borrow_mut().drain(..).partition(|c| {
-                !c.io.is_readable() && idle.is_none_or(|limit| now.duration_since(c.idle_since) < limit)
-            });
+    pub(super) fn sweep(&self, now: Instant, settings: &ClusterSettings) -> usize {
+        let (keep, close): (Vec<_>, Vec<_>) = self
+            .idle
+            .borrow_mut()
+            .drain(..)
+            .partition(|c| !c.io.is_readable() && !is_due(now, c.born, c.idle_since, settings));
         *self.idle.borrow_mut() = keep;
         drop(close);
-        self.http2.borrow_mut().retain(|c| c.is_open() && !c.idle_beyond(now, idle));
+        self.http2.borrow_mut().retain(|c| c.is_open() && !c.is_due(now, settings));
         self.open.get() as usize
     }
 
@@ -139,13 +140,19 @@ impl Pool {
         loop {
             let connection = self.idle.borrow_mut().pop()?;
             // Anything to read before a request was sent is the end of the connection, or nonsense.
-            let stale = connection.io.is_readable()
-                || settings.max_connection_duration.is_some_and(|limit| connection.born.elapsed() >= limit);
+            let stale =
+                connection.io.is_readable() || is_due(Instant::now(), connection.born, connection.idle_since, settings);
             if !stale {
                 return Some(connection);
             }
         }
     }
+}
+
+/// Whether a connection without requests is to be closed: it had none for too long, or is too old.
+pub(super) fn is_due(now: Instant, born: Instant, idle_since: Instant, settings: &ClusterSettings) -> bool {
+    let over = |since: Instant, limit: Option<Duration>| limit.is_some_and(|limit| now.duration_since(since) >= limit);
+    over(idle_since, settings.idle_timeout) || over(born, settings.max_connection_duration)
 }
 
 /// Waits for something in `host`'s pool to change.

@@ -4,5 +4,6 @@
 mod http1;
 mod inherited;
 mod mirror;
+mod pools;
 mod server_first;
 mod world;

@@ -1,6 +1,6 @@
 //! Clusters.
 //!
-//! - reject: TLS (not there yet), subset balancers, health checks, retry budgets,
+//! - reject: TLS (not there yet), subset balancers, health checks,
 //!   filters, custom cluster types, because requests would go to other hosts, or differently, than meant
 //! - note: statistics, metadata, DNS tuning, matches on hosts' metadata that all lead to plain sockets
 
@@ -12,10 +12,10 @@ use envoy_types::pb::envoy::config::core::v3::RoutingPriority;
 use envoy_types::pb::envoy::extensions::clusters::dynamic_forward_proxy::v3::ClusterConfig as DynamicForwardProxy;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use lateen_traffic::cluster::{
-    CircuitLimits, ClusterSettings, Discovery, DnsFamily, Endpoints, LbPolicy, UpstreamProtocol,
+    CircuitLimits, ClusterSettings, Discovery, DnsFamily, Endpoints, LbPolicy, RetryBudget, UpstreamProtocol,
 };
 
-use super::address::{config_source, duration, tcp_keepalive, text, type_name, unpack, upstream_bind};
+use super::address::{config_source, duration, percent, tcp_keepalive, text, type_name, unpack, upstream_bind};
 use super::balance::balancer;
 use super::dynamic_forward_proxy;
 use super::endpoint::{Addresses, endpoints};
@@ -291,6 +291,17 @@ pub(super) fn dns_family(value: i32) -> Result<DnsFamily, Reject> {
     }
 }
 
+fn retry_budget(budget: circuit_breakers::thresholds::RetryBudget) -> Result<RetryBudget, Reject> {
+    let circuit_breakers::thresholds::RetryBudget { budget_percent, budget_interval, min_retry_concurrency } = budget;
+    if budget_interval.is_some_and(|interval| interval.seconds != 0 || interval.nanos != 0) {
+        return Err(Reject::field("budget_interval", "not supported yet: only requests in flight are counted"));
+    }
+    Ok(RetryBudget {
+        percent: budget_percent.map_or(Ok(20.0), |share| percent("budget_percent", share))?,
+        min_concurrency: min_retry_concurrency.map_or(3, |least| least.value),
+    })
+}
+
 fn limits(breakers: pb::CircuitBreakers, notes: &mut Notes) -> Result<CircuitLimits, Reject> {
     let pb::CircuitBreakers { thresholds, per_host_thresholds } = breakers;
     reject_if_set!(per_host_thresholds);
@@ -311,7 +322,7 @@ fn limits(breakers: pb::CircuitBreakers, notes: &mut Notes) -> Result<CircuitLim
             notes.add("Thresholds.priority");
             return Ok(());
         }
-        reject_if_set!(retry_budget, max_connection_pools);
+        reject_if_set!(max_connection_pools);
         let value = |limit: Option<envoy_types::pb::google::protobuf::UInt32Value>, default| {
             limit.map_or(default, |limit| limit.value)
         };
@@ -321,6 +332,7 @@ fn limits(breakers: pb::CircuitBreakers, notes: &mut Notes) -> Result<CircuitLim
             max_pending_requests: value(max_pending_requests, defaults.max_pending_requests),
             max_requests: value(max_requests, defaults.max_requests),
             max_retries: value(max_retries, defaults.max_retries),
+            retry_budget: retry_budget.map(self::retry_budget).transpose().at("retry_budget")?,
             track_remaining,
         };
         Ok(())

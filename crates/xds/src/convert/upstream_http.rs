@@ -113,6 +113,7 @@ impl UpstreamHttp {
             max_concurrent_streams,
             stream_window,
             connection_window,
+            keepalive,
             allow_connect,
             // Answers are judged stream by stream already.
             override_stream_error: _,
@@ -123,6 +124,7 @@ impl UpstreamHttp {
             max_concurrent_streams: max_concurrent_streams.unwrap_or(defaults.max_concurrent_streams),
             stream_window: stream_window.unwrap_or(defaults.stream_window),
             connection_window: connection_window.unwrap_or(defaults.connection_window),
+            keepalive,
         };
         Ok(())
     }

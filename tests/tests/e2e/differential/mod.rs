@@ -15,6 +15,7 @@ mod localities;
 mod mirror;
 mod outliers;
 mod paths;
+mod pools;
 mod proxy_protocol;
 mod retries;
 mod routing;
