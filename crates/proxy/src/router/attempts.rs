@@ -51,6 +51,9 @@ impl Exchange<'_, '_> {
             let host = plan.upstream.for_client(host, self.connection.peer, self.connection.local);
             if retries == 0 {
                 self.mirror(plan);
+                if self.body.ended {
+                    deadlines.request_ended(Instant::now());
+                }
             } else {
                 self.prepare_again(plan, &deadlines, retries);
             }

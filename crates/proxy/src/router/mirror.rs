@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use lateen_traffic::cluster::ClusterSettings;
 use lateen_traffic::mirror::{self, Mirror};
 use lateen_traffic::outlier::Report;
@@ -59,6 +60,25 @@ impl Exchange<'_, '_> {
         let chosen = mirror::chosen(policies, &mut worker.dice());
         for one in chosen {
             self.copy_to(&worker, plan, one);
+        }
+        self.hand_on(plan.hcm.limits.per_request_buffer);
+    }
+
+    /// Gives the copies what is there of the body already, and keeps it for the main cluster: its host may be a while
+    /// in coming, or not come at all, and the copies are made all the same.
+    fn hand_on(&mut self, limit: usize) {
+        let body = &mut self.body;
+        while !body.copies.is_empty() && !body.ended && body.replay.size < limit {
+            let Some(Ok(piece)) = body.source.next().now_or_never() else { return };
+            body.copies.iter_mut().for_each(|copy| copy.give(&piece));
+            match &piece {
+                Piece::Data(data) => {
+                    self.record.bytes_received += data.len() as u64;
+                    body.replay.size += data.len();
+                }
+                Piece::End(_) => body.ended = true,
+            }
+            body.replay.pieces.push(piece);
         }
     }
 
