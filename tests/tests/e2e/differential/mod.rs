@@ -3,6 +3,7 @@
 
 mod admin;
 mod bad_requests;
+mod cors;
 mod drawn;
 mod faults;
 mod generated;
