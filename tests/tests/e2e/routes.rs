@@ -36,3 +36,27 @@ async fn delegates_and_the_meshs_settings() {
     old.read_to_string(&mut text).await.unwrap();
     assert!(text.starts_with("HTTP/1.0 200 OK\r\n"), "{text}");
 }
+
+const CLIENT: &str = "
+import socket
+server = socket.create_connection(('database', 7000), timeout=2)
+print(server.recv(100).decode(), end='')
+server.sendall(b'query')
+print(server.recv(100).decode())
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_speaks_first_is_heard_through_sidecars() {
+    let _alone = super::one_mesh_at_a_time().await;
+    let dir = example(User::Invoker);
+    std::fs::write(dir.path().join("manifests/server-first.yaml"), include_str!("server_first.yaml")).unwrap();
+    let mesh = Mesh::up(dir, User::Invoker, &[]);
+    mesh.answers("a.test", "/").await;
+    let said = wait::until("the database is there", || async {
+        let output = mesh.run(&["exec", "client", "-n", "canary", "--", "python3", "-c", CLIENT]).await;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        output.status.success().then_some(said)
+    })
+    .await;
+    assert_eq!(said, "5.7-ready\nquery\n");
+}
