@@ -228,10 +228,10 @@ fn listeners_refused() {
     assert_eq!(
         with(&format!(
             "listener_filters: [{{name: p, typed_config: {{'@type': \
-             type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol}}}}], \
+             type.googleapis.com/envoy.extensions.filters.listener.local_ratelimit.v3.LocalRateLimit}}}}], \
              filter_chains: [{{{tcp}}}]"
         )),
-        "listener_filters[0].typed_config: envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol \
+        "listener_filters[0].typed_config: envoy.extensions.filters.listener.local_ratelimit.v3.LocalRateLimit \
          is not supported yet"
     );
     assert_eq!(
