@@ -50,8 +50,8 @@ fn clusters_refused() {
              envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext is not supported yet",
         ),
         (
-            "{name: a, circuit_breakers: {thresholds: [{}, {retry_budget: {}}]}}",
-            "circuit_breakers.thresholds[1].retry_budget: not supported yet",
+            "{name: a, circuit_breakers: {thresholds: [{}, {retry_budget: {budget_interval: 10s}}]}}",
+            "circuit_breakers.thresholds[1].retry_budget.budget_interval: not supported yet: only requests in flight are counted",
         ),
         (
             "{name: a, load_assignment: {cluster_name: a, endpoints: [{lb_endpoints: [{endpoint: {address: \
@@ -228,10 +228,10 @@ fn listeners_refused() {
     assert_eq!(
         with(&format!(
             "listener_filters: [{{name: p, typed_config: {{'@type': \
-             type.googleapis.com/envoy.extensions.filters.listener.local_ratelimit.v3.LocalRateLimit}}}}], \
+             type.googleapis.com/envoy.config.core.v3.Node}}}}], \
              filter_chains: [{{{tcp}}}]"
         )),
-        "listener_filters[0].typed_config: envoy.extensions.filters.listener.local_ratelimit.v3.LocalRateLimit \
+        "listener_filters[0].typed_config: envoy.config.core.v3.Node \
          is not supported yet"
     );
     assert_eq!(
