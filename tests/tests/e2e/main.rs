@@ -5,6 +5,7 @@ mod balance;
 mod canary;
 mod differential;
 mod drain;
+mod examples;
 mod faults;
 mod hosts;
 mod moves;
