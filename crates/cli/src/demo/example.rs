@@ -29,7 +29,9 @@ embedded!(
     "bookinfo",
     "canary",
     "circuit-breaking",
+    "delay",
     "egress",
+    "fault-injection",
     "header",
     "mirror",
     "one-way",
@@ -103,6 +105,14 @@ mod tests {
     use super::*;
     use crate::traffic_test;
     use lateen_galley::{ReadOptions, read_manifests};
+
+    #[test]
+    fn every_example_is_in_the_binary() {
+        let folders = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples")).unwrap().flatten();
+        let mut names: Vec<String> = folders.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        names.sort();
+        assert_eq!(EMBEDDED.iter().map(|example| example.name).collect::<Vec<_>>(), names);
+    }
 
     #[test]
     fn every_example_is_understood_and_says_what_it_shows() {
