@@ -333,6 +333,10 @@ fn log_line(line: &str) -> Option<(String, String)> {
     if fields[12].trim_matches('"').len() == 36 {
         fields[12] = "<uuid>".to_owned();
     }
+    // How much of an answer passes before a client that is cut off goes is a race of the two.
+    if fields[0].starts_with("\"- ") && fields[15].contains("Passthrough") {
+        fields[7] = "<bytes>".to_owned();
+    }
     // Ports chosen by the kernel.
     for index in [16, 18] {
         if let Some((address, _)) = fields[index].rsplit_once(':') {

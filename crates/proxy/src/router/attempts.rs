@@ -143,7 +143,7 @@ impl Exchange<'_, '_> {
     }
 
     /// Reads what has come of the request's body by now: when that is all of it, the connection can be kept.
-    async fn read_at_hand(&mut self) {
+    pub(super) async fn read_at_hand(&mut self) {
         let mut left = AT_HAND;
         while !self.body.ended && left > 0 {
             let Some(Ok(piece)) = self.body.source.at_hand().await else { break };

@@ -262,6 +262,10 @@ impl<'a, 'r> Exchange<'a, 'r> {
     /// Sends an answer of our own: what the response head has already, then what such an answer says of itself.
     /// `grpc_status`: what a gRPC client is told instead of what stands for the status.
     async fn send_own(&mut self, status: u16, text: Bytes, grpc_status: Option<u32>) {
+        if self.filtered.delayed_to.is_some() {
+            // Its body came in while the request waited, and is not in the way of the connection's next.
+            self.read_at_hand().await;
+        }
         let unread = match &self.body.source {
             Source::Http1(reader) => !reader.body_done() && !self.body.ended,
             Source::Empty | Source::Http2(_) | Source::Feed(_) => false,

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 const TOGETHER: usize = 6;
 
 /// Requests after which a host should long be ejected.
-const ENOUGH: usize = 60;
+const ENOUGH: usize = 2000;
 
 /// What is played, with clusters of hosts `a`, `b` and `c`, of which so many are there.
 struct Scene {
