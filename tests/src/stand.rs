@@ -238,7 +238,9 @@ impl Running {
                 received.push(lines.iter().map(own).collect());
             }
             // Copies may overtake; tries tell by their number which they are.
-            received.sort_by(|a, b| a[1..].iter().rev().cmp(b[1..].iter().rev()));
+            let number = |lines: &[String]| lines.iter().find(|line| line.contains("attempt-count")).cloned();
+            received
+                .sort_by(|a, b| number(a).cmp(&number(b)).then_with(|| a[1..].iter().rev().cmp(b[1..].iter().rev())));
             let outcome = Outcome {
                 client: facts.iter().map(own).collect(),
                 upstream: received.concat(),
