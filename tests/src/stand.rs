@@ -25,7 +25,7 @@ use crate::h2_upstream::{self, H2Act, H2Scripts};
 use crate::load::Target;
 use crate::network;
 use crate::proxy::{Kind, Proxy};
-use crate::upstream::{self, Stage};
+use crate::upstream::{self, Act, Stage};
 use crate::wait;
 
 /// Address of the gateway's pod; clients reach its ports as they are.
@@ -244,7 +244,12 @@ impl Running {
             let outcome = Outcome {
                 client: facts.iter().map(own).collect(),
                 upstream: received.concat(),
-                log: log.get(&address.to_string()).into_iter().flatten().map(own).collect(),
+                log: log
+                    .get(&address.to_string())
+                    .into_iter()
+                    .flatten()
+                    .map(|line| own(&if cut_off(placed) { without_bytes_sent(line) } else { line.clone() }))
+                    .collect(),
             };
             outcomes.insert(case.name.clone(), outcome);
         }
@@ -316,6 +321,22 @@ impl Running {
     }
 }
 
+/// Whether an upstream breaks its connection or stream off.
+fn cut_off(placed: &Placed) -> bool {
+    placed.case.script.iter().flatten().any(|act| matches!(act, Act::Reset))
+        || placed.h2_script.iter().any(|act| matches!(act, H2Act::Reset(_)))
+}
+
+/// A line of a connection that is not HTTP, without the bytes sent to its client: how many pass before the connection is
+/// broken off is a race.
+fn without_bytes_sent(line: &str) -> String {
+    let mut fields = words(line);
+    if fields[0].starts_with("\"- ") {
+        fields[7] = "<bytes>".to_owned();
+    }
+    fields.join(" ")
+}
+
 /// A line of the access log in Istio's format: its client, and what does not differ from run to run.
 fn log_line(line: &str) -> Option<(String, String)> {
     let (_, rest) = line.strip_prefix('[')?.split_once("] ")?;
@@ -334,10 +355,6 @@ fn log_line(line: &str) -> Option<(String, String)> {
     }
     if fields[12].trim_matches('"').len() == 36 {
         fields[12] = "<uuid>".to_owned();
-    }
-    // How much of an answer passes before a client that is cut off goes is a race of the two.
-    if fields[0].starts_with("\"- ") && fields[15].contains("Passthrough") {
-        fields[7] = "<bytes>".to_owned();
     }
     // Ports chosen by the kernel.
     for index in [16, 18] {

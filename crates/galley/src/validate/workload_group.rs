@@ -5,6 +5,7 @@ use crate::istio::WorkloadGroup;
 use crate::istio::workload_group::ReadinessProbe;
 
 pub(super) fn check(spec: &WorkloadGroup, findings: &mut Findings) {
+    findings.warning("spec", "workloads do not register by themselves yet: declare each as a WorkloadEntry");
     match &spec.template {
         None => findings.error("spec.template", "required"),
         Some(template) => {

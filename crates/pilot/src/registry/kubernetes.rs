@@ -98,13 +98,9 @@ impl<'a> Slices<'a> {
     /// Reads the slices of one service.
     pub fn of(snapshot: &'a Snapshot, service: &'a Service) -> Slices<'a> {
         let name = (service.namespace.as_str(), service.name.as_str());
-        let slices = snapshot.list_in::<EndpointSlice>(name.0).filter(|slice| owner(slice) == Some(name)).collect();
-        Slices(
-            HashMap::from([(name, slices)])
-                .into_iter()
-                .filter(|(_, slices): &(_, Vec<_>)| !slices.is_empty())
-                .collect(),
-        )
+        let slices: Vec<_> =
+            snapshot.list_in::<EndpointSlice>(name.0).filter(|slice| owner(slice) == Some(name)).collect();
+        Slices(if slices.is_empty() { HashMap::new() } else { HashMap::from([(name, slices)]) })
     }
 
     /// The endpoints of a service: from its slices, or from its Endpoints object if it has none. Ports are matched by
