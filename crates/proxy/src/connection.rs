@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use lateen_traffic::hcm::Hcm;
 use lateen_traffic::record::Record;
+use lateen_traffic::tls::TlsConnection;
 use tokio::sync::Notify;
 
 use crate::stats::HttpStats;
@@ -31,6 +32,8 @@ pub struct Connection {
     pub original: Option<SocketAddr>,
     /// TLS server name the client asked for.
     pub server_name: Option<Arc<str>>,
+    /// What its TLS handshake found out; `None` if it is plaintext.
+    pub tls: Option<Arc<TlsConnection>>,
     /// Tells when the listener wants its connections to end.
     pub drain: Rc<Drain>,
 }
@@ -38,7 +41,12 @@ pub struct Connection {
 impl Connection {
     /// The record of a request that begins now.
     pub fn record(&self) -> Record {
-        Record { downstream_direct: self.direct, ..Record::begin(SystemTime::now(), self.local, self.peer) }
+        Record {
+            downstream_direct: self.direct,
+            server_name: self.server_name.clone(),
+            downstream_tls: self.tls.clone(),
+            ..Record::begin(SystemTime::now(), self.local, self.peer)
+        }
     }
 }
 

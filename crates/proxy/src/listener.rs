@@ -19,6 +19,7 @@ use lateen_traffic::format::Facts;
 use lateen_traffic::hcm::{Codec, Hcm};
 use lateen_traffic::listener::{ConnectionFacts, Direction, FilterChain, Listener, Terminal, TransportProtocol};
 use lateen_traffic::record::{Flags, Record};
+use lateen_traffic::tls::TlsConnection;
 use lateen_traffic::{Config, RequestHead};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
@@ -274,6 +275,8 @@ pub struct Accepted {
     pub original: Option<SocketAddr>,
     /// TLS server name the client asked for.
     pub server_name: Option<Arc<str>>,
+    /// What its TLS handshake found out; `None` if it is plaintext.
+    pub tls: Option<Arc<TlsConnection>>,
     /// Tells when the listener wants its connections to end.
     pub drain: Rc<Drain>,
 }
@@ -364,8 +367,16 @@ async fn take(
         let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         return;
     };
-    let accepted =
-        Accepted { worker, local: destination, peer, direct, original, server_name, drain: Rc::clone(&serving.drain) };
+    let accepted = Accepted {
+        worker,
+        local: destination,
+        peer,
+        direct,
+        original,
+        server_name,
+        tls: None,
+        drain: Rc::clone(&serving.drain),
+    };
     serve(accepted, &chain, stream, prefix, ready).await;
 }
 
@@ -424,6 +435,7 @@ async fn serve_http(accepted: Accepted, hcm: Arc<Hcm>, mut stream: TcpStream, mu
             direct: accepted.direct,
             original: accepted.original,
             server_name: accepted.server_name,
+            tls: accepted.tls,
             drain: accepted.drain,
             hcm,
         };

@@ -92,6 +92,7 @@ pub async fn serve(client: Rc<Io>, accepted: Accepted, proxy: Arc<TcpProxy>, rea
         ..Record::begin(SystemTime::now(), accepted.local, accepted.peer)
     };
     record.server_name = accepted.server_name.clone();
+    record.downstream_tls = accepted.tls.clone();
     let lease = match ready {
         Some(ready) => Some(ready.take(&accepted, &mut record)),
         None => connect(&accepted, &proxy, &mut record).await,

@@ -1,7 +1,7 @@
 //! What a proxy decides: which filter chain, which route, which header edits, which cluster, which host, whether to
 //! try again, what to answer by itself. Plain data in, decision out; the clock and the dice are arguments.
 //!
-//! This crate knows no socket, no async runtime, no protobuf and no TLS. The data comes from `lateen-xds`, the
+//! This crate knows no socket, no async runtime, no protobuf, and speaks no TLS. The data comes from `lateen-xds`, the
 //! decisions are carried out by `lateen-proxy`.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -29,6 +29,7 @@ pub mod reply;
 pub mod retry;
 pub mod route;
 pub mod tcp;
+pub mod tls;
 
 pub use config::Config;
 pub use headers::Headers;

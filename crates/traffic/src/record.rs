@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::cluster::EndpointAddress;
 use crate::message::Protocol;
+use crate::tls::TlsConnection;
 
 /// What happened to one request (or one TCP connection).
 #[derive(Debug, Clone)]
@@ -48,6 +49,8 @@ pub struct Record {
     pub downstream_direct: SocketAddr,
     /// TLS server name asked for.
     pub server_name: Option<Arc<str>>,
+    /// What the client's TLS handshake found out; `None` for a plaintext connection.
+    pub downstream_tls: Option<Arc<TlsConnection>>,
     /// Name of the route.
     pub route_name: Option<Arc<str>>,
     /// Attempts made.
@@ -76,6 +79,7 @@ impl Record {
             downstream_remote: peer,
             downstream_direct: peer,
             server_name: None,
+            downstream_tls: None,
             route_name: None,
             attempts: 0,
         }

@@ -115,7 +115,6 @@ impl<'a, 'r> Exchange<'a, 'r> {
             Protocol::Http10 | Protocol::Http11 => connection.stats.downstream_rq_http1_total.inc(),
         }
         self.record.protocol = Some(self.request.protocol);
-        self.record.server_name = connection.server_name.clone();
         if self.body.expects_continue && !hcm.proxy_100_continue {
             self.request.headers.remove("expect");
             self.body.expects_continue = false;

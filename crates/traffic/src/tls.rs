@@ -1,0 +1,84 @@
+//! TLS as plain data: what a connection's handshake found out, for routes, policies, headers and logs to go by.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// What is known of a TLS connection once its handshake is over.
+#[derive(Debug, Clone)]
+pub struct TlsConnection {
+    /// The protocol's version.
+    pub version: TlsVersion,
+    /// The cipher suite, as Envoy's logs name it, for example `TLS_AES_128_GCM_SHA256`.
+    pub cipher: &'static str,
+    /// The server's name that was asked for (SNI), in lower case.
+    pub server_name: Option<Arc<str>>,
+    /// The application protocol agreed on (ALPN).
+    pub application_protocol: Option<Arc<str>>,
+    /// The other side's certificate, if it brought one.
+    pub peer: Option<Arc<Certificate>>,
+    /// Whether the peer's certificate was checked and found good. A connection goes on without that only where an
+    /// untrusted one is accepted on purpose.
+    pub peer_validated: bool,
+    /// The certificate shown to the other side, if any.
+    pub local: Option<Arc<Certificate>>,
+    /// The handshake continued an earlier session.
+    pub resumed: bool,
+}
+
+/// Versions of TLS. Older ones are not spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    Tls12,
+    /// RFC 8446.
+    Tls13,
+}
+
+impl fmt::Display for TlsVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tls12 => "TLSv1.2",
+            Self::Tls13 => "TLSv1.3",
+        })
+    }
+}
+
+/// Whom a certificate is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// Its names of kind URI; of a workload one, `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT`.
+    pub uri_names: Vec<String>,
+    /// Its names of kind DNS.
+    pub dns_names: Vec<String>,
+    /// Its names of kind IP address.
+    pub ip_names: Vec<std::net::IpAddr>,
+    /// Its names of kind e-mail.
+    pub email_names: Vec<String>,
+    /// Its subject in the form of RFC 2253, for example `CN=a,O=b`; empty if it has none.
+    pub subject: String,
+    /// Who signed it, in the form of [`Self::subject`].
+    pub issuer: String,
+    /// Its number, in hexadecimal.
+    pub serial: String,
+    /// SHA-256 of the whole certificate, in hexadecimal.
+    pub fingerprint: String,
+    /// When it begins to be valid.
+    pub not_before: SystemTime,
+    /// When it ends to be valid.
+    pub not_after: SystemTime,
+    /// The certificate and those that came after it, in DER.
+    pub chain: Vec<Box<[u8]>>,
+}
+
+impl TlsConnection {
+    /// The names by which Envoy knows an authenticated peer: those of kind URI, else those of kind DNS, else the subject.
+    pub fn principals(&self) -> &[String] {
+        match self.peer.as_deref() {
+            Some(peer) if !peer.uri_names.is_empty() => &peer.uri_names,
+            Some(peer) if !peer.dns_names.is_empty() => &peer.dns_names,
+            Some(peer) => std::slice::from_ref(&peer.subject),
+            None => &[],
+        }
+    }
+}
