@@ -13,11 +13,17 @@ use lateen_traffic::listener::{ConnectionFacts, Listener, Terminal};
 use crate::tcp::{self, Ready};
 use crate::worker::Worker;
 
-/// Clients of HTTP have mostly spoken by then.
+/// Clients of HTTP have mostly spoken by then. A server that cannot be reached is asked again after twice as long, and
+/// twice as long again.
 const SILENCE: Duration = Duration::from_millis(5);
+/// The longest pause before a server is asked again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How often a server is asked. With the pauses that is about a minute, by when clients of databases have given up; one
+/// that is merely held open by a client of HTTP costs nothing after that.
+const TRIES: usize = 64;
 
-/// Ready when the server has spoken; never if it does not, cannot be reached, or is none to ask. `facts` are what is known
-/// of the connection before its first byte.
+/// Ready when the server has spoken; never if it does not, remains out of reach, or is none to ask. `facts` are what is
+/// known of the connection before its first byte.
 pub(super) async fn speaks(
     worker: &Rc<Worker>,
     listener: &Listener,
@@ -28,11 +34,15 @@ pub(super) async fn speaks(
     if let (Some(Terminal::Tcp(proxy)), Some(source), Some(destination)) =
         (silent.map(|chain| &chain.terminal), facts.source, facts.destination)
     {
-        tokio::time::sleep(SILENCE).await;
-        if let Some(ready) = tcp::ask(worker, proxy, original, source, destination).await
-            && ready.speaks().await
-        {
-            return ready;
+        let pauses = std::iter::successors(Some(SILENCE), |pause| Some((*pause * 2).min(LONGEST_PAUSE)));
+        for pause in pauses.take(TRIES) {
+            tokio::time::sleep(pause).await;
+            let Some(ready) = tcp::ask(worker, proxy, original, source, destination).await else { continue };
+            if ready.speaks().await {
+                return ready;
+            }
+            // It was there, and ended a connection on which nothing was said.
+            break;
         }
     }
     std::future::pending().await

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use lateen_traffic::Config;
+use lateen_traffic::cluster::EndpointAddress;
 use lateen_traffic::listener::{ChainMatch, FilterChain, Inspector, Listener, Terminal, TransportProtocol};
 use lateen_traffic::tcp::{TcpProxy, TcpTarget};
 
@@ -85,6 +87,25 @@ fn a_server_that_speaks_first_is_heard_through_two_proxies() {
     assert_eq!(read_until(&mut client, "\n"), "5.7.0-ready\n");
     client.write_all(b"query").unwrap();
     assert_eq!(read_until(&mut client, "query"), "query");
+}
+
+#[test]
+fn a_server_that_comes_late_is_heard() {
+    let world = World::new(Upstream::answering(""), forward_all(|_| ()));
+    let (address, database) = (free_address(), free_address());
+    configured(&world, vec![sniffing(address, "database")], &[("database", database)]);
+    let mut client = TcpStream::connect(address).unwrap();
+    let refused = || {
+        let host = world.proxy.upstreams().cluster(&"database".into()).known_host(&EndpointAddress::Socket(database));
+        host.is_some_and(|host| host.connect_failures.load(Ordering::Relaxed) > 0)
+    };
+    while !refused() {
+        std::thread::yield_now();
+    }
+    let server = TcpListener::bind(database).unwrap();
+    std::thread::spawn(move || server.accept().unwrap().0.write_all(b"5.7.0-ready\n").unwrap());
+    client.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    assert_eq!(read_until(&mut client, "\n"), "5.7.0-ready\n");
 }
 
 #[test]
