@@ -11,7 +11,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
@@ -157,12 +156,9 @@ impl Listeners {
     fn open(&mut self, address: SocketAddr) {
         let backlog = self.table.get(address).and_then(|s| s.listener.backlog).unwrap_or(BACKLOG);
         let mut tasks = Vec::new();
-        match bind(address, backlog) {
+        match listen(address, backlog) {
             Ok(socket) => tasks.push(self.accept_from(socket, address)),
-            Err(error) => {
-                tracing::error!(%address, %error, "cannot listen");
-                self.worker.process.failed_listeners.fetch_add(1, Ordering::Relaxed);
-            }
+            Err(error) => tracing::error!(%address, %error, "cannot listen"),
         }
         for (port, fd) in self.inherited.iter() {
             if *port != address.port() {
@@ -229,7 +225,11 @@ impl Listeners {
     }
 }
 
-fn bind(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+/// A socket with an address that several sockets of this process may have.
+///
+/// # Errors
+/// When somebody else has the address, or it is not to be had here.
+pub fn bind(address: SocketAddr) -> io::Result<socket2::Socket> {
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(address),
         socket2::Type::STREAM.nonblocking().cloexec(),
@@ -241,6 +241,11 @@ fn bind(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn listen(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+    let socket = bind(address)?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     TcpListener::from_std(socket.into())
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -54,7 +54,6 @@ impl Proxy {
             connections: AtomicI64::new(0),
             max_connections: settings.max_connections,
             adopted: (0..settings.workers.max(1)).map(|_| AtomicU64::new(0)).collect(),
-            failed_listeners: AtomicUsize::new(0),
             own_address: own_address(),
         });
         let (config, config_seen) = watch::channel(Numbered::default());

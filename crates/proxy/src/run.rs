@@ -1,5 +1,6 @@
 //! The proxy as a program: from a bootstrap file to served traffic, until a signal ends it.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use lateen_xds::ads::client::{Client, Handle, connector};
 use lateen_xds::bootstrap::{Bootstrap, BootstrapError};
 use lateen_xds::convert::Reject;
 use lateen_xds::json::{JsonError, Schema};
+use lateen_xds::state::Bind;
 use rand::rngs::SmallRng;
 use rand::{RngCore as _, SeedableRng as _};
 use tokio::net::TcpListener;
@@ -19,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 use crate::access_log::LogFiles;
 use crate::admin::{self, Action, AdminState, ServerFacts, ServerState};
 use crate::dns::Resolver;
+use crate::listener;
 use crate::logging::Logging;
 use crate::proxy::{Proxy, Settings};
 use crate::stats::Stats;
@@ -83,6 +86,7 @@ async fn serve(options: Options, bootstrap: Bootstrap, schema: Schema) -> Result
     let stats = Stats::new(options.concurrency.max(1));
     let logs = LogFiles::new(Arc::clone(&stats));
     let bind = bootstrap.upstream_bind.clone();
+    let inherited = options.inherited.iter().map(|(port, _)| *port).collect();
     let settings = Settings {
         workers: options.concurrency,
         max_connections: MAX_CONNECTIONS,
@@ -91,7 +95,7 @@ async fn serve(options: Options, bootstrap: Bootstrap, schema: Schema) -> Result
         static_clusters: bootstrap.clusters.iter().map(|c| c.name.clone()).collect(),
     };
     let proxy = Proxy::start(settings, Arc::clone(&stats), &logs).map_err(system("cannot start a worker"))?;
-    let client = Client::new(bootstrap.clone())?;
+    let client = Client::new(bootstrap.clone(), bind_listeners(inherited))?;
     let handle = client.handle();
 
     tokio::spawn(follow_connection(handle.clone(), Arc::clone(&stats)));
@@ -194,6 +198,16 @@ async fn discover(client: Client, bind: Option<UpstreamBind>, proxy: Arc<Proxy>,
             proxy.configure(config);
         })
         .await;
+}
+
+/// Takes listeners' addresses, so that workers can have them too. A port that a socket was inherited for is served by that
+/// one where ours cannot be had.
+fn bind_listeners(inherited: HashSet<u16>) -> Bind {
+    Box::new(move |address| match listener::bind(address) {
+        Ok(socket) => Ok(Box::new(socket)),
+        Err(_) if inherited.contains(&address.port()) => Ok(Box::new(())),
+        Err(error) => Err(error),
+    })
 }
 
 /// Shows whether the control plane is there.

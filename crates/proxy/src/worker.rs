@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use lateen_traffic::{Config, Dice};
@@ -51,8 +51,6 @@ pub struct Process {
     pub max_connections: usize,
     /// For each worker the number of the configuration that it serves by.
     pub adopted: Box<[AtomicU64]>,
-    /// Sockets that could not be opened.
-    pub failed_listeners: AtomicUsize,
     /// What copies of requests name as their origin.
     pub own_address: IpAddr,
 }

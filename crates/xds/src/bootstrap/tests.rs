@@ -81,7 +81,7 @@ fn a_sidecars_bootstrap() {
         ["bootstrap_extensions", "overload_manager", "stats_config", "tracing"].map(|f| format!("Bootstrap.{f}"));
     assert_eq!(bootstrap.notes.iter().map(|(field, _)| field).collect::<Vec<_>>(), noted);
 
-    let mut state = State::new(&bootstrap, std::time::SystemTime::UNIX_EPOCH).unwrap();
+    let mut state = State::new(&bootstrap, Box::new(|_| Ok(Box::new(()))), std::time::SystemTime::UNIX_EPOCH).unwrap();
     let config = state.config();
     assert_eq!(config.listeners["ready"].addresses, ["0.0.0.0:15021".parse().unwrap()]);
     let xds = &config.clusters["xds-grpc"];
@@ -151,7 +151,9 @@ fn what_cannot_be_used_is_said_with_its_place() {
 fn static_resources_are_refused_with_their_place() {
     let refused = |text: &str| {
         let bootstrap = parse(text).unwrap();
-        State::new(&bootstrap, std::time::SystemTime::UNIX_EPOCH).expect_err(text).to_string()
+        State::new(&bootstrap, Box::new(|_| Ok(Box::new(()))), std::time::SystemTime::UNIX_EPOCH)
+            .expect_err(text)
+            .to_string()
     };
     assert_eq!(
         refused("static_resources: {clusters: [{name: a}, {name: b, lb_policy: LOAD_BALANCING_POLICY_CONFIG}]}"),

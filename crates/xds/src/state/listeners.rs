@@ -34,6 +34,7 @@ impl State {
                 return Err(Reject::new(reason));
             }
         }
+        self.sockets.hold(&listener)?;
         let older = self.warming_listeners.remove(&name);
         for route in route_names(&listener) {
             self.route_users.entry(Arc::clone(route)).or_default().insert(Arc::clone(&name));
@@ -66,6 +67,11 @@ impl State {
         for listener in warming.into_iter().chain(served) {
             self.release_routes(&listener);
         }
+    }
+
+    /// Lets go the addresses that no form of a listener has any more.
+    pub(super) fn release_sockets(&mut self) {
+        self.sockets.retain(self.config.listeners.values().chain(self.warming_listeners.values()).map(AsRef::as_ref));
     }
 
     /// A form of a listener no longer uses its routes; others of the same name still may.

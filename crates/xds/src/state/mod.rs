@@ -11,6 +11,7 @@ mod clusters;
 mod dump;
 mod history;
 mod listeners;
+mod sockets;
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,8 @@ use crate::bootstrap::Bootstrap;
 use crate::convert::{At as _, Notes, Reject};
 use clusters::ClusterParts;
 use history::Histories;
+pub use sockets::Bind;
+use sockets::Sockets;
 
 /// A resource as a client receives it.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,13 +81,14 @@ pub struct State {
     orphans: Vec<(ResourceType, Arc<str>)>,
     histories: Histories,
     notes: Notes,
+    sockets: Sockets,
     received: BTreeSet<ResourceType>,
 }
 
 impl State {
-    /// A state that serves what a bootstrap holds itself.
-    pub fn new(bootstrap: &Bootstrap, now: SystemTime) -> Result<State, Reject> {
-        let mut state = State { notes: bootstrap.notes.clone(), ..State::default() };
+    /// A state that serves what a bootstrap holds itself, and takes its listeners' addresses by `bind`.
+    pub fn new(bootstrap: &Bootstrap, bind: Bind, now: SystemTime) -> Result<State, Reject> {
+        let mut state = State { notes: bootstrap.notes.clone(), sockets: Sockets::new(bind), ..State::default() };
         for (at, cluster) in bootstrap.clusters.iter().enumerate() {
             let body = any(cluster);
             state.put_cluster(&body, None).at(&format!("static_resources.clusters[{at}]"))?;
@@ -166,6 +170,9 @@ impl State {
             }
         }
         self.drop_orphans();
+        if matches!(r#type, ResourceType::Listener | ResourceType::Route) {
+            self.release_sockets();
+        }
         self.received.insert(r#type.clone());
         self.histories.version(r#type.clone(), Arc::clone(version));
         refused

@@ -1,3 +1,6 @@
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Mutex;
 use std::time::UNIX_EPOCH;
 
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
@@ -10,7 +13,22 @@ use crate::json::Schema;
 struct Told {
     schema: Schema,
     state: State,
+    bound: Bound,
     version: u32,
+}
+
+/// Ports that are held now.
+type Bound = Arc<Mutex<Vec<u16>>>;
+
+/// The one port that somebody else has.
+const TAKEN: u16 = 9;
+
+struct Held(Bound, u16);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().retain(|port| *port != self.1);
+    }
 }
 
 impl Told {
@@ -21,7 +39,19 @@ impl Told {
     fn with(bootstrap: &str) -> Told {
         let schema = Schema::load().unwrap();
         let bootstrap = Bootstrap::parse(bootstrap, &schema).unwrap();
-        Told { schema, state: State::new(&bootstrap, UNIX_EPOCH).unwrap(), version: 0 }
+        let bound: Bound = Arc::default();
+        let bind = {
+            let bound = Arc::clone(&bound);
+            move |address: SocketAddr| {
+                if address.port() == TAKEN {
+                    return Err(io::Error::from_raw_os_error(98));
+                }
+                bound.lock().unwrap().push(address.port());
+                Ok(Box::new(Held(Arc::clone(&bound), address.port())) as Box<dyn Send>)
+            }
+        };
+        let state = State::new(&bootstrap, Box::new(bind), UNIX_EPOCH).unwrap();
+        Told { schema, state, bound, version: 0 }
     }
 
     /// Applies resources in YAML; answers with what was refused.
@@ -147,6 +177,28 @@ fn listeners_wait_for_routes_and_the_older_one_stays() {
     assert_eq!(told.state.config().routes.len(), 1);
     told.tell(Lds, "", &["l"]);
     assert!(told.state.config().routes.is_empty());
+}
+
+#[test]
+fn an_address_is_held_from_before_its_listener_is_accepted_until_no_form_of_it_is_left() {
+    let mut told = Told::new();
+    let held = Arc::clone(&told.bound);
+    let held = move || held.lock().unwrap().clone();
+    let refused = told.tell(Lds, &[listener("a", 80, "r"), listener("b", TAKEN, "r")].join(","), &[]);
+    assert_eq!(refused, ["b: cannot bind '0.0.0.0:9': Address already in use"]);
+    // It waits for its routes, and has its address.
+    assert_eq!((told.listeners(), held()), (vec![], vec![80]));
+    told.tell(Rds, &routes("r"), &[]);
+    assert_eq!(told.listeners(), ["a"]);
+
+    assert!(told.tell(Lds, &listener("a", 81, "other"), &[]).is_empty());
+    assert_eq!(held(), [80, 81]);
+    assert_eq!(told.tell(Lds, &listener("a", TAKEN, "r"), &[]).len(), 1);
+    assert_eq!(held(), [80, 81]);
+    told.tell(Rds, &routes("other"), &[]);
+    assert_eq!(held(), [81]);
+    told.tell(Lds, "", &["a"]);
+    assert_eq!(held(), [0u16; 0]);
 }
 
 #[test]

@@ -139,3 +139,47 @@ async fn changes_by_delta() {
 async fn changes_by_state_of_the_world() {
     changes(Kind::Lateen, Flavour::StateOfTheWorld).await;
 }
+
+/// A listener whose address somebody else has is refused, the others of the same update are served. What is told of it.
+async fn a_taken_address(kind: Kind, flavour: Flavour) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::new(dir.path(), &["main", "second", "third"], &[]);
+    let somebody = std::net::TcpListener::bind(("127.0.0.1", layout.listener("second"))).unwrap();
+    let says = |name: &str, word: &str| {
+        let routes = json!([{"name": "all", "domains": ["*"], "routes": [
+            {"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": word}}}]}]);
+        listener(&layout, name, http(&layout, name, routes, json!({})))
+    };
+    let asked = async |name: &str, word: &str| {
+        let target = Target::new(([127, 0, 0, 1], layout.listener(name)).into(), "a.test", "/");
+        wait::until(&format!("{} answers {word}", kind.name()), || async {
+            target.ask().await.ok().filter(|message| message.text() == word).map(|_| ())
+        })
+        .await;
+    };
+    let control = ControlPlane::start(&[says("main", "first")], &[]).await;
+    let mut by_ads = layout.clone();
+    by_ads.ads = Some(control.port);
+    let _proxy = Proxy::start(kind, &bootstrap::from_ads(&by_ads, flavour), layout.admin, dir.path()).await;
+    asked("main", "first").await;
+
+    control.push("2", &[says("main", "second"), says("second", "never"), says("third", "new")], &[]);
+    let told = wait::until("the refusal is told", || async {
+        Some(control.refusals()).filter(|refusals| !refusals.is_empty())
+    })
+    .await;
+    asked("main", "second").await;
+    asked("third", "new").await;
+    drop(somebody);
+    let port = layout.listener("second").to_string();
+    told.iter().map(|line| line.trim_end().replace(&port, "PORT")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_somebody_else_has_is_refused() {
+    for flavour in [Flavour::Delta, Flavour::StateOfTheWorld] {
+        let told = a_taken_address(Kind::Envoy, flavour).await;
+        assert_eq!(told, a_taken_address(Kind::Lateen, flavour).await);
+        assert!(told[0].contains("second: cannot bind '127.0.0.1:PORT': Address already in use"), "{told:?}");
+    }
+}

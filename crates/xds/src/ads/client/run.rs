@@ -25,7 +25,7 @@ use crate::ads::Protocol;
 use crate::bootstrap::{Ads, Bootstrap, ResourceSource};
 use crate::convert::{Notes, Reject};
 use crate::json::{JsonError, Schema};
-use crate::state::{Refused, State, Update};
+use crate::state::{Bind, Refused, State, Update};
 
 /// The pause before the n-th attempt to reconnect is random, up to this times 2^n.
 const BACKOFF_BASE: Duration = Duration::from_millis(50);
@@ -119,10 +119,10 @@ impl Handle {
 }
 
 impl Client {
-    /// Converts the static resources; nothing runs yet.
-    pub fn new(bootstrap: Bootstrap) -> Result<Client, Reject> {
+    /// Converts the static resources and takes their listeners' addresses by `bind`; nothing runs yet.
+    pub fn new(bootstrap: Bootstrap, bind: Bind) -> Result<Client, Reject> {
         let started = SystemTime::now();
-        let state = State::new(&bootstrap, started)?;
+        let state = State::new(&bootstrap, bind, started)?;
         let Bootstrap { node, ads, listener_source, cluster_source, raw, .. } = bootstrap;
         let mut awaited = Vec::new();
         let mut by_ads = Vec::new();

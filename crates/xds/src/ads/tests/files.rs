@@ -32,7 +32,8 @@ async fn files_are_read_again_when_they_are_replaced() {
     replace(&path, &format!("resources:\n{}{}", cluster("a"), cluster("b")));
 
     let text = format!("dynamic_resources: {{cds_config: {{path_config_source: {{path: '{}'}}}}}}", path.display());
-    let client = Client::new(Bootstrap::parse(&text, &Schema::load().unwrap()).unwrap()).unwrap();
+    let bootstrap = Bootstrap::parse(&text, &Schema::load().unwrap()).unwrap();
+    let client = Client::new(bootstrap, Box::new(|_| Ok(Box::new(())))).unwrap();
     let handle = client.handle();
     let (sender, mut configs) = watch::channel(Arc::<Config>::default());
     let task = tokio::spawn(async move {

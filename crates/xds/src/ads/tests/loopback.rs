@@ -109,7 +109,7 @@ struct Proxy {
 
 impl Proxy {
     fn start(bootstrap: Bootstrap) -> Proxy {
-        let client = Client::new(bootstrap).unwrap();
+        let client = Client::new(bootstrap, Box::new(|_| Ok(Box::new(())))).unwrap();
         let handle = client.handle();
         let (sender, configs) = watch::channel(Arc::default());
         let task = tokio::spawn(async move {
