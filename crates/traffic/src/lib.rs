@@ -28,6 +28,7 @@ pub mod record;
 pub mod reply;
 pub mod retry;
 pub mod route;
+pub mod router;
 pub mod tcp;
 pub mod tls;
 

@@ -3,6 +3,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use crate::message::{RequestHead, ResponseHead};
 use crate::record::Flags;
 
 /// An answer of our own.
@@ -202,6 +205,48 @@ impl UpstreamFailure {
         }
         format!("upstream_reset_{when}_response_started{{{reason}}}").into()
     }
+}
+
+/// Completes the head of an answer of our own, in which `out` may have fields already; gives its body. A gRPC client
+/// is told by `grpc-status`: the one given, or what stands for the status.
+pub fn local_response(
+    status: u16,
+    text: &Bytes,
+    request: &RequestHead,
+    code: Option<u32>,
+    out: &mut ResponseHead,
+) -> Bytes {
+    out.status = status;
+    if request.is_grpc() {
+        out.status = 200;
+        out.headers.set("content-type", "application/grpc");
+        out.headers.append("grpc-status", code.unwrap_or_else(|| grpc_status(status)).to_string());
+        if !text.is_empty() && request.method != "HEAD" {
+            out.headers.append("grpc-message", percent_encode(text));
+        }
+        return Bytes::new();
+    }
+    if status < 200 || status == 204 || status == 304 || text.is_empty() {
+        return Bytes::new();
+    }
+    out.headers.append("content-length", text.len().to_string());
+    if !out.headers.contains("content-type") {
+        out.headers.append("content-type", "text/plain");
+    }
+    text.clone()
+}
+
+/// gRPC's encoding of messages (its HTTP/2 protocol document, "Percent-Encoded").
+fn percent_encode(text: &[u8]) -> String {
+    let mut out = String::with_capacity(text.len());
+    for &b in text {
+        if (0x20..0x7f).contains(&b) && b != b'%' {
+            out.push(char::from(b));
+        } else {
+            out.push_str(&format!("%{b:02X}"));
+        }
+    }
+    out
 }
 
 #[cfg(test)]

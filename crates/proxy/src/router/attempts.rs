@@ -6,7 +6,6 @@ use std::time::Duration;
 use lateen_traffic::record::Flags;
 use lateen_traffic::reply::{self, LocalReply, UpstreamFailure};
 use lateen_traffic::retry::Attempt;
-use lateen_traffic::route::HostRewrite;
 use tokio::time::Instant;
 
 use super::body::Piece;
@@ -24,10 +23,9 @@ impl Exchange<'_, '_> {
         let worker = Rc::clone(&self.connection.worker);
         let timeouts = &plan.hcm.timeouts;
         let policy = plan.retry;
-        let per_try = policy.and_then(|p| p.per_try_timeout).filter(|t| plan.timeout.is_none_or(|whole| *t < whole));
         let deadlines = Deadlines {
             timeout: plan.timeout.filter(|t| !t.is_zero()),
-            per_try,
+            per_try: plan.per_try(),
             ..Deadlines::of_stream(timeouts, Some(plan.forward), self.started)
         };
         if self.body.ended {
@@ -55,11 +53,10 @@ impl Exchange<'_, '_> {
                     deadlines.request_ended(Instant::now());
                 }
             } else {
-                self.prepare_again(plan, &deadlines, retries);
+                let left = deadlines.route_at.get().map(|at| at.saturating_duration_since(Instant::now()));
+                plan.prepare_again(self.request, retries, left);
             }
-            if matches!(plan.forward.host_rewrite, HostRewrite::Auto) && !host.hostname.is_empty() {
-                self.rewrite_host(plan.forward, !plan.hcm.suppress_envoy_headers, host.hostname.to_string());
-            }
+            plan.name_host(self.request, &host.hostname);
             self.record.attempts = retries + 1;
             let left = policy.map_or(0, |p| p.num_retries.saturating_sub(retries));
             let end = self.attempt(plan, Try { host: &host, deadlines: &deadlines, may_retry: left > 0 }).await;
@@ -139,7 +136,7 @@ impl Exchange<'_, '_> {
 
     /// The route's edits of responses: they apply to answers of our own too.
     pub(super) fn edit_own(&mut self, plan: &Plan<'_>) {
-        self.edit_response(plan.routes, plan.routed, plan.cluster_edits);
+        self.edit_response(plan.routes, plan.routed);
     }
 
     /// Reads what has come of the request's body by now: when that is all of it, the connection can be kept.
@@ -171,23 +168,8 @@ impl Exchange<'_, '_> {
         self.reply(&reply).await;
     }
 
-    /// Clears what a discarded response left, and says how many attempts there were, if the virtual host asks for it.
     fn count_attempts(&mut self, plan: &Plan<'_>) {
-        if plan.routed.virtual_host.attempt_count_in_response {
-            self.response.headers.append("x-envoy-attempt-count", self.record.attempts.to_string());
-        }
-    }
-
-    /// Another attempt tells its number, and what is left of the time.
-    fn prepare_again(&mut self, plan: &Plan<'_>, deadlines: &Deadlines, retries: u32) {
-        if plan.routed.virtual_host.attempt_count_in_request {
-            self.request.headers.set("x-envoy-attempt-count", (retries + 1).to_string());
-        }
-        let left = deadlines.route_at.get().map(|at| {
-            // 0 would mean that there is no limit.
-            at.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
-        });
-        self.tell_timeout(plan, [left, deadlines.per_try].into_iter().flatten().min());
+        plan.count_attempts(&self.record, self.response);
     }
 
     async fn expired(&mut self, plan: &Plan<'_>, what: Expired) {

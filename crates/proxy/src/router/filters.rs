@@ -119,7 +119,7 @@ impl Exchange<'_, '_> {
     /// As in Envoy, a route that forwards edits the answers that are given in its stead.
     fn edit_reply(&mut self, routes: &RouteConfig, routed: Option<Routed<'_>>) {
         if let Some(routed) = routed.filter(|r| matches!(r.route.action, Action::Forward(_))) {
-            self.edit_response(routes, routed, routed.weighted.map(|w| &w.response_edits));
+            self.edit_response(routes, routed);
         }
     }
 

@@ -9,6 +9,7 @@ use lateen_traffic::cluster::ClusterSettings;
 use lateen_traffic::mirror::{self, Mirror};
 use lateen_traffic::outlier::Report;
 use lateen_traffic::reply::UpstreamFailure;
+use lateen_traffic::router::judged;
 use lateen_traffic::{RequestHead, ResponseHead};
 use tokio::time::Instant;
 
@@ -17,7 +18,6 @@ use super::body::{CopyError, Piece, Sink, Source, copy};
 use super::deadlines::Deadlines;
 use super::feed::{Fed, feed};
 use super::forward::Plan;
-use super::outlier::judged;
 use super::upper::{Upper, http2_request, request_framing};
 use crate::http1::head::{self, Framing};
 use crate::timer::Timer;

@@ -25,18 +25,18 @@ use bytes::Bytes;
 use lateen_traffic::format::Facts;
 use lateen_traffic::forwarding::{self, Client};
 use lateen_traffic::hashing::NewCookies;
-use lateen_traffic::hcm::{Hcm, RouteSource, ServerHeader};
-use lateen_traffic::path::Normalized;
+use lateen_traffic::hcm::{Hcm, RouteSource};
 use lateen_traffic::record::{Flags, Record};
-use lateen_traffic::reply::{self, LocalReply};
-use lateen_traffic::route::{Action, NotRouted, RouteConfig, Routed, redirect_location, without_port};
+use lateen_traffic::reply::{self, LocalReply, local_response};
+use lateen_traffic::route::{Action, NotRouted, RouteConfig, Routed, redirect_location};
+use lateen_traffic::router::{self, NotAccepted};
 use lateen_traffic::{Config, Protocol, RequestHead, ResponseHead};
 use tokio::time::Instant;
 
 use self::body::{Piece, Source};
 use self::feed::Feed;
 pub use self::filters::Filtered;
-use self::respond::{Responder, local_response};
+use self::respond::Responder;
 use crate::connection::Connection;
 use crate::http1::head::Framing;
 use crate::timer::Timer;
@@ -137,48 +137,17 @@ impl<'a, 'r> Exchange<'a, 'r> {
     fn prepare(&mut self, hcm: &Hcm) -> Result<Client, LocalReply> {
         let connection = self.connection;
         let request = &mut *self.request;
-        if request.path == "*" || (request.path.is_empty() && !request.is_connect()) {
-            return Err(reply::ABSOLUTE_PATH_REJECTED);
-        }
-        let takes_host = |v: &[u8]| v.split(|b| *b == b',').any(|n| n.trim_ascii().eq_ignore_ascii_case(b"host"));
-        if request.headers.get_all("connection").any(takes_host) {
-            request.authority.clear();
-            request.authority_missing = true;
-            return Err(reply::MISSING_HOST);
-        }
-        if matches!(request.upgrade.as_str(), "h2c" | "http/2.0") {
-            // Not offered: the request is served as it is (RFC 9110 section 7.8).
-            request.upgrade.clear();
-            request.headers.remove("http2-settings");
-        }
-        let host = &hcm.host;
-        if let Some(port) = host.strip_port {
-            let bare = without_port(&request.authority).len();
-            if port.is_none_or(|p| request.authority[bare..] == format!(":{p}")) {
-                request.authority.truncate(bare);
-            }
-        }
-        let bare = without_port(&request.authority).len();
-        if host.strip_trailing_dot && request.authority[..bare].ends_with('.') {
-            request.authority.remove(bare - 1);
-        }
         // A path that is not taken is answered before anything is said of its client.
-        match hcm.path.apply(&request.path) {
-            Normalized::Same => {}
-            Normalized::Changed(path) => request.path = path,
-            Normalized::Rejected(path) => {
-                if let Some(path) = path {
-                    request.path = path;
+        if let Err(not_accepted) = router::accept(request, hcm) {
+            match &not_accepted {
+                NotAccepted::Reply(_) => {}
+                NotAccepted::Path => connection.stats.downstream_rq_failed_path_normalization.inc(),
+                NotAccepted::Redirect { location } => {
+                    connection.stats.downstream_rq_redirected_with_normalized_path.inc();
+                    self.response.headers.append("location", location);
                 }
-                connection.stats.downstream_rq_failed_path_normalization.inc();
-                return Err(reply::PATH_NORMALIZATION_FAILED);
             }
-            Normalized::Redirect(location) => {
-                connection.stats.downstream_rq_redirected_with_normalized_path.inc();
-                self.response.headers.append("location", &location);
-                request.path = location;
-                return Err(LocalReply::fixed(307, "", Flags::NONE, "path_normalization_failed"));
-            }
+            return Err(not_accepted.reply());
         }
         let client = forwarding::prepare_request(
             request,
@@ -221,7 +190,7 @@ impl<'a, 'r> Exchange<'a, 'r> {
                 Action::Direct(direct) => {
                     self.connection.stats.rq_direct_response.inc();
                     self.record.details = Cow::Borrowed("direct_response");
-                    self.edit_response(routes, routed, None);
+                    self.edit_response(routes, routed);
                     self.send_own(direct.status, direct.body.clone(), None).await;
                 }
             },
@@ -242,7 +211,7 @@ impl<'a, 'r> Exchange<'a, 'r> {
         self.response.headers.append("location", location);
         self.record.details = Cow::Borrowed("direct_response");
         if let Some((routes, routed)) = by {
-            self.edit_response(routes, routed, None);
+            self.edit_response(routes, routed);
         }
         self.send_own(status, Bytes::new(), None).await;
     }
@@ -310,59 +279,18 @@ impl<'a, 'r> Exchange<'a, 'r> {
         }
     }
 
-    /// Header edits of route, virtual host and route configuration on a response.
-    pub(super) fn edit_response(
-        &mut self,
-        routes: &RouteConfig,
-        routed: Routed<'_>,
-        cluster: Option<&lateen_traffic::edit::HeaderEdits>,
-    ) {
-        let mut layers = [
-            cluster,
-            Some(&routed.route.response_edits),
-            Some(&routed.virtual_host.response_edits),
-            Some(&routes.response_edits),
-        ];
-        if routes.most_specific_edits_win {
-            layers.reverse();
-        }
-        for edits in layers.into_iter().flatten().filter(|e| !e.is_empty()) {
-            let values =
-                edits.values(Facts { record: &self.record, request: self.request, response: Some(self.response) });
-            edits.apply(&mut self.response.headers, &values);
-        }
+    /// Header edits of the route and of what is around it on a response.
+    pub(super) fn edit_response(&mut self, routes: &RouteConfig, routed: Routed<'_>) {
+        router::edit_response(routes, routed, self.request, &self.record, self.response);
     }
 
-    /// What every response gets on its way out: no hop-by-hop fields, `date`, `server`, `via`.
+    /// What every response gets on its way out.
     pub(super) fn complete_response(&mut self, own: bool) {
-        let hcm = &self.connection.hcm;
-        let headers = &mut self.response.headers;
-        if !own {
-            forwarding::remove_hop_by_hop(headers, false, self.response.status == 101);
-        }
-        if let Some(grant) = &self.filtered.grant {
-            grant.apply(headers);
-        }
-        if !headers.contains("date") {
-            headers.append("date", self.connection.worker.date(self.record.start).as_bytes());
-        }
-        match hcm.server_header {
-            ServerHeader::Overwrite => headers.set("server", hcm.server_name.as_bytes()),
-            ServerHeader::AppendIfAbsent if !headers.contains("server") => {
-                headers.append("server", hcm.server_name.as_bytes())
-            }
-            ServerHeader::AppendIfAbsent | ServerHeader::PassThrough => {}
-        }
-        if let Some(via) = &hcm.via {
-            forwarding::add_to_list(headers, "via", via, ", ");
-        }
-        // Only internal clients can ask for a trace; they get its id.
-        if (hcm.edge.request_id_in_response || self.request.headers.contains("x-envoy-force-trace"))
-            && let Some(id) = self.request.headers.get("x-request-id")
-        {
-            headers.set("x-request-id", id);
-        }
-        if self.connection.drain.is_on() {
+        let connection = self.connection;
+        let date = || connection.worker.date(self.record.start);
+        let grant = self.filtered.grant.as_ref();
+        router::complete_response(&connection.hcm, self.request, self.response, own, grant, date);
+        if connection.drain.is_on() {
             self.responder.close_after();
         }
     }

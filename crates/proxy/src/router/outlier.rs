@@ -1,9 +1,8 @@
 //! What outlier detection is told of attempts.
 
-use lateen_traffic::ResponseHead;
-use lateen_traffic::cluster::ClusterSettings;
-use lateen_traffic::outlier::{Report, status_of_grpc};
+use lateen_traffic::outlier::Report;
 use lateen_traffic::reply::UpstreamFailure;
+use lateen_traffic::router::judged;
 
 use super::Exchange;
 use super::deadlines::Expired;
@@ -36,17 +35,5 @@ impl Exchange<'_, '_> {
             return;
         }
         self.report(plan, host, Report::Answered(judged(&plan.settings, self.request.is_grpc(), self.response)));
-    }
-}
-
-/// The status an answer counts as.
-pub(super) fn judged(settings: &ClusterSettings, grpc: bool, response: &ResponseHead) -> u16 {
-    let status = match grpc.then(|| response.headers.get_str("grpc-status")).flatten() {
-        Some(status) => status_of_grpc(status.parse().unwrap_or(u32::MAX)),
-        None => response.status,
-    };
-    match &settings.outlier_errors {
-        Some(errors) => errors.judge(response, status),
-        None => status,
     }
 }

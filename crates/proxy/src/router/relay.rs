@@ -368,26 +368,12 @@ impl Exchange<'_, '_> {
         }
         plan.upstream.stats.upstream_rq_time.record(sent_at.elapsed());
         let switched = !self.request.upgrade.is_empty() || self.request.is_connect();
-        if !plan.hcm.suppress_envoy_headers && self.body.ended && !switched {
-            self.response.headers.set("x-envoy-upstream-service-time", sent_at.elapsed().as_millis().to_string());
-        }
         if !self.body.ended {
             // The answer is here before the request is: what is left of it cannot be told from the next one.
             self.responder.close_after();
         }
-        for cookie in self.new_cookies.iter() {
-            self.response.headers.append("set-cookie", cookie);
-        }
-        self.edit_response(plan.routes, plan.routed, plan.cluster_edits);
-        if plan.routed.virtual_host.attempt_count_in_response {
-            self.response.headers.set("x-envoy-attempt-count", self.record.attempts.to_string());
-        }
-        if plan.hcm.tracing.is_some()
-            && let Some(operation) = &plan.routed.route.decorator
-            && !self.request.headers.contains("x-envoy-decorator-operation")
-        {
-            self.response.headers.set("x-envoy-decorator-operation", operation.as_bytes());
-        }
+        let served = (self.body.ended && !switched).then(|| sent_at.elapsed());
+        plan.answered(self.request, &self.record, self.response, served, &self.new_cookies);
         self.complete_response(false);
     }
 }

@@ -3,8 +3,7 @@
 use bytes::Bytes;
 use h2::SendStream;
 use h2::server::SendResponse;
-use lateen_traffic::reply::grpc_status;
-use lateen_traffic::{Headers, RequestHead, ResponseHead};
+use lateen_traffic::{Headers, ResponseHead};
 
 use super::body::{Sink, SinkClosed};
 use crate::http1;
@@ -170,46 +169,4 @@ pub fn http2_fields(headers: &Headers) -> Option<http::HeaderMap> {
         map.append(name, http::HeaderValue::from_bytes(value).ok()?);
     }
     Some(map)
-}
-
-/// Completes the head of an answer of our own, in which `out` may have fields already; gives its body. A gRPC client
-/// is told by `grpc-status`: the one given, or what stands for the status.
-pub fn local_response(
-    status: u16,
-    text: &Bytes,
-    request: &RequestHead,
-    code: Option<u32>,
-    out: &mut ResponseHead,
-) -> Bytes {
-    out.status = status;
-    if request.is_grpc() {
-        out.status = 200;
-        out.headers.set("content-type", "application/grpc");
-        out.headers.append("grpc-status", code.unwrap_or_else(|| grpc_status(status)).to_string());
-        if !text.is_empty() && request.method != "HEAD" {
-            out.headers.append("grpc-message", percent_encode(text));
-        }
-        return Bytes::new();
-    }
-    if status < 200 || status == 204 || status == 304 || text.is_empty() {
-        return Bytes::new();
-    }
-    out.headers.append("content-length", text.len().to_string());
-    if !out.headers.contains("content-type") {
-        out.headers.append("content-type", "text/plain");
-    }
-    text.clone()
-}
-
-/// gRPC's encoding of messages (its HTTP/2 protocol document, "Percent-Encoded").
-fn percent_encode(text: &[u8]) -> String {
-    let mut out = String::with_capacity(text.len());
-    for &b in text {
-        if (0x20..0x7f).contains(&b) && b != b'%' {
-            out.push(char::from(b));
-        } else {
-            out.push_str(&format!("%{b:02X}"));
-        }
-    }
-    out
 }
