@@ -34,14 +34,14 @@ use control_plane::ControlPlane;
 use state_dir::StateDir;
 
 /// Where the control plane serves ADS without TLS (Istio's plain xDS port).
-const DISCOVERY_PORT: u16 = 15010;
+pub(crate) const DISCOVERY_PORT: u16 = 15010;
 /// Time pods have to end when the cluster is shut down, whatever their own grace period is.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 /// Descriptors this process may need: pods, relays, listeners.
 const DESCRIPTORS: u64 = 1 << 16;
 
 /// What every cluster has, and its ingress gateway.
-const BUILT_IN: [(&str, &str); 2] = [
+pub(crate) const BUILT_IN: [(&str, &str); 2] = [
     ("namespaces", include_str!("../manifests/namespaces.yaml")),
     ("ingress gateway", include_str!("../manifests/ingress-gateway.yaml")),
 ];

@@ -16,3 +16,4 @@ pub mod hosts;
 pub mod kubelet;
 pub mod network;
 pub mod node;
+pub mod rehearsal;

@@ -15,6 +15,8 @@ use crate::admission::Admission;
 pub const HASH_LABEL: &str = "pod-template-hash";
 /// Letters of generated names: none that make words, none that are mistaken for another (Kubernetes').
 const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+/// Letters that tell a Deployment's pods apart.
+const LETTERS_OF_PODS: usize = 5;
 
 /// Makes or ends the pods that the next step of each Deployment asks for, and tells its status.
 pub fn reconcile(admission: &Admission, snapshot: &Snapshot) {
@@ -45,7 +47,7 @@ fn reconcile_one(admission: &Admission, snapshot: &Snapshot, object: &Object, de
         let step = next(goal, &existing);
         for _ in 0..step.create {
             // What is refused once is refused again: a full store, a namespace that goes away.
-            if !create(admission, pod_of(object, &template, &hash)) {
+            if !create(admission, pod_of(object, &template, &hash, &letters(rand::random(), LETTERS_OF_PODS))) {
                 break;
             }
         }
@@ -58,6 +60,21 @@ fn reconcile_one(admission: &Admission, snapshot: &Snapshot, object: &Object, de
         }
     }
     write_status(admission.store(), object, status(object, goal, &existing));
+}
+
+/// Makes all pods of all Deployments at once, as if they had always been there. Their names are the same each time.
+pub fn complete(admission: &Admission, snapshot: &Snapshot) {
+    for object in snapshot.objects(Kind::Deployment) {
+        let Some(deployment) = object.typed::<Deployment>() else { continue };
+        let template = object.raw().pointer("/spec/template").cloned().unwrap_or_default();
+        let hash = template_hash(&template);
+        for index in 0..goal(deployment).replicas {
+            let suffix = letters(hash_of(&format!("{}/{index}", object.key())), LETTERS_OF_PODS);
+            if !create(admission, pod_of(object, &template, &hash, &suffix)) {
+                break;
+            }
+        }
+    }
 }
 
 /// The pods a Deployment owns.
@@ -89,9 +106,9 @@ fn goal(deployment: &Deployment) -> Goal {
     Goal { replicas, strategy: Strategy::Rolling { surge, unavailable } }
 }
 
-fn pod_of(deployment: &Object, template: &Value, hash: &str) -> Value {
+fn pod_of(deployment: &Object, template: &Value, hash: &str, suffix: &str) -> Value {
     let mut metadata = template.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
-    let name = format!("{}-{hash}-{}", deployment.name(), random_letters());
+    let name = format!("{}-{hash}-{suffix}", deployment.name());
     metadata.insert("name".to_owned(), json!(name));
     metadata.insert("generateName".to_owned(), json!(format!("{}-{hash}-", deployment.name())));
     metadata.insert("namespace".to_owned(), json!(deployment.namespace()));
@@ -112,16 +129,13 @@ fn pod_of(deployment: &Object, template: &Value, hash: &str) -> Value {
 
 /// A name for a template: the same for the same template, another for any other.
 fn template_hash(template: &Value) -> String {
-    // FNV-1a. serde_json writes objects with their keys in order, so equal templates read alike.
-    let hash = template
-        .to_string()
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    letters(hash, 10)
+    // serde_json writes objects with their keys in order, so equal templates read alike.
+    letters(hash_of(&template.to_string()), 10)
 }
 
-fn random_letters() -> String {
-    letters(rand::random(), 5)
+/// FNV-1a.
+fn hash_of(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 fn letters(mut number: u64, count: usize) -> String {

@@ -2,14 +2,14 @@
 //! and makes one kind of thing so. They are level-triggered: what they do depends on what is there, never
 //! on which event came.
 
-mod addresses;
-mod deployments;
-mod endpoints;
+pub(crate) mod addresses;
+pub(crate) mod deployments;
+pub(crate) mod endpoints;
 mod garbage;
 mod load_balancers;
 mod rollout;
 pub(crate) mod selection;
-mod views;
+pub(crate) mod views;
 
 #[cfg(test)]
 mod tests;

@@ -5,8 +5,11 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use k8s_openapi::api::core::v1::Pod;
+use lateen_galley::Object;
 use serde_json::{Map, Value, json};
 
+use crate::admission::PROXY_CONTAINER;
 use crate::dns::CLUSTER_DOMAIN;
 use crate::node::SIDECAR_MARK;
 
@@ -28,38 +31,74 @@ pub enum ProxyType {
     Router,
 }
 
+/// Which part a pod's proxy plays, if it has one.
+pub fn proxy_type(pod: &Pod) -> Option<ProxyType> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let proxy = containers.into_iter().find(|container| container.name == PROXY_CONTAINER)?;
+    let router = proxy.args.iter().flatten().any(|word| word == "router");
+    Some(if router { ProxyType::Router } else { ProxyType::Sidecar })
+}
+
+/// The bootstrap of a pod's proxy, if it has one. `discovery` is where the control plane serves ADS.
+pub fn bootstrap(object: &Object, pod: &Pod, addresses: &[IpAddr], node: &str, discovery: SocketAddr) -> Option<Value> {
+    let (name, namespace, metadata) = (object.name(), object.namespace(), &pod.metadata);
+    let deployment = metadata.owner_references.iter().flatten().find(|owner| owner.kind == "Deployment");
+    let owner = match deployment {
+        Some(owner) => format!("kubernetes://apis/apps/v1/namespaces/{namespace}/deployments/{}", owner.name),
+        None => format!("kubernetes://apis/v1/namespaces/{namespace}/pods/{name}"),
+    };
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers).map(|container| container.name.as_str());
+    let containers: Vec<&str> = containers.filter(|name| *name != PROXY_CONTAINER).collect();
+    let none = BTreeMap::new();
+    let proxy = Proxy {
+        kind: proxy_type(pod)?,
+        pod: name,
+        namespace,
+        addresses,
+        labels: metadata.labels.as_ref().unwrap_or(&none),
+        annotations: metadata.annotations.as_ref().unwrap_or(&none),
+        service_account: super::service_account(pod),
+        workload: deployment.map_or(name, |owner| owner.name.as_str()),
+        owner: &owner,
+        containers: &containers,
+        node,
+        discovery,
+    };
+    Some(proxy.bootstrap())
+}
+
 /// What a bootstrap says of its pod.
 #[derive(Debug, Clone)]
-pub struct Proxy<'a> {
+struct Proxy<'a> {
     /// Sidecar or gateway.
-    pub kind: ProxyType,
+    kind: ProxyType,
     /// The pod's name.
-    pub pod: &'a str,
+    pod: &'a str,
     /// The pod's namespace.
-    pub namespace: &'a str,
+    namespace: &'a str,
     /// The pod's addresses, the IPv4 one first.
-    pub addresses: &'a [IpAddr],
+    addresses: &'a [IpAddr],
     /// The pod's labels.
-    pub labels: &'a BTreeMap<String, String>,
+    labels: &'a BTreeMap<String, String>,
     /// The pod's annotations.
-    pub annotations: &'a BTreeMap<String, String>,
+    annotations: &'a BTreeMap<String, String>,
     /// The pod's service account.
-    pub service_account: &'a str,
+    service_account: &'a str,
     /// The Deployment, or the pod itself if it belongs to none.
-    pub workload: &'a str,
+    workload: &'a str,
     /// `kubernetes://apis/apps/v1/namespaces/NS/deployments/NAME`.
-    pub owner: &'a str,
+    owner: &'a str,
     /// Names of the application's containers.
-    pub containers: &'a [&'a str],
+    containers: &'a [&'a str],
     /// Name of the node.
-    pub node: &'a str,
+    node: &'a str,
     /// Where the control plane serves ADS.
-    pub discovery: SocketAddr,
+    discovery: SocketAddr,
 }
 
 impl Proxy<'_> {
     /// `TYPE~IP~POD.NAMESPACE~NAMESPACE.svc.cluster.local`.
-    pub fn id(&self) -> String {
+    fn id(&self) -> String {
         let kind = match self.kind {
             ProxyType::Sidecar => "sidecar",
             ProxyType::Router => "router",
@@ -69,7 +108,7 @@ impl Proxy<'_> {
     }
 
     /// The bootstrap as JSON.
-    pub fn bootstrap(&self) -> Value {
+    fn bootstrap(&self) -> Value {
         let app = self.labels.get("app").map_or(self.workload, String::as_str);
         json!({
             "node": {"id": self.id(), "cluster": format!("{app}.{}", self.namespace), "metadata": self.metadata()},

@@ -28,6 +28,11 @@ use tokio::time::Instant;
 pub use command::{CommandError, ImageCommands};
 pub use exec::{Command, ExecError, Running};
 
+pub(crate) use bootstrap::bootstrap;
+pub(crate) use command::expand;
+pub(crate) use environment::{Running as Surroundings, environment};
+pub(crate) use status::ready_status;
+
 use crate::admission::{POD_FINALIZER, PROXY_CONTAINER};
 use crate::hosts::GatewayListeners;
 use crate::network;

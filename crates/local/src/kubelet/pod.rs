@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::bootstrap::{Proxy, ProxyType};
+use super::bootstrap::{ProxyType, bootstrap, proxy_type};
 use super::container::{Job, RestartPolicy};
 use super::status::{Doing, PodState};
 use super::{Context, files};
@@ -147,24 +147,15 @@ impl Worker {
             ipv6: v6.filter(|_| !host_network),
             resolv_conf: files::resolv_conf(&self.pod, self.context.host),
             hosts: Some(files::hosts(&self.pod, addresses)),
-            redirect: self.proxy_type() == Some(ProxyType::Sidecar),
+            redirect: proxy_type(&self.pod) == Some(ProxyType::Sidecar),
             mounts: files::mounts(&self.pod, &self.context.store.snapshot()).map_err(|error| error.to_string())?,
         })
     }
 
-    fn proxy_type(&self) -> Option<ProxyType> {
-        let containers = self.pod.spec.iter().flat_map(|spec| &spec.containers);
-        let proxy = containers.into_iter().find(|container| container.name == PROXY_CONTAINER)?;
-        let router = proxy.args.iter().flatten().any(|word| word == "router");
-        Some(if router { ProxyType::Router } else { ProxyType::Sidecar })
-    }
-
     async fn run_containers(&self, id: PodId, addresses: Vec<IpAddr>) {
         let Some(spec) = &self.pod.spec else { return };
-        let proxy = self.proxy_type();
-        if let Some(kind) = proxy {
-            self.write_bootstrap(kind, &addresses);
-        }
+        let proxy = proxy_type(&self.pod);
+        self.write_bootstrap(&addresses);
         let (stop_apps, apps_stopped) = watch::channel(None);
         let (stop_proxy, proxy_stopped) = watch::channel(None);
         let job = |container: &Container| {
@@ -243,35 +234,11 @@ impl Worker {
         self.context.bootstraps.join(format!("{}.json", self.object.uid())).display().to_string()
     }
 
-    fn write_bootstrap(&self, kind: ProxyType, addresses: &[IpAddr]) {
-        let metadata = &self.pod.metadata;
-        let namespace = self.object.namespace();
-        let deployment = metadata.owner_references.iter().flatten().find(|owner| owner.kind == "Deployment");
-        let workload = deployment.map_or(self.object.name(), |owner| owner.name.as_str());
-        let owner = match deployment {
-            Some(owner) => format!("kubernetes://apis/apps/v1/namespaces/{namespace}/deployments/{}", owner.name),
-            None => format!("kubernetes://apis/v1/namespaces/{namespace}/pods/{}", self.object.name()),
-        };
-        let containers =
-            self.pod.spec.iter().flat_map(|spec| &spec.containers).map(|container| container.name.as_str());
-        let containers: Vec<&str> = containers.filter(|name| *name != PROXY_CONTAINER).collect();
-        let none = std::collections::BTreeMap::new();
-        let proxy = Proxy {
-            kind,
-            pod: self.object.name(),
-            namespace,
-            addresses,
-            labels: metadata.labels.as_ref().unwrap_or(&none),
-            annotations: metadata.annotations.as_ref().unwrap_or(&none),
-            service_account: super::service_account(&self.pod),
-            workload,
-            owner: &owner,
-            containers: &containers,
-            node: &self.context.node_name,
-            discovery: self.context.discovery,
-        };
-        let text = format!("{:#}\n", proxy.bootstrap());
-        if let Err(error) = std::fs::write(self.bootstrap_path(), text) {
+    fn write_bootstrap(&self, addresses: &[IpAddr]) {
+        let context = &self.context;
+        let bootstrap = bootstrap(&self.object, &self.pod, addresses, &context.node_name, context.discovery);
+        let Some(bootstrap) = bootstrap else { return };
+        if let Err(error) = std::fs::write(self.bootstrap_path(), format!("{bootstrap:#}\n")) {
             tracing::error!(%error, pod = self.object.name(), "cannot write the proxy's bootstrap");
         }
     }

@@ -75,6 +75,21 @@ pub struct PodState {
     pub initialized: bool,
 }
 
+/// The `status` of a pod whose containers all run and can take traffic.
+pub fn ready_status(pod: &Pod, address: IpAddr, host: IpAddr) -> Value {
+    let now = crate::clock::now();
+    let ready = ContainerState { doing: Doing::Running(now), started: true, ready: true, ..ContainerState::default() };
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let state = PodState {
+        containers: containers.map(|container| (container.name.clone(), ready.clone())).collect(),
+        addresses: vec![address],
+        begun: Some(now),
+        initialized: true,
+        ..PodState::default()
+    };
+    state.status(pod, None, host, now)
+}
+
 impl PodState {
     /// Whether every one of the pod's containers can take traffic.
     pub fn ready(&self, pod: &Pod) -> bool {
