@@ -1,9 +1,8 @@
 //! A small control plane: serves one fixed set of resources over ADS to whoever connects.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use lateen_xds::ads::server::{Connection, Discovery, StreamStatus, serve};
+use lateen_xds::ads::server::{Connection, Discovery, Peer, StreamStatus, serve};
 use lateen_xds::json::Schema;
 use lateen_xds::pb::envoy::config::cluster::v3::Cluster;
 use lateen_xds::pb::envoy::config::core::v3::Node;
@@ -28,7 +27,7 @@ struct Fixed {
 }
 
 impl Discovery for Fixed {
-    fn connect(&self, _node: &Node, _peer: Option<SocketAddr>) -> Result<Connection, Status> {
+    fn connect(&self, _node: &Node, _peer: &Peer) -> Result<Connection, Status> {
         let (status, watched) = watch::channel(StreamStatus::default());
         self.streams.lock().unwrap().push(watched);
         Ok(Connection { resources: self.resources.subscribe(), status })

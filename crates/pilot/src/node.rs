@@ -23,6 +23,8 @@ pub enum NodeError {
     Type(String),
     #[error("no valid IP address in the node id {0:?} or its metadata")]
     Address(String),
+    #[error("{identity} is not the identity of a proxy of namespace {namespace}, service account {service_account:?}")]
+    Identity { identity: String, namespace: String, service_account: String },
 }
 
 /// What a proxy is there for.
@@ -82,6 +84,8 @@ pub struct Node {
     pub locality: Locality,
     /// Name of the machine it is on, if it says so.
     pub node_name: Option<String>,
+    /// The service account its workload runs as, if it says so.
+    pub service_account: Option<String>,
 }
 
 impl Node {
@@ -146,7 +150,27 @@ impl Node {
             grpc_web: node.user_agent_name == "envoy",
             locality,
             node_name: metadata.text("NODE_NAME").filter(|name| !name.is_empty()),
+            service_account: metadata.text("SERVICE_ACCOUNT").filter(|name| !name.is_empty()),
         })
+    }
+
+    /// Whether a proven SPIFFE id is that of this proxy's workload: what it is told is its namespace's alone. As Istio
+    /// (`pilot/pkg/xds/auth.go`), a proxy that does not name its service account may be any of its namespace.
+    ///
+    /// # Errors
+    /// When it is somebody else's.
+    pub fn belongs_to(&self, identity: &str) -> Result<(), NodeError> {
+        let path = identity.strip_prefix("spiffe://").and_then(|rest| Some(rest.split_once('/')?.1));
+        let parts: Vec<&str> = path.unwrap_or_default().split('/').collect();
+        let own = |account: &str| self.service_account.as_deref().is_none_or(|named| named == account);
+        match parts.as_slice() {
+            ["ns", namespace, "sa", account] if *namespace == self.namespace && own(account) => Ok(()),
+            _ => Err(NodeError::Identity {
+                identity: identity.to_owned(),
+                namespace: self.namespace.clone(),
+                service_account: self.service_account.clone().unwrap_or_default(),
+            }),
+        }
     }
 
     /// The families it can be reached on.

@@ -75,3 +75,21 @@ fn what_a_pod_says_of_its_proxy() {
     assert_eq!(hops(&[("ANNOTATIONS", annotation.clone())]), Some(2));
     assert_eq!(hops(&[("ANNOTATIONS", annotation), ("PROXY_CONFIG", agents)]), Some(3));
 }
+
+#[test]
+fn a_proxy_is_told_of_no_namespace_but_its_identity_s() {
+    let of = |metadata: &[(&str, Value)]| node("sidecar~10.0.0.1~web.shop~shop.svc.cluster.local", metadata).unwrap();
+    let named = of(&[("NAMESPACE", text("shop")), ("SERVICE_ACCOUNT", text("web"))]);
+    assert_eq!(named.belongs_to("spiffe://cluster.local/ns/shop/sa/web"), Ok(()));
+    for other in [
+        "spiffe://cluster.local/ns/shop/sa/api",
+        "spiffe://cluster.local/ns/shop2/sa/web",
+        "spiffe://cluster.local/ns/x/ns/shop/sa/web",
+        "spiffe://cluster.local/ns/shop/sa/web/x",
+        "/ns/shop/sa/web",
+        "",
+    ] {
+        assert!(matches!(named.belongs_to(other), Err(NodeError::Identity { .. })), "{other}");
+    }
+    assert_eq!(of(&[]).belongs_to("spiffe://cluster.local/ns/shop/sa/api"), Ok(()));
+}

@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use lateen_galley::{ReadOptions, Snapshot, read_manifests};
 use lateen_xds::ResourceSet;
-use lateen_xds::ads::server::{Connection, Discovery, StreamStatus};
+use lateen_xds::ads::server::{Connection, Discovery, Peer, StreamStatus};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -91,5 +91,5 @@ pub fn add(state: &mut State, node: &core::Node) -> Connected {
 }
 
 pub fn connect(pilot: &Pilot, id: &str) -> Connection {
-    pilot.connect(&node(id, &[]), None).unwrap()
+    pilot.connect(&node(id, &[]), &Peer::default()).unwrap()
 }

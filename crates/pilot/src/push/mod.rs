@@ -12,8 +12,7 @@ use crate::config::Config;
 use crate::node::{Node, NodeError};
 use envoy_types::pb::envoy::config::core::v3 as core;
 use lateen_galley::Snapshot;
-use lateen_xds::ads::server::{Connection, Discovery, StreamStatus};
-use std::net::SocketAddr;
+use lateen_xds::ads::server::{Connection, Discovery, Peer, StreamStatus};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::watch;
@@ -76,8 +75,11 @@ impl Pilot {
 }
 
 impl Discovery for Pilot {
-    fn connect(&self, node: &core::Node, _peer: Option<SocketAddr>) -> Result<Connection, Status> {
+    fn connect(&self, node: &core::Node, peer: &Peer) -> Result<Connection, Status> {
         let node = Node::parse(node)?;
+        if let Some(identity) = &peer.identity {
+            node.belongs_to(identity)?;
+        }
         let mut state = lock(&self.0.shared.state);
         if state.proxies().count() >= MAX_PROXIES {
             return Err(Status::resource_exhausted(format!("{MAX_PROXIES} proxies are connected already")));
@@ -94,7 +96,10 @@ impl Discovery for Pilot {
 
 impl From<NodeError> for Status {
     fn from(error: NodeError) -> Status {
-        Status::invalid_argument(error.to_string())
+        match error {
+            NodeError::Identity { .. } => Status::permission_denied(error.to_string()),
+            _ => Status::invalid_argument(error.to_string()),
+        }
     }
 }
 

@@ -37,9 +37,11 @@ async fn changes_reach_connected_proxies() {
 #[test]
 fn refusals_say_whose_fault_it_is() {
     let pilot = Pilot::new(Config::default()).unwrap();
-    let early = pilot.connect(&testing::node(GATEWAY, &[]), None).unwrap_err();
+    let early = pilot.connect(&testing::node(GATEWAY, &[]), &lateen_xds::ads::server::Peer::default()).unwrap_err();
     assert_eq!(early.code(), Code::Unavailable);
-    let wrong = pilot.connect(&testing::node("gateway~1.2.3.4~a.b~c", &[]), None).unwrap_err();
+    let wrong = pilot
+        .connect(&testing::node("gateway~1.2.3.4~a.b~c", &[]), &lateen_xds::ads::server::Peer::default())
+        .unwrap_err();
     assert_eq!(wrong.code(), Code::InvalidArgument);
 }
 

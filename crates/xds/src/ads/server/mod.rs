@@ -8,6 +8,6 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 
-pub use service::{AdsService, Connection, Discovery, ServeError, serve};
+pub use service::{AdsService, Connection, Discovery, Peer, ServeError, serve};
 pub use status::{Refusal, StreamStatus, TypeStatus};
 pub use stream::{Push, ServerStream, StreamError};

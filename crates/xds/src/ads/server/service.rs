@@ -10,6 +10,9 @@ use envoy_types::pb::envoy::service::discovery::v3 as discovery;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
+use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::{
+    SecretDiscoveryService, SecretDiscoveryServiceServer,
+};
 use futures::{Stream, StreamExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -35,7 +38,16 @@ const RESPONSES_QUEUED: usize = 4;
 /// Decides who may connect, and what each client is told.
 pub trait Discovery: Send + Sync + 'static {
     /// A client has opened a stream and named itself. An error ends the stream with that status.
-    fn connect(&self, node: &Node, peer: Option<SocketAddr>) -> Result<Connection, Status>;
+    fn connect(&self, node: &Node, peer: &Peer) -> Result<Connection, Status>;
+}
+
+/// Who is at the other end of a connection. Whoever accepts connections gives it as their `ConnectInfo`; of plain TCP
+/// the address alone is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    pub address: Option<SocketAddr>,
+    /// The SPIFFE id that it has proven.
+    pub identity: Option<String>,
 }
 
 /// One client's stream, as its server keeps it.
@@ -63,8 +75,14 @@ struct Closing {
 
 impl AdsService {
     pub fn new(discovery: Arc<dyn Discovery>) -> AdsService {
+        let (service, open) = AdsService::closable(discovery);
+        AdsService { closing: Closing { _open: Some(Arc::new(open)), ..service.closing }, ..service }
+    }
+
+    /// A service whose streams end when the second is dropped: servers wait for streams when they shut down.
+    pub fn closable(discovery: Arc<dyn Discovery>) -> (AdsService, watch::Sender<()>) {
         let (open, closed) = watch::channel(());
-        AdsService { discovery, closing: Closing { closed, _open: Some(Arc::new(open)) } }
+        (AdsService { discovery, closing: Closing { closed, _open: None } }, open)
     }
 
     /// As a service for a tonic server, with this crate's limits.
@@ -72,6 +90,11 @@ impl AdsService {
         AggregatedDiscoveryServiceServer::new(self)
             .max_decoding_message_size(MAX_REQUEST_BYTES)
             .max_encoding_message_size(usize::MAX)
+    }
+
+    /// As the service that Envoy asks for secrets alone.
+    pub fn into_secret_server(self) -> SecretDiscoveryServiceServer<AdsService> {
+        SecretDiscoveryServiceServer::new(self).max_decoding_message_size(MAX_REQUEST_BYTES)
     }
 }
 
@@ -86,8 +109,7 @@ pub async fn serve(
     discovery: Arc<dyn Discovery>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let (open, closed) = watch::channel(());
-    let service = AdsService { discovery, closing: Closing { closed, _open: None } };
+    let (service, open) = AdsService::closable(discovery);
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -122,13 +144,41 @@ impl AggregatedDiscoveryService for AdsService {
     }
 }
 
+#[tonic::async_trait]
+impl SecretDiscoveryService for AdsService {
+    type StreamSecretsStream = Responses<discovery::DiscoveryResponse>;
+    type DeltaSecretsStream = Responses<discovery::DeltaDiscoveryResponse>;
+
+    async fn stream_secrets(
+        &self,
+        request: Request<Streaming<discovery::DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamSecretsStream>, Status> {
+        Ok(Response::new(self.start(request)))
+    }
+
+    async fn delta_secrets(
+        &self,
+        request: Request<Streaming<discovery::DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
+        Ok(Response::new(self.start(request)))
+    }
+
+    async fn fetch_secrets(
+        &self,
+        _: Request<discovery::DiscoveryRequest>,
+    ) -> Result<Response<discovery::DiscoveryResponse>, Status> {
+        Err(Status::unimplemented("secrets are streamed"))
+    }
+}
+
 impl AdsService {
     fn start<Q: Dialect>(&self, request: Request<Streaming<Q>>) -> Responses<Q::Response> {
         let (sender, responses) = mpsc::channel(RESPONSES_QUEUED);
-        let peer = request.remote_addr();
+        let known = request.extensions().get::<Peer>().cloned();
+        let peer = known.unwrap_or_else(|| Peer { address: request.remote_addr(), identity: None });
         let (service, requests) = (self.clone(), request.into_inner());
         tokio::spawn(async move {
-            if let Err(status) = service.converse(requests, peer, &sender).await {
+            if let Err(status) = service.converse(requests, &peer, &sender).await {
                 tracing::debug!(?peer, %status, "xDS stream ended");
                 // Nobody may be left to hear it.
                 let _ = sender.send(Err(status)).await;
@@ -140,7 +190,7 @@ impl AdsService {
     async fn converse<Q: Dialect>(
         mut self,
         mut requests: Streaming<Q>,
-        peer: Option<SocketAddr>,
+        peer: &Peer,
         responses: &mpsc::Sender<Result<Q::Response, Status>>,
     ) -> Result<(), Status> {
         let first = tokio::time::timeout(FIRST_REQUEST_TIMEOUT, requests.next())

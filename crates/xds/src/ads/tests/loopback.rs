@@ -14,7 +14,7 @@ use tonic::Status;
 
 use super::world::{Target, World, cluster_name};
 use crate::ads::client::{Client, Handle, connector};
-use crate::ads::server::{Connection, Discovery, StreamStatus, serve};
+use crate::ads::server::{Connection, Discovery, Peer, StreamStatus, serve};
 use crate::bootstrap::Bootstrap;
 use crate::json::Schema;
 use crate::{ResourceSet, ResourceType};
@@ -29,8 +29,8 @@ struct Everyone {
 }
 
 impl Discovery for Everyone {
-    fn connect(&self, node: &Node, peer: Option<SocketAddr>) -> Result<Connection, Status> {
-        assert!(peer.unwrap().ip().is_loopback());
+    fn connect(&self, node: &Node, peer: &Peer) -> Result<Connection, Status> {
+        assert!(peer.address.unwrap().ip().is_loopback());
         if node.id.is_empty() {
             return Err(Status::invalid_argument("no node id"));
         }

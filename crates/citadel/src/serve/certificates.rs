@@ -1,0 +1,113 @@
+//! Istio's `IstioCertificateService` on top of the authority.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use futures::future::BoxFuture;
+use lateen_xds::ads::server::Peer;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::server::{Grpc, NamedService, UnaryService};
+use tonic::{Request, Response, Status};
+use tonic_prost::ProstCodec;
+
+use super::Ca;
+use crate::authority::SignError;
+use crate::certificate;
+use crate::istio::{self, CertificateRequest, CertificateResponse};
+use crate::request::{RequestError, SigningRequest};
+use crate::spiffe::Identity;
+
+/// Longest message, in bytes: a request of the largest size, and metadata.
+const MAX_MESSAGE_BYTES: usize = 64 << 10;
+
+/// The service. Its callers come through a guard that says who they are.
+#[derive(Clone)]
+pub struct CertificateService {
+    ca: Arc<Ca>,
+}
+
+impl CertificateService {
+    pub fn new(ca: Arc<Ca>) -> Self {
+        Self { ca }
+    }
+
+    fn create(&self, request: Request<CertificateRequest>) -> Result<Response<CertificateResponse>, Status> {
+        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+        let identity = peer.identity.as_deref().unwrap_or_default();
+        let caller: Identity =
+            identity.parse().map_err(|_| Status::unauthenticated("the caller has not proven who it is"))?;
+        // Metadata is what Istio's agents tell of their cluster; it changes nothing here.
+        let CertificateRequest { csr, validity_duration, metadata: _ } = request.into_inner();
+        self.sign(&csr, validity_duration, &caller).inspect_err(|status| {
+            let reason = status.message();
+            tracing::warn!(%caller, address = ?peer.address, reason, "certificate signing request refused");
+        })
+    }
+
+    fn sign(&self, csr: &str, seconds: i64, caller: &Identity) -> Result<Response<CertificateResponse>, Status> {
+        let request = SigningRequest::read(csr).map_err(|error| refusal(&error))?;
+        let ttl = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
+        let (signed, bundle) = self.ca.sign(&request, caller, ttl).map_err(|error| match error {
+            SignError::Request(error) => refusal(&error),
+            SignError::Expired => Status::failed_precondition(error.to_string()),
+            SignError::Sign(_) => Status::internal(error.to_string()),
+        })?;
+        let mut chain = Vec::with_capacity(3);
+        if let Some((leaf, between)) = signed.chain.split_first() {
+            let serial = certificate::Facts::read(leaf).map(|facts| facts.serial).unwrap_or_default();
+            let life = signed.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+            tracing::info!(%caller, serial, seconds = life.as_secs(), "certificate signed");
+            chain.push(certificate::to_pem([leaf]));
+            if !between.is_empty() {
+                chain.push(certificate::to_pem(between));
+            }
+        }
+        chain.push(bundle.to_string());
+        Ok(Response::new(CertificateResponse { cert_chain: chain }))
+    }
+}
+
+fn refusal(error: &RequestError) -> Status {
+    match error {
+        RequestError::Identity { .. } => Status::permission_denied(error.to_string()),
+        _ => Status::invalid_argument(error.to_string()),
+    }
+}
+
+impl NamedService for CertificateService {
+    const NAME: &'static str = istio::SERVICE;
+}
+
+impl UnaryService<CertificateRequest> for CertificateService {
+    type Response = CertificateResponse;
+    type Future = std::future::Ready<Result<Response<CertificateResponse>, Status>>;
+
+    fn call(&mut self, request: Request<CertificateRequest>) -> Self::Future {
+        std::future::ready(self.create(request))
+    }
+}
+
+impl Service<http::Request<Body>> for CertificateService {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<http::Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if request.uri().path() != istio::CREATE_CERTIFICATE {
+            return Box::pin(async { Ok(Status::unimplemented("the service has no such method").into_http()) });
+        }
+        let service = self.clone();
+        Box::pin(async move {
+            let codec = ProstCodec::<CertificateResponse, CertificateRequest>::default();
+            let mut grpc = Grpc::new(codec).apply_max_message_size_config(Some(MAX_MESSAGE_BYTES), None);
+            Ok(grpc.unary(service, request).await)
+        })
+    }
+}
