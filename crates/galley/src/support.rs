@@ -43,7 +43,6 @@ const LINES: &[Line] = &[
     (VIRTUAL_SERVICE, "spec.http[].match[].headers", When::HasKey(CLAIM), "matching claims of tokens"),
     (VIRTUAL_SERVICE, "spec.http[].match[].withoutHeaders", When::HasKey(CLAIM), "matching claims of tokens"),
     (VIRTUAL_SERVICE, "spec.http[].match[].statPrefix", When::Given, "keeping statistics of one route"),
-    (VIRTUAL_SERVICE, "spec.http[].retries.retryRemoteLocalities", When::Given, "choosing endpoints by locality"),
     (
         VIRTUAL_SERVICE,
         "spec.tcp[].match[].sourceSubnet",

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use crate::io::Io;
 use crate::listener::Accepted;
 use crate::timer::Timer;
-use crate::upstream::{Host, TcpLease, Upstream};
+use crate::upstream::{Again, Host, TcpLease, Upstream};
 use crate::worker::Worker;
 
 /// Bytes moved at once. Measured: below 64 KiB the system calls dominate.
@@ -72,7 +72,7 @@ pub async fn ask(
     let cluster = proxy.cluster(&mut worker.dice()).map(Arc::clone)?;
     let upstream = worker.upstream(&cluster, &config)?;
     let hash = proxy.hash_source_ip.then(|| hashing::of_address(source.ip()));
-    let host = upstream.pick(original, hash, &[], 0, &mut worker.dice())?;
+    let host = upstream.pick(original, hash, Again::default(), &mut worker.dice())?;
     let host = upstream.for_client(host, source, destination);
     if !upstream.has_room() {
         return None;
@@ -157,7 +157,8 @@ async fn connect(accepted: &Accepted, proxy: &TcpProxy, record: &mut Record) -> 
     let mut tried = Vec::new();
     for attempt in 1..=proxy.max_connect_attempts {
         record.attempts = attempt;
-        let Some(host) = upstream.pick(destination, hash, &tried, 3, &mut worker.dice()) else {
+        let again = Again { tried: &tried, selections: 3, ..Again::default() };
+        let Some(host) = upstream.pick(destination, hash, again, &mut worker.dice()) else {
             upstream.stats.upstream_cx_none_healthy.inc();
             record.flags.add(Flags::NO_HEALTHY_UPSTREAM);
             return None;

@@ -16,16 +16,18 @@ mod table;
 
 pub use locality::LocalityShare;
 pub use pick::{Rotation, Turn};
+pub use priority::Loads;
 pub use table::{Counts, Part, Table};
 
 use locality::Localities;
 use pick::Picking;
-use priority::Loads;
+use priority::Availability;
 
 /// The hosts of a cluster as the balancer sees them: indices into a flat list in the order of [`hosts`].
 #[derive(Debug, Clone, Default)]
 pub struct HostSet {
     levels: Vec<Level>,
+    available: Availability,
     /// Which share of the requests each level takes.
     loads: Loads,
     slow_start: Option<SlowStart>,
@@ -84,8 +86,9 @@ impl HostSet {
             }
         }
         let mut levels: Vec<Level> = levels.into_iter().map(|(_, level)| level).collect();
-        let loads = Loads::new(&mut levels, panic_threshold, factor(overprovisioning_factor));
-        Self { levels, loads, slow_start: None, equal_weights: false }
+        let available = Availability::new(&levels, factor(overprovisioning_factor));
+        let loads = Loads::new(&mut levels, panic_threshold, &available);
+        Self { levels, available, loads, slow_start: None, equal_weights: false }
     }
 
     /// Chooses a locality by weight before a host. `shares` tells for each host which locality it is in, and has each
@@ -119,13 +122,45 @@ impl HostSet {
         self
     }
 
-    /// Picks a host; `None` when there is none that may be used.
-    pub fn pick(&self, policy: LbPolicy, hosts: &impl Hosts, turn: &mut Turn, dice: &mut dyn Dice) -> Option<usize> {
+    /// How the load is shared for a request that tried these hosts, in order, when the priorities of those tried are
+    /// left out after each `every` attempts; `None`: as ever. All count again once none is left that has a host to use
+    /// (Envoy's `previous_priorities`).
+    pub fn loads_after(&self, tried: &[usize], every: usize) -> Option<Loads> {
+        let mut left_out = vec![false; self.levels.len()];
+        let mut loads = None;
+        let mut counted = 0;
+        for (at, _) in tried.iter().enumerate() {
+            if (at + 1 - counted) % every.max(1) != 0 {
+                continue;
+            }
+            for host in &tried[counted..=at] {
+                if let Some(level) = self.levels.iter().position(|level| level.all.contains(host)) {
+                    left_out[level] = true;
+                }
+            }
+            loads = self.available.without(&left_out).share();
+            if loads.is_none() {
+                left_out.fill(false);
+                counted = at + 1;
+            }
+        }
+        loads
+    }
+
+    /// Picks a host; `None` when there is none that may be used. `loads` are those of [`HostSet::loads_after`].
+    pub fn pick(
+        &self,
+        policy: LbPolicy,
+        loads: Option<&Loads>,
+        hosts: &impl Hosts,
+        turn: &mut Turn,
+        dice: &mut dyn Dice,
+    ) -> Option<usize> {
         if let LbPolicy::Hash(_) = policy {
             let hash = dice.roll();
-            return self.pick_by_hash(hash, 0);
+            return self.pick_by_hash(hash, loads, 0);
         }
-        let (from, whole) = self.candidates(turn, dice)?;
+        let (from, whole) = self.candidates(loads.unwrap_or(&self.loads), turn, dice)?;
         let picking = Picking { policy, slow_start: self.slow_start, equal: self.equal_weights, whole };
         picking.pick(from, hosts, turn, dice)
     }
@@ -136,8 +171,8 @@ impl HostSet {
     }
 
     /// The host that stands for a hash. `attempt` counts the hosts refused for the same request, from 0.
-    pub fn pick_by_hash(&self, hash: u64, attempt: u32) -> Option<usize> {
-        let (at, _) = self.loads.choose(hash);
+    pub fn pick_by_hash(&self, hash: u64, loads: Option<&Loads>, attempt: u32) -> Option<usize> {
+        let (at, _) = loads.unwrap_or(&self.loads).choose(hash);
         let level = self.levels.get(at)?;
         let (table, hosts) = level.table.as_ref()?;
         hosts.get(table.find(hash, attempt)?).copied()
@@ -145,8 +180,8 @@ impl HostSet {
 
     /// The hosts from which one is picked: of the priority that takes this request, those of the locality that does.
     /// Tells too whether these are all of a priority.
-    fn candidates(&self, turn: &mut Turn, dice: &mut dyn Dice) -> Option<(&[usize], bool)> {
-        let (at, degraded) = if self.loads.only_first() { (0, false) } else { self.loads.choose(dice.roll()) };
+    fn candidates(&self, loads: &Loads, turn: &mut Turn, dice: &mut dyn Dice) -> Option<(&[usize], bool)> {
+        let (at, degraded) = if loads.only_first() { (0, false) } else { loads.choose(dice.roll()) };
         let level = self.levels.get(at)?;
         if level.panic {
             return Some((&level.all, true));

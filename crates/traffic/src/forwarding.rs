@@ -9,6 +9,7 @@ use crate::Dice;
 use crate::hcm::{Edge, ForwardClientCert, Hcm};
 use crate::headers::Headers;
 use crate::message::RequestHead;
+use crate::retry::ASKING;
 
 /// What was found out about the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,11 +117,13 @@ pub fn is_internal(headers: &Headers) -> bool {
     headers.get("x-envoy-internal") == Some(b"true")
 }
 
-/// Removes what an internal client asked of us, and is not for the next hop.
+/// Removes what an internal client asked of us, and is not for the next hop; but not what it asked for retries with, which
+/// counts together with the route's edits.
 pub fn remove_steering(headers: &mut Headers) {
     headers.retain(|name, _| {
         !name.starts_with("x-envoy-")
             || !STEERING.contains(&name)
+            || ASKING.contains(&name)
             || matches!(
                 name,
                 "x-envoy-internal" | "x-envoy-expected-rq-timeout-ms" | "x-envoy-force-trace" | "x-envoy-ip-tags"

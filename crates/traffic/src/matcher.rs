@@ -113,6 +113,12 @@ pub enum HeaderCheck {
 }
 
 impl HeaderMatcher {
+    /// Asks whether a field is there. The name's case does not matter.
+    pub fn present(name: &str) -> Self {
+        let name = name.to_ascii_lowercase().into();
+        Self { name, check: HeaderCheck::Present(true), invert: false, missing_as_empty: false }
+    }
+
     /// Whether the request matches.
     pub fn matches(&self, request: &RequestHead) -> bool {
         self.decide(&request.headers, request.field(&self.name))

@@ -62,6 +62,9 @@ pub const RESPONSE_TIMEOUT: LocalReply =
 /// The last try's timeout.
 pub const PER_TRY_TIMEOUT: LocalReply =
     LocalReply::fixed(504, "upstream request timeout", Flags::UPSTREAM_TIMEOUT, "upstream_per_try_timeout");
+/// Nothing moved in the last try.
+pub const PER_TRY_IDLE_TIMEOUT: LocalReply =
+    LocalReply::fixed(504, "upstream request timeout", Flags::UPSTREAM_TIMEOUT, "upstream_per_try_idle_timeout");
 /// No activity while waiting for the upstream.
 pub const STREAM_IDLE_UPSTREAM: LocalReply =
     LocalReply::fixed(504, "stream timeout", Flags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout");

@@ -2,28 +2,44 @@
 
 use std::time::Duration;
 
-use crate::Dice;
 use crate::headers::Headers;
+use crate::matcher::HeaderMatcher;
+use crate::message::{RequestHead, ResponseHead};
+
+mod pause;
+
+pub use pause::{PauseHeader, PauseUnit, ToldPause};
 
 /// Envoy's `RetryPolicy`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct RetryPolicy {
     /// What is retried.
     pub on: RetryOn,
     /// Statuses retried when [`RetryOn::retriable_status_codes`] is set.
     pub status_codes: Vec<u16>,
+    /// Answers with one of these headers are retried when [`RetryOn::retriable_headers`] is set.
+    pub headers: Vec<HeaderMatcher>,
+    /// Only requests with one of these headers are tried again; empty: all.
+    pub request_headers: Vec<HeaderMatcher>,
     /// Retries after the first attempt. Default 1.
     pub num_retries: u32,
     /// Time for one attempt; without effect unless below the route's timeout.
     pub per_try_timeout: Option<Duration>,
+    /// Time for one attempt in which nothing of it moves, in either direction.
+    pub per_try_idle_timeout: Option<Duration>,
     /// Pause before the n-th retry: random below `base`·(2^n−1), at most `max_interval`. Default 25 ms.
     pub base_interval: Duration,
     /// Upper limit of the pause. Default ten times the base.
     pub max_interval: Duration,
+    /// Pauses that answers tell, in place of those.
+    pub told_pause: Option<ToldPause>,
     /// Prefer hosts not tried before.
     pub avoid_previous_hosts: bool,
     /// How often a host is chosen anew to avoid those tried before.
     pub host_selection_attempts: u32,
+    /// After each so many attempts, leave out the priorities of the hosts tried so far
+    /// (`envoy.retry_priorities.previous_priorities`); at least 1.
+    pub leave_priorities_after: Option<usize>,
 }
 
 impl Default for RetryPolicy {
@@ -31,12 +47,17 @@ impl Default for RetryPolicy {
         Self {
             on: RetryOn::default(),
             status_codes: Vec::new(),
+            headers: Vec::new(),
+            request_headers: Vec::new(),
             num_retries: 1,
             per_try_timeout: None,
+            per_try_idle_timeout: None,
             base_interval: Duration::from_millis(25),
             max_interval: Duration::from_millis(250),
+            told_pause: None,
             avoid_previous_hosts: false,
             host_selection_attempts: 1,
+            leave_priorities_after: None,
         }
     }
 }
@@ -54,6 +75,7 @@ pub struct RetryOn {
     pub retriable_4xx: bool,
     pub refused_stream: bool,
     pub retriable_status_codes: bool,
+    pub retriable_headers: bool,
     pub http3_post_connect_failure: bool,
     /// gRPC status codes, bit n for code n.
     pub grpc_codes: u32,
@@ -71,8 +93,15 @@ impl RetryOn {
         self.retriable_4xx |= other.retriable_4xx;
         self.refused_stream |= other.refused_stream;
         self.retriable_status_codes |= other.retriable_status_codes;
+        self.retriable_headers |= other.retriable_headers;
         self.http3_post_connect_failure |= other.http3_post_connect_failure;
         self.grpc_codes |= other.grpc_codes;
+    }
+
+    /// Those of a request's headers: each has words of its own.
+    fn asked(http: Option<&str>, grpc: Option<&str>) -> Self {
+        let of = |list: Option<&str>| Self::parse(list.unwrap_or_default()).0;
+        Self { grpc_codes: of(grpc).grpc_codes, ..of(http) }
     }
 
     /// Reads a comma-separated list; unknown words are returned.
@@ -90,6 +119,7 @@ impl RetryOn {
                 "retriable-4xx" => on.retriable_4xx = true,
                 "refused-stream" => on.refused_stream = true,
                 "retriable-status-codes" => on.retriable_status_codes = true,
+                "retriable-headers" => on.retriable_headers = true,
                 "http3-post-connect-failure" => on.http3_post_connect_failure = true,
                 "cancelled" => on.grpc_codes |= 1 << 1,
                 "deadline-exceeded" => on.grpc_codes |= 1 << 4,
@@ -103,20 +133,11 @@ impl RetryOn {
     }
 }
 
-/// How an attempt ended, as far as retries are concerned.
+/// How an attempt without an answer ended, as far as retries are concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attempt {
-    /// Response headers came.
-    Response {
-        /// Status code.
-        status: u16,
-        /// `grpc-status`, when it came in the headers (a trailers-only answer).
-        grpc_status: Option<u32>,
-        /// `x-envoy-ratelimited` is there.
-        ratelimited: bool,
-    },
+pub enum Failed {
     /// No connection.
-    ConnectFailure,
+    Connecting,
     /// Reset, closed, garbage, or the try's timeout. `sent`: some of the request went out before.
     Reset { sent: bool },
     /// The upstream said that it did not begin (REFUSED_STREAM, or GOAWAY below the stream).
@@ -126,99 +147,85 @@ pub enum Attempt {
 }
 
 impl RetryPolicy {
-    /// Whether an attempt that ended so is worth another.
-    pub fn wants(&self, attempt: Attempt) -> bool {
+    /// Whether an attempt that failed so is worth another.
+    pub fn wants(&self, failed: Failed) -> bool {
         let on = &self.on;
-        match attempt {
-            Attempt::Response { status, grpc_status, ratelimited } => {
-                (on.five_xx && (500..600).contains(&status) && !ratelimited)
-                    || (on.gateway_error && (502..=504).contains(&status) && !ratelimited)
-                    || (on.retriable_4xx && status == 409)
-                    || (on.envoy_ratelimited && ratelimited)
-                    || (on.retriable_status_codes && self.status_codes.contains(&status))
-                    || grpc_status.is_some_and(|code| code < 32 && on.grpc_codes & (1 << code) != 0)
-            }
-            Attempt::ConnectFailure => {
+        match failed {
+            Failed::Connecting => {
                 on.connect_failure || on.five_xx || on.gateway_error || on.reset || on.reset_before_request
             }
-            Attempt::Reset { sent } => on.five_xx || on.gateway_error || on.reset || (on.reset_before_request && !sent),
-            Attempt::RefusedStream => on.refused_stream || on.five_xx || on.gateway_error || on.reset,
-            Attempt::Overflow => false,
+            Failed::Reset { sent } => on.five_xx || on.gateway_error || on.reset || (on.reset_before_request && !sent),
+            Failed::RefusedStream => on.refused_stream || on.five_xx || on.gateway_error || on.reset,
+            Failed::Overflow => false,
         }
     }
 
-    /// The policy with what an internal client asks for in its headers: conditions are added, the count is replaced
-    /// (Envoy's router: `x-envoy-retry-on` and kin). `None` when neither says anything.
-    pub fn asked(base: Option<&Self>, headers: &Headers) -> Option<Self> {
+    /// Whether an attempt with this answer is worth another. A `grpc-status` counts when it came with the head
+    /// (a trailers-only answer).
+    pub fn wants_another(&self, answer: &ResponseHead) -> bool {
+        let (on, status, headers) = (&self.on, answer.status, &answer.headers);
+        if headers.contains("x-envoy-ratelimited") {
+            return on.envoy_ratelimited;
+        }
+        (on.five_xx && (500..600).contains(&status))
+            || (on.gateway_error && (502..=504).contains(&status))
+            || (on.retriable_4xx && status == 409)
+            || (on.retriable_status_codes && self.status_codes.contains(&status))
+            || (on.retriable_headers && self.headers.iter().any(|matcher| matcher.matches_response(answer)))
+            || (on.grpc_codes != 0
+                && headers
+                    .get_str("grpc-status")
+                    .and_then(|code| code.parse::<u32>().ok())
+                    .is_some_and(|code| code < 32 && on.grpc_codes & (1 << code) != 0))
+    }
+
+    /// Whether the request is one of those that may be tried again.
+    pub fn is_for(&self, request: &RequestHead) -> bool {
+        self.request_headers.is_empty() || self.request_headers.iter().any(|matcher| matcher.matches(request))
+    }
+
+    /// The policy with what the request asks for in its headers: conditions are added, the count is replaced (Envoy's
+    /// router: `x-envoy-retry-on` and kin), and what asks is taken out. `None` when it asks for nothing, as all do whose
+    /// client is not trusted to.
+    pub fn asked(base: Option<&Self>, headers: &mut Headers) -> Option<Self> {
+        if !ASKING.iter().any(|name| headers.contains(name)) {
+            return None;
+        }
+        let asked = Self::with_asked(base, headers);
+        headers.retain(|name, _| !name.starts_with("x-envoy-") || !ASKING.contains(&name));
+        asked
+    }
+
+    fn with_asked(base: Option<&Self>, headers: &Headers) -> Option<Self> {
         let text = |name| headers.get_str(name);
-        let conditions = [text("x-envoy-retry-on"), text("x-envoy-retry-grpc-on")];
-        let per_try = text("x-envoy-upstream-rq-per-try-timeout-ms").and_then(|ms| ms.parse().ok());
-        if base.is_none() && per_try.is_none() && conditions.iter().all(Option::is_none) {
+        let conditions = RetryOn::asked(text("x-envoy-retry-on"), text("x-envoy-retry-grpc-on"));
+        if base.is_none() && conditions == RetryOn::default() {
             return None;
         }
         let mut policy = base.cloned().unwrap_or_default();
-        for list in conditions.into_iter().flatten() {
-            policy.on.add(RetryOn::parse(list).0);
-        }
+        policy.on.add(conditions);
         if let Some(count) = text("x-envoy-max-retries").and_then(|n| n.parse().ok()) {
             policy.num_retries = count;
         }
         if let Some(codes) = text("x-envoy-retriable-status-codes") {
             policy.status_codes.extend(codes.split(',').filter_map(|code| code.trim().parse::<u16>().ok()));
         }
-        policy.per_try_timeout = per_try.map(Duration::from_millis).or(policy.per_try_timeout);
+        if let Some(names) = text("x-envoy-retriable-header-names") {
+            let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
+            policy.headers.extend(names.map(HeaderMatcher::present));
+        }
         Some(policy)
     }
-
-    /// The pause before the `n`-th retry, counted from 1.
-    pub fn pause(&self, n: u32, dice: &mut dyn Dice) -> Duration {
-        let factor = 1u64.checked_shl(n).unwrap_or(u64::MAX).saturating_sub(1);
-        let base = u64::try_from(self.base_interval.as_micros()).unwrap_or(u64::MAX);
-        let pause = Duration::from_micros(dice.below(base.saturating_mul(factor).max(1)));
-        pause.min(self.max_interval)
-    }
 }
+
+/// What a request asks for retries with; none of it is for the upstream.
+pub(crate) const ASKING: [&str; 5] = [
+    "x-envoy-retry-on",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-max-retries",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retriable-header-names",
+];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn policy(list: &str) -> RetryPolicy {
-        let (on, unknown) = RetryOn::parse(list);
-        assert!(unknown.is_empty());
-        RetryPolicy { on, ..Default::default() }
-    }
-
-    fn status(status: u16) -> Attempt {
-        Attempt::Response { status, grpc_status: None, ratelimited: false }
-    }
-
-    #[test]
-    fn istios_default_retries_connections_not_answers() {
-        let p = policy("connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes");
-        assert!(p.wants(Attempt::ConnectFailure) && p.wants(Attempt::RefusedStream));
-        assert!(!p.wants(Attempt::Reset { sent: true }) && !p.wants(status(503)) && !p.wants(status(500)));
-        let grpc = |code| Attempt::Response { status: 200, grpc_status: Some(code), ratelimited: false };
-        assert!(p.wants(grpc(14)) && p.wants(grpc(1)) && !p.wants(grpc(13)));
-        assert!(!p.wants(Attempt::Overflow));
-    }
-
-    #[test]
-    fn each_condition_takes_its_own() {
-        assert!(policy("5xx").wants(status(500)) && !policy("gateway-error").wants(status(500)));
-        assert!(policy("gateway-error").wants(status(504)) && policy("retriable-4xx").wants(status(409)));
-        assert!(!policy("retriable-4xx").wants(status(404)));
-        let p = policy("reset-before-request");
-        assert!(p.wants(Attempt::Reset { sent: false }) && !p.wants(Attempt::Reset { sent: true }));
-        assert_eq!(RetryOn::parse("5xx, nonsense").1, ["nonsense"]);
-    }
-
-    #[test]
-    fn pauses_grow_and_are_capped() {
-        let p = policy("5xx");
-        let mut most = || u64::MAX;
-        let ms: Vec<_> = (1..7).map(|n| p.pause(n, &mut most).as_millis()).collect();
-        assert_eq!(ms, [24, 74, 174, 250, 250, 250]);
-        assert_eq!(p.pause(90, &mut (|| 0)), Duration::ZERO);
-    }
-}
+mod tests;

@@ -104,6 +104,15 @@ pub struct Forwarding<'a> {
     pub retry: Option<&'a RetryPolicy>,
     /// For the whole exchange; [`Duration::ZERO`] is never, too.
     pub timeout: Option<Duration>,
+    /// For each try.
+    pub per_try: PerTry,
+}
+
+/// How long one try may take, where that is less than the whole, and how long nothing of it may move.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PerTry {
+    pub whole: Option<Duration>,
+    pub idle: Option<Duration>,
 }
 
 /// Whether a request may become this upgrade, or `connect`, on its route.
@@ -115,7 +124,7 @@ pub fn upgrade_allowed(hcm: &Hcm, forward: &Forward, name: &str) -> bool {
 }
 
 /// The time for the whole exchange (`timeout`, `max_grpc_timeout`).
-pub fn timeout(forward: &Forward, request: &RequestHead) -> Option<Duration> {
+fn timeout(forward: &Forward, request: &RequestHead) -> Option<Duration> {
     let Some(most) = forward.max_grpc_timeout.filter(|_| request.is_grpc()) else { return forward.timeout };
     let asked = request.headers.get_str("grpc-timeout").and_then(grpc_timeout);
     match (asked, most) {
@@ -126,21 +135,40 @@ pub fn timeout(forward: &Forward, request: &RequestHead) -> Option<Duration> {
 }
 
 impl<'a> Forwarding<'a> {
-    /// What an internal client asks for in its headers, which then go: the time, and a policy of retries if it says
-    /// anything of them.
-    pub fn steered(&mut self, request: &mut RequestHead) -> Option<RetryPolicy> {
-        let headers = &mut request.headers;
-        if let Some(ms) = headers.get_str("x-envoy-upstream-rq-timeout-ms").and_then(|ms| ms.parse().ok()) {
-            self.timeout = Some(Duration::from_millis(ms));
+    /// What a request is forwarded by. What an internal client asks of its time goes from its headers.
+    pub fn new(
+        hcm: &'a Hcm,
+        routes: &'a RouteConfig,
+        routed: Routed<'a>,
+        forward: &'a Forward,
+        request: &mut RequestHead,
+    ) -> Self {
+        let mut timeout = timeout(forward, request);
+        let retry = forward.retry.as_deref().or(routed.virtual_host.retry.as_deref());
+        let mut per_try = PerTry {
+            whole: retry.and_then(|retry| retry.per_try_timeout),
+            idle: retry.and_then(|retry| retry.per_try_idle_timeout),
+        };
+        if forwarding::is_internal(&request.headers) {
+            let headers = &mut request.headers;
+            let asked = |name| headers.get_str(name).and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
+            timeout = asked("x-envoy-upstream-rq-timeout-ms").or(timeout);
+            per_try.whole = asked("x-envoy-upstream-rq-per-try-timeout-ms").or(per_try.whole);
+            forwarding::remove_steering(headers);
         }
-        let asked = RetryPolicy::asked(self.retry, headers);
-        forwarding::remove_steering(headers);
-        asked
+        per_try.whole = per_try.whole.filter(|limit| timeout.is_none_or(|all| *limit < all));
+        Self { hcm, routes, routed, forward, retry, timeout, per_try }
     }
 
-    /// The time for one try, where it is less than the whole.
-    pub fn per_try(&self) -> Option<Duration> {
-        self.retry.and_then(|r| r.per_try_timeout).filter(|t| self.timeout.is_none_or(|whole| *t < whole))
+    /// What the request asks for retries with, once it is prepared: a route's edits can do so too. It is for
+    /// [`Forwarding::retry_as`].
+    pub fn asked(&self, request: &mut RequestHead) -> Option<RetryPolicy> {
+        RetryPolicy::asked(self.retry, &mut request.headers)
+    }
+
+    /// Tries again as `asked`, or else as the route says, if the request is one of those that may be tried again.
+    pub fn retry_as(&mut self, asked: Option<&'a RetryPolicy>, request: &RequestHead) {
+        self.retry = asked.or(self.retry).filter(|policy| policy.is_for(request));
     }
 
     /// Edits and rewrites the head for the upstream. `record` is what is known by now.
@@ -156,7 +184,7 @@ impl<'a> Forwarding<'a> {
             layers.reverse();
         }
         let envoy_headers = !hcm.suppress_envoy_headers;
-        self.tell_timeout(request, self.per_try().or(self.timeout));
+        self.tell_timeout(request, self.per_try.whole.or(self.timeout));
         if routed.virtual_host.attempt_count_in_request {
             request.headers.set("x-envoy-attempt-count", "1");
         }
@@ -211,7 +239,7 @@ impl<'a> Forwarding<'a> {
         }
         // 0 would mean that there is no limit.
         let left = left.map(|left| left.max(Duration::from_millis(1)));
-        self.tell_timeout(request, [left, self.per_try()].into_iter().flatten().min());
+        self.tell_timeout(request, [left, self.per_try.whole].into_iter().flatten().min());
     }
 
     /// Tells the upstream how much time it has.

@@ -1,11 +1,12 @@
 //! Attempts: a host for each, a pause between them, and the answer when none worked.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use lateen_traffic::record::Flags;
 use lateen_traffic::reply::{self, LocalReply, UpstreamFailure};
-use lateen_traffic::retry::Attempt;
+use lateen_traffic::retry::Failed;
 use tokio::time::Instant;
 
 use super::body::Piece;
@@ -13,7 +14,7 @@ use super::deadlines::{Deadlines, Expired};
 use super::forward::Plan;
 use super::relay::{End, Try};
 use super::{Exchange, Tried};
-use crate::upstream::Permit;
+use crate::upstream::{Again, Permit};
 
 /// Most of a request's body that is read once it is clear that nobody wants it.
 const AT_HAND: usize = 1 << 20;
@@ -25,7 +26,7 @@ impl Exchange<'_, '_> {
         let policy = plan.retry;
         let deadlines = Deadlines {
             timeout: plan.timeout.filter(|t| !t.is_zero()),
-            per_try: plan.per_try(),
+            per_try: plan.per_try,
             ..Deadlines::of_stream(timeouts, Some(plan.forward), self.started)
         };
         if self.body.ended {
@@ -34,11 +35,14 @@ impl Exchange<'_, '_> {
         self.body.replay.whole = policy.is_some();
         let mut tried: Tried = Vec::new();
         let mut retries = 0;
-        let mut retry_permit: Option<Permit> = None;
+        let retry = Cell::new(None);
         loop {
-            let selections = policy.filter(|p| p.avoid_previous_hosts).map_or(0, |p| p.host_selection_attempts);
-            let original = self.original(&plan.settings);
-            let picked = plan.upstream.pick(original, plan.hash, &tried, selections, &mut worker.dice());
+            let again = Again {
+                tried: &tried,
+                selections: policy.filter(|p| p.avoid_previous_hosts).map_or(0, |p| p.host_selection_attempts),
+                leave_priorities_after: policy.and_then(|p| p.leave_priorities_after),
+            };
+            let picked = plan.upstream.pick(self.original(&plan.settings), plan.hash, again, &mut worker.dice());
             let Some(host) = picked else {
                 plan.upstream.stats.upstream_cx_none_healthy.inc();
                 self.edit_own(plan);
@@ -49,9 +53,6 @@ impl Exchange<'_, '_> {
             let host = plan.upstream.for_client(host, self.connection.peer, self.connection.local);
             if retries == 0 {
                 self.mirror(plan);
-                if self.body.ended {
-                    deadlines.request_ended(Instant::now());
-                }
             } else {
                 let left = deadlines.route_at.get().map(|at| at.saturating_duration_since(Instant::now()));
                 plan.prepare_again(self.request, retries, left);
@@ -59,56 +60,75 @@ impl Exchange<'_, '_> {
             plan.name_host(self.request, &host.hostname);
             self.record.attempts = retries + 1;
             let left = policy.map_or(0, |p| p.num_retries.saturating_sub(retries));
-            let end = self.attempt(plan, Try { host: &host, deadlines: &deadlines, may_retry: left > 0 }).await;
-            drop(retry_permit.take());
-            let (attempt, failure) = match end {
+            let this = Try { host: &host, deadlines: &deadlines, may_retry: left > 0, retry: &retry };
+            let told_pause = match self.attempt(plan, this).await {
                 End::Answered => return,
                 End::ClientGone => return self.gone(plan),
                 End::ClientError => return self.broken(plan).await,
-                End::Expired(Expired::Try) => (Attempt::Reset { sent: true }, None),
+                End::Retriable(pause) => pause,
+                End::Expired(what @ (Expired::Try | Expired::TryIdle)) => {
+                    if !self.may_try_again(plan, this, Failed::Reset { sent: true }) {
+                        return self.expired(plan, what).await;
+                    }
+                    None
+                }
                 End::Expired(what) => return self.expired(plan, what).await,
-                End::Failed(failure, attempt) => (attempt, Some(failure)),
-                End::Retriable(attempt) => (attempt, None),
+                End::Failed(failure, failed) => {
+                    if !self.may_try_again(plan, this, failed) {
+                        self.read_at_hand().await;
+                        return self.fail(plan, &failure).await;
+                    }
+                    None
+                }
             };
-            let wanted = policy.is_some_and(|p| p.wants(attempt)) && self.body.replay.whole;
-            if wanted && left > 0 {
-                let most = plan.upstream.most_retries(&plan.settings, true);
-                match Permit::take(&plan.upstream.shared, |s| &s.retries, most) {
-                    Some(permit) => {
-                        retry_permit = Some(permit);
-                        retries += 1;
-                        tried.push(host);
-                        plan.upstream.stats.upstream_rq_retry.inc();
-                        deadlines.try_at.set(None);
-                        let pause = policy.map_or(Duration::ZERO, |p| p.pause(retries, &mut worker.dice()));
-                        match self.pause(&deadlines, pause).await {
-                            None => {}
-                            Some(End::Expired(what)) => return self.expired(plan, what).await,
-                            Some(_) => return self.gone(plan),
-                        }
-                        if self.body.ended {
-                            deadlines.request_ended(Instant::now());
-                        }
-                        continue;
-                    }
-                    None => {
-                        plan.upstream.stats.upstream_rq_retry_overflow.inc();
-                        self.record.flags.add(Flags::UPSTREAM_OVERFLOW);
-                    }
+            retries += 1;
+            tried.push(host);
+            deadlines.try_ended();
+            let stats = &plan.upstream.stats;
+            let pause = match told_pause {
+                Some(pause) => {
+                    stats.upstream_rq_retry_backoff_ratelimited.inc();
+                    pause
                 }
-            } else if wanted {
-                plan.upstream.stats.upstream_rq_retry_limit_exceeded.inc();
-                self.record.flags.add(Flags::RETRY_LIMIT);
-            }
-            match failure {
-                Some(failure) => {
-                    self.read_at_hand().await;
-                    self.fail(plan, &failure).await;
+                None => {
+                    stats.upstream_rq_retry_backoff_exponential.inc();
+                    policy.map_or(Duration::ZERO, |p| p.pause(retries, &mut worker.dice()))
                 }
-                None => self.expired(plan, Expired::Try).await,
+            };
+            match self.pause(&deadlines, pause).await {
+                None => {}
+                Some(End::Expired(what)) => return self.expired(plan, what).await,
+                Some(_) => return self.gone(plan),
             }
-            return;
         }
+    }
+
+    /// Whether an attempt that failed is made again; if so, with a permit for it.
+    fn may_try_again(&mut self, plan: &Plan<'_>, this: Try<'_>, failed: Failed) -> bool {
+        // Whatever comes of it, the retry that failed is over.
+        this.retry.take();
+        let wanted = plan.retry.is_some_and(|policy| policy.wants(failed)) && self.body.replay.whole;
+        wanted && self.permits_retry(plan, this, true)
+    }
+
+    /// Takes a permit for another attempt, if there are any left. `over`: the attempt to be made again has left its
+    /// connection.
+    pub(super) fn permits_retry(&mut self, plan: &Plan<'_>, this: Try<'_>, over: bool) -> bool {
+        let stats = &plan.upstream.stats;
+        if !this.may_retry {
+            stats.upstream_rq_retry_limit_exceeded.inc();
+            self.record.flags.add(Flags::RETRY_LIMIT);
+            return false;
+        }
+        let most = plan.upstream.most_retries(&plan.settings, over);
+        let Some(permit) = Permit::take(&plan.upstream.shared, |s| &s.retries, most) else {
+            stats.upstream_rq_retry_overflow.inc();
+            self.record.flags.add(Flags::UPSTREAM_OVERFLOW);
+            return false;
+        };
+        stats.upstream_rq_retry.inc();
+        this.retry.set(Some(permit));
+        true
     }
 
     /// Waits before a retry, unless the client goes or time is over.
@@ -183,11 +203,15 @@ impl Exchange<'_, '_> {
                 plan.upstream.stats.upstream_rq_per_try_timeout.inc();
                 reply::PER_TRY_TIMEOUT
             }
+            Expired::TryIdle => {
+                plan.upstream.stats.upstream_rq_per_try_idle_timeout.inc();
+                reply::PER_TRY_IDLE_TIMEOUT
+            }
             Expired::Idle | Expired::Stream | Expired::Request => self.stream_expired(what),
         };
         self.response.headers.clear();
         self.edit_own(plan);
-        if matches!(what, Expired::Route | Expired::Try) {
+        if matches!(what, Expired::Route | Expired::Try | Expired::TryIdle) {
             self.count_attempts(plan);
         }
         self.reply(&reply).await;

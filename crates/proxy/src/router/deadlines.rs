@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lateen_traffic::hcm::HcmTimeouts;
 use lateen_traffic::route::Forward;
+use lateen_traffic::router::PerTry;
 use tokio::time::Instant;
 
 use crate::timer::Timer;
@@ -13,13 +14,15 @@ use crate::timer::Timer;
 pub(super) struct Deadlines {
     // From the end of the request on.
     pub(super) timeout: Option<Duration>,
-    pub(super) per_try: Option<Duration>,
+    pub(super) per_try: PerTry,
     pub(super) idle: Option<Duration>,
     pub(super) stream: Option<Instant>,
     // Until the request has arrived.
     pub(super) request_at: Cell<Option<Instant>>,
     pub(super) route_at: Cell<Option<Instant>>,
     pub(super) try_at: Cell<Option<Instant>>,
+    // When something of the try moved last, once it has begun.
+    pub(super) try_active: Cell<Option<Instant>>,
     pub(super) active: Cell<Instant>,
 }
 
@@ -28,6 +31,7 @@ pub(super) enum Expired {
     Request,
     Route,
     Try,
+    TryIdle,
     Idle,
     Stream,
 }
@@ -37,12 +41,13 @@ impl Deadlines {
     pub(super) fn whole(timeout: Option<Duration>) -> Self {
         Self {
             timeout,
-            per_try: None,
+            per_try: PerTry::default(),
             idle: None,
             stream: None,
             request_at: Cell::new(None),
             route_at: Cell::new(None),
             try_at: Cell::new(None),
+            try_active: Cell::new(None),
             active: Cell::new(Instant::now()),
         }
     }
@@ -54,19 +59,34 @@ impl Deadlines {
         let some = |limit: Option<Duration>| limit.filter(|t| !t.is_zero());
         Self {
             timeout: None,
-            per_try: None,
+            per_try: PerTry::default(),
             idle: some(idle),
             stream: some(stream).map(|t| started + t),
             request_at: Cell::new(some(timeouts.request).map(|t| started + t)),
             route_at: Cell::new(None),
             try_at: Cell::new(None),
+            try_active: Cell::new(None),
             active: Cell::new(started),
         }
     }
 
     pub(super) fn nearest(&self) -> Option<Instant> {
-        let idle = self.idle.map(|limit| self.active.get() + limit);
-        [self.request_at.get(), self.route_at.get(), self.try_at.get(), idle, self.stream].into_iter().flatten().min()
+        let ends = [self.request_at.get(), self.route_at.get(), self.try_at.get(), self.try_idle_at(), self.stream];
+        ends.into_iter().chain([self.idle_at()]).flatten().min()
+    }
+
+    fn idle_at(&self) -> Option<Instant> {
+        self.idle.map(|limit| self.active.get() + limit)
+    }
+
+    fn try_idle_at(&self) -> Option<Instant> {
+        Some(self.try_active.get()? + self.per_try.idle?)
+    }
+
+    /// A try is over; the next one's time has not begun.
+    pub(super) fn try_ended(&self) {
+        self.try_at.set(None);
+        self.try_active.set(None);
     }
 
     pub(super) fn request_ended(&self, now: Instant) {
@@ -74,8 +94,15 @@ impl Deadlines {
         if self.route_at.get().is_none() {
             self.route_at.set(self.timeout.map(|t| now + t));
         }
+    }
+
+    /// A try has its connection, and all of the request is here.
+    pub(super) fn try_begins(&self, now: Instant) {
         if self.try_at.get().is_none() {
-            self.try_at.set(self.per_try.map(|t| now + t));
+            self.try_at.set(self.per_try.whole.map(|t| now + t));
+        }
+        if self.try_active.get().is_none() {
+            self.try_active.set(self.per_try.idle.map(|_| now));
         }
     }
 
@@ -87,9 +114,11 @@ impl Deadlines {
             Some(Expired::Route)
         } else if over(self.try_at.get()) {
             Some(Expired::Try)
+        } else if over(self.try_idle_at()) {
+            Some(Expired::TryIdle)
         } else if over(self.stream) {
             Some(Expired::Stream)
-        } else if over(self.idle.map(|limit| self.active.get() + limit)) {
+        } else if over(self.idle_at()) {
             Some(Expired::Idle)
         } else {
             None
@@ -99,6 +128,9 @@ impl Deadlines {
     pub(super) fn touch(&self) {
         if self.idle.is_some() {
             self.active.set(Instant::now());
+        }
+        if self.try_active.get().is_some() {
+            self.try_active.set(Some(Instant::now()));
         }
     }
 

@@ -162,7 +162,7 @@ impl Exchange<'_, '_> {
                 reply::MAX_STREAM_DURATION
             }
             // The router's own limits are none of the stream's.
-            Expired::Request | Expired::Route | Expired::Try => {
+            Expired::Request | Expired::Route | Expired::Try | Expired::TryIdle => {
                 stats.downstream_rq_timeout.inc();
                 reply::REQUEST_TIMEOUT
             }

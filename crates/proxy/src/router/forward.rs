@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use lateen_traffic::Config;
 use lateen_traffic::cluster::{ClusterSettings, Discovery, LbPolicy};
-use lateen_traffic::forwarding;
 use lateen_traffic::hashing::{self, Downstream};
 use lateen_traffic::hcm::Hcm;
 use lateen_traffic::reply;
 use lateen_traffic::route::{Action, Forward, RouteConfig, Routed, Target, WeightedBy, WeightedCluster};
-use lateen_traffic::router::{self, Forwarding, upgrade_allowed};
+use lateen_traffic::router::{Forwarding, upgrade_allowed};
 
 use super::Exchange;
 use crate::upstream::Upstream;
@@ -64,15 +63,10 @@ impl<'a> Exchange<'a, '_> {
             self.reply(&reply::UPGRADE_FAILED).await;
             return;
         }
-        let timeout = router::timeout(forward, self.request);
-        let retry = forward.retry.as_deref().or(routed.virtual_host.retry.as_deref());
-        let mut way = Forwarding { hcm, routes, routed, forward, retry, timeout };
-        let asked;
-        if forwarding::is_internal(&self.request.headers) {
-            asked = way.steered(self.request);
-            way.retry = asked.as_ref();
-        }
+        let mut way = Forwarding::new(hcm, routes, routed, forward, self.request);
         way.prepare(self.request, &self.record);
+        let asked = way.asked(self.request);
+        way.retry_as(asked.as_ref(), self.request);
         let mut plan = Plan { way, upstream, settings, hash: None };
         if matches!(plan.settings.lb, LbPolicy::Hash(_)) {
             // Of the head as it goes upstream, as in Envoy.

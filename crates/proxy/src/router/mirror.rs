@@ -21,7 +21,7 @@ use super::forward::Plan;
 use super::upper::{Upper, http2_request, request_framing};
 use crate::http1::head::{self, Framing};
 use crate::timer::Timer;
-use crate::upstream::{Host, InFlight, Lease, Upstream, http2_failure};
+use crate::upstream::{Again, Host, InFlight, Lease, Upstream, http2_failure};
 use crate::worker::Worker;
 
 /// Copies under way on one worker: beyond that a mirror that never answers gets no more.
@@ -122,7 +122,7 @@ impl Copied {
     async fn serve(&mut self) {
         let upstream = Rc::clone(&self.upstream);
         let stats = &upstream.stats;
-        let Some(host) = upstream.pick(self.original, None, &[], 0, &mut self.worker.dice()) else {
+        let Some(host) = upstream.pick(self.original, None, Again::default(), &mut self.worker.dice()) else {
             stats.upstream_cx_none_healthy.inc();
             stats.response(503);
             return;

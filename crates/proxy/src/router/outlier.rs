@@ -24,7 +24,7 @@ impl Exchange<'_, '_> {
 
     /// Time is over before an answer. Other deadlines than the answer's say nothing about the host.
     pub(super) fn report_expired(&self, plan: &Plan<'_>, host: &Host, expired: Expired) {
-        if matches!(expired, Expired::Route | Expired::Try) {
+        if matches!(expired, Expired::Route | Expired::Try | Expired::TryIdle) {
             self.report(plan, host, Report::TimedOut);
         }
     }

@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
 
 use lateen_traffic::outlier::Report;
 use lateen_traffic::record::Flags;
 use lateen_traffic::reply::UpstreamFailure;
-use lateen_traffic::retry::Attempt;
+use lateen_traffic::retry::Failed;
 use tokio::time::Instant;
 
 use super::body::{CopyError, Piece, Sink, SourceError, copy};
@@ -18,7 +19,7 @@ use super::respond::Responder;
 use super::upper::{Upper, http2_request, request_framing};
 use super::{Exchange, Incoming};
 use crate::http1::head::{self, Framing};
-use crate::upstream::{Host, Http1Lease, Http2Lease, InFlight, Lease, http2_failure};
+use crate::upstream::{Host, Http1Lease, Http2Lease, InFlight, Lease, Permit, http2_failure};
 
 /// Bytes of a pipelined next request that are read while the upstream works.
 pub(super) const READ_AHEAD: usize = 64 * 1024;
@@ -32,9 +33,9 @@ pub(super) enum End {
     /// The client broke the protocol inside its body.
     ClientError,
     /// No response; perhaps again.
-    Failed(UpstreamFailure, Attempt),
-    /// A response that asks to be tried again, when there are tries left.
-    Retriable(Attempt),
+    Failed(UpstreamFailure, Failed),
+    /// A response that is to be thrown away for another attempt, with the pause it asks for before that.
+    Retriable(Option<Duration>),
     /// Time is over before a response began.
     Expired(Expired),
 }
@@ -45,6 +46,8 @@ pub(super) struct Try<'a> {
     pub host: &'a Rc<Host>,
     pub deadlines: &'a Deadlines,
     pub may_retry: bool,
+    /// The place among the cluster's retries that it takes, if it is one.
+    pub retry: &'a Cell<Option<Permit>>,
 }
 
 impl Exchange<'_, '_> {
@@ -68,15 +71,15 @@ impl Exchange<'_, '_> {
             Ok(lease) => lease,
             Err(failure) => {
                 self.report_failure(plan, host, &failure);
-                let attempt = match failure {
+                let failed = match failure {
                     UpstreamFailure::Overflow => {
                         // Nobody was asked.
                         self.record.upstream_host = None;
-                        Attempt::Overflow
+                        Failed::Overflow
                     }
-                    _ => Attempt::ConnectFailure,
+                    _ => Failed::Connecting,
                 };
-                return End::Failed(failure, attempt);
+                return End::Failed(failure, failed);
             }
         };
         self.report(plan, host, Report::Connected);
@@ -84,6 +87,9 @@ impl Exchange<'_, '_> {
             lease.give_back();
             return failed(UpstreamFailure::Overflow, false);
         };
+        if self.body.ended {
+            deadlines.try_begins(Instant::now());
+        }
         let end = match lease {
             Lease::Http1(lease) => self.over_http1(plan, lease, this).await,
             Lease::Http2(lease) => self.over_http2(plan, lease, this).await,
@@ -156,7 +162,7 @@ impl Exchange<'_, '_> {
         sent_at: Instant,
         this: Try<'_>,
     ) -> End {
-        let Try { host, deadlines, may_retry } = this;
+        let Try { host, deadlines, .. } = this;
         let no_body = self.body.ended && self.body.replay.pieces.is_empty();
         let limit = plan.hcm.limits.per_request_buffer;
         let received = Cell::new(0u64);
@@ -205,10 +211,10 @@ impl Exchange<'_, '_> {
         };
         deadlines.touch();
         self.report_answer(plan, host);
-        if let Some(attempt) = self.retriable(plan, may_retry) {
+        if self.retriable(plan, this) {
             // The connection is of use again only if there is no body to read.
             down.settle(framing);
-            return End::Retriable(attempt);
+            return End::Retriable(self.told_pause(plan));
         }
         // Then: the rest of the body goes up while the response comes down.
         self.begin_response(plan, sent_at);
@@ -313,6 +319,10 @@ impl Exchange<'_, '_> {
                                 plan.upstream.stats.upstream_rq_timeout.inc();
                                 (Flags::UPSTREAM_TIMEOUT, "response_timeout")
                             }
+                            Expired::TryIdle => {
+                                plan.upstream.stats.upstream_rq_per_try_idle_timeout.inc();
+                                (Flags::UPSTREAM_TIMEOUT, "upstream_per_try_idle_timeout")
+                            }
                             Expired::Idle => (Flags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout"),
                             Expired::Request => (Flags::NONE, "request_overall_timeout"),
                             Expired::Stream => (Flags::NONE, "max_duration_timeout"),
@@ -333,29 +343,21 @@ impl Exchange<'_, '_> {
     }
 
     /// Whether the response that arrived is to be thrown away for another attempt.
-    fn retriable(&mut self, plan: &Plan<'_>, may_retry: bool) -> Option<Attempt> {
-        let policy = plan.retry?;
-        let attempt = Attempt::Response {
-            status: self.response.status,
-            grpc_status: self.response.headers.get_str("grpc-status").and_then(|s| s.parse().ok()),
-            ratelimited: self.response.headers.contains("x-envoy-ratelimited"),
-        };
-        if !policy.wants(attempt) || !self.body.replay.whole {
-            return None;
-        }
-        if !may_retry {
-            self.record.flags.add(Flags::RETRY_LIMIT);
-            plan.upstream.stats.upstream_rq_retry_limit_exceeded.inc();
-            return None;
-        }
-        let most = plan.upstream.most_retries(&plan.settings, false);
-        if most != u32::MAX && plan.upstream.shared.retries.load(Ordering::Relaxed) >= most {
-            plan.upstream.stats.upstream_rq_retry_overflow.inc();
-            self.record.flags.add(Flags::UPSTREAM_OVERFLOW);
-            return None;
+    fn retriable(&mut self, plan: &Plan<'_>, this: Try<'_>) -> bool {
+        // Whatever it says, the retry that brought it is over.
+        this.retry.take();
+        let wanted = plan.retry.is_some_and(|policy| policy.wants_another(self.response)) && self.body.replay.whole;
+        if !wanted || !self.permits_retry(plan, this, false) {
+            return false;
         }
         plan.upstream.stats.response(self.response.status);
-        Some(attempt)
+        true
+    }
+
+    /// How long the answer asks to wait, if the policy listens to that.
+    fn told_pause(&self, plan: &Plan<'_>) -> Option<Duration> {
+        let told = plan.retry?.told_pause.as_ref()?;
+        told.of(&self.response.headers, SystemTime::now(), &mut self.connection.worker.dice())
     }
 
     /// The upstream's head becomes the client's.
@@ -395,12 +397,12 @@ enum UploadEnd {
 }
 
 fn failed(failure: UpstreamFailure, sent: bool) -> End {
-    let attempt = match failure {
-        UpstreamFailure::RefusedStream => Attempt::RefusedStream,
-        UpstreamFailure::Overflow => Attempt::Overflow,
-        _ => Attempt::Reset { sent },
+    let failed = match failure {
+        UpstreamFailure::RefusedStream => Failed::RefusedStream,
+        UpstreamFailure::Overflow => Failed::Overflow,
+        _ => Failed::Reset { sent },
     };
-    End::Failed(failure, attempt)
+    End::Failed(failure, failed)
 }
 
 /// Sends what is kept of the body, then the rest as it comes.
@@ -447,5 +449,6 @@ async fn upload(
     }
     up.flush().await.map_err(|_| UploadEnd::Upstream)?;
     deadlines.request_ended(Instant::now());
+    deadlines.try_begins(Instant::now());
     Ok(())
 }

@@ -17,14 +17,14 @@ use super::respond::Responder;
 use super::upper::http2_request;
 use crate::http1::head::{self, Framing, MAX_RESPONSE_HEAD};
 use crate::http1::{Reader, Writer};
-use crate::upstream::{Host, Http1Lease, Http2Lease, http2_failure};
+use crate::upstream::{Again, Host, Http1Lease, Http2Lease, http2_failure};
 
 impl Exchange<'_, '_> {
     /// Carries an upgrade or CONNECT through. There are no retries: bytes may flow as soon as the upstream is there.
     pub(super) async fn tunnel(&mut self, plan: &Plan<'_>) {
         let worker = Rc::clone(&self.connection.worker);
-        let Some(host) = plan.upstream.pick(self.original(&plan.settings), plan.hash, &[], 0, &mut worker.dice())
-        else {
+        let original = self.original(&plan.settings);
+        let Some(host) = plan.upstream.pick(original, plan.hash, Again::default(), &mut worker.dice()) else {
             self.edit_own(plan);
             self.reply(&reply::NO_HEALTHY_UPSTREAM).await;
             return;

@@ -224,6 +224,17 @@ impl Host {
     }
 }
 
+/// What was tried before for the same request, and how that counts in the choice of a host.
+#[derive(Clone, Copy, Default)]
+pub struct Again<'a> {
+    /// The hosts, in order.
+    pub tried: &'a [Rc<Host>],
+    /// How often another host is chosen to avoid those.
+    pub selections: u32,
+    /// After each so many attempts, their priorities are left out.
+    pub leave_priorities_after: Option<usize>,
+}
+
 /// Hosts such a cluster remembers before it forgets those without connections.
 const DYNAMIC_HOSTS: usize = 256;
 
@@ -343,13 +354,12 @@ impl Upstream {
     }
 
     /// Chooses a host. `original` is the address the client meant, or that of the host it names, `hash` what the request is
-    /// hashed to, `avoid` holds hosts tried before, which are avoided as long as `tries` allows.
+    /// hashed to.
     pub fn pick(
         &self,
         original: Option<SocketAddr>,
         hash: Option<u64>,
-        avoid: &[Rc<Host>],
-        tries: u32,
+        again: Again<'_>,
         dice: &mut dyn Dice,
     ) -> Option<Rc<Host>> {
         let state = &mut *self.state.borrow_mut();
@@ -374,13 +384,20 @@ impl Upstream {
         // Without a hash a random one does.
         let hash = matches!(policy, LbPolicy::Hash(_)).then(|| hash.unwrap_or_else(|| dice.roll()));
         let (set, flat, turn) = (&state.set, balance::Flat(&state.hosts), &mut state.turn);
+        let loads = match again.leave_priorities_after {
+            Some(every) if again.tried.len() >= every => {
+                let place = |host: &Rc<Host>| state.hosts.iter().position(|h| host.is(h)).unwrap_or(usize::MAX);
+                set.loads_after(&again.tried.iter().map(place).collect::<Vec<_>>(), every)
+            }
+            _ => None,
+        };
         let mut pick = |attempt| match hash {
-            Some(hash) => set.pick_by_hash(hash, attempt),
-            None => set.pick(policy, &flat, turn, dice),
+            Some(hash) => set.pick_by_hash(hash, loads.as_ref(), attempt),
+            None => set.pick(policy, loads.as_ref(), &flat, turn, dice),
         };
         let mut picked = pick(0)?;
-        for attempt in 1..=tries {
-            if !avoid.iter().any(|h| h.is(&state.hosts[picked])) {
+        for attempt in 1..=again.selections {
+            if !again.tried.iter().any(|h| h.is(&state.hosts[picked])) {
                 break;
             }
             picked = pick(attempt)?;

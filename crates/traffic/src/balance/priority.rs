@@ -5,38 +5,46 @@ use super::Level;
 
 /// Percent of the requests for the healthy and the degraded hosts of each level.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Loads {
+pub struct Loads {
     healthy: Vec<u32>,
     degraded: Vec<u32>,
 }
 
-impl Loads {
-    /// Shares the load and marks the levels that are in panic. `factor` is the overprovisioning factor in percent.
-    pub(super) fn new(levels: &mut [Level], panic_threshold: f64, factor: u32) -> Self {
-        let availability = |usable: usize, level: &Level| -> u32 {
+/// Percent of each level's hosts that can be used, healthy and degraded, as far as overprovisioning makes them enough.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Availability {
+    healthy: Vec<u32>,
+    degraded: Vec<u32>,
+}
+
+impl Availability {
+    /// `factor` is the overprovisioning factor in percent.
+    pub(super) fn new(levels: &[Level], factor: u32) -> Self {
+        let percent = |usable: usize, level: &Level| -> u32 {
             let percent = u64::from(factor) * usable as u64 / (level.all.len() as u64).max(1);
             percent.min(100) as u32
         };
-        let healthy: Vec<u32> = levels.iter().map(|level| availability(level.healthy.len(), level)).collect();
-        let degraded: Vec<u32> = levels.iter().map(|level| availability(level.degraded.len(), level)).collect();
-        let total = healthy.iter().chain(&degraded).map(|p| u64::from(*p)).sum::<u64>().min(100) as u32;
-        let threshold = panic_threshold.clamp(0.0, 100.0);
-        if total < 100 && threshold > 0.0 {
-            for level in levels.iter_mut() {
-                let usable = (level.healthy.len() + level.degraded.len()) as f64;
-                level.panic = 100.0 * usable / (level.all.len() as f64) < threshold;
-            }
-            if levels.iter().all(|level| level.panic) {
-                return Self::in_total_panic(levels);
-            }
+        Self {
+            healthy: levels.iter().map(|level| percent(level.healthy.len(), level)).collect(),
+            degraded: levels.iter().map(|level| percent(level.degraded.len(), level)).collect(),
         }
+    }
+
+    /// The same with nothing at these levels.
+    pub(super) fn without(&self, left_out: &[bool]) -> Self {
+        let rest = |list: &[u32]| list.iter().zip(left_out).map(|(p, out)| if *out { 0 } else { *p }).collect();
+        Self { healthy: rest(&self.healthy), degraded: rest(&self.degraded) }
+    }
+
+    fn total(&self) -> u32 {
+        self.healthy.iter().chain(&self.degraded).map(|p| u64::from(*p)).sum::<u64>().min(100) as u32
+    }
+
+    /// How these share the load; `None` if nobody is there.
+    pub(super) fn share(&self) -> Option<Loads> {
+        let total = self.total();
         if total == 0 {
-            // Somebody must say that there is nobody.
-            let mut healthy = vec![0; levels.len()];
-            if let Some(first) = healthy.first_mut() {
-                *first = 100;
-            }
-            return Self { healthy, degraded: vec![0; levels.len()] };
+            return None;
         }
         let mut left = 100;
         let mut share = |available: &[u32]| -> Vec<u32> {
@@ -47,14 +55,38 @@ impl Loads {
             });
             shares.collect()
         };
-        let mut loads = Self { healthy: share(&healthy), degraded: share(&degraded) };
+        let mut loads = Loads { healthy: share(&self.healthy), degraded: share(&self.degraded) };
         // What rounding left over goes to the first that is there.
-        match (healthy.iter().position(|p| *p > 0), degraded.iter().position(|p| *p > 0)) {
+        match (self.healthy.iter().position(|p| *p > 0), self.degraded.iter().position(|p| *p > 0)) {
             (Some(at), _) => loads.healthy[at] += left,
             (None, Some(at)) => loads.degraded[at] += left,
             (None, None) => {}
         }
-        loads
+        Some(loads)
+    }
+}
+
+impl Loads {
+    /// Shares the load and marks the levels that are in panic.
+    pub(super) fn new(levels: &mut [Level], panic_threshold: f64, available: &Availability) -> Self {
+        let threshold = panic_threshold.clamp(0.0, 100.0);
+        if available.total() < 100 && threshold > 0.0 {
+            for level in levels.iter_mut() {
+                let usable = (level.healthy.len() + level.degraded.len()) as f64;
+                level.panic = 100.0 * usable / (level.all.len() as f64) < threshold;
+            }
+            if levels.iter().all(|level| level.panic) {
+                return Self::in_total_panic(levels);
+            }
+        }
+        available.share().unwrap_or_else(|| {
+            // Somebody must say that there is nobody.
+            let mut healthy = vec![0; levels.len()];
+            if let Some(first) = healthy.first_mut() {
+                *first = 100;
+            }
+            Self { healthy, degraded: vec![0; levels.len()] }
+        })
     }
 
     /// Every level takes what its number of hosts is of all.

@@ -34,7 +34,7 @@ fn count(set: &HostSet, policy: LbPolicy, hosts: &Fake, picks: usize) -> Vec<usi
     let (mut turn, mut dice) = (Turn::default(), dice());
     let mut seen = vec![0; hosts.0.len()];
     for _ in 0..picks {
-        seen[set.pick(policy, hosts, &mut turn, &mut dice).unwrap()] += 1;
+        seen[set.pick(policy, None, hosts, &mut turn, &mut dice).unwrap()] += 1;
     }
     seen
 }
@@ -55,7 +55,7 @@ fn workers_take_turns_together() {
     let mut last = None;
     for request in 0..100 {
         // A client's connections reach any worker.
-        let picked = set.pick(LbPolicy::RoundRobin, &hosts, &mut workers[request * request % 3], &mut dice);
+        let picked = set.pick(LbPolicy::RoundRobin, None, &hosts, &mut workers[request * request % 3], &mut dice);
         assert_ne!(picked, last);
         last = picked;
     }
@@ -106,7 +106,7 @@ fn new_hosts_warm_up() {
         let set = healthy(2).with_weights([1, 1].into_iter()).with_slow_start(Some(slow(aggression)));
         let (mut turn, mut dice, mut seen) = (Turn::default(), dice(), 0);
         for _ in 0..1100 {
-            seen += usize::from(set.pick(policy, &Aged(vec![1000, age]), &mut turn, &mut dice) == Some(1));
+            seen += usize::from(set.pick(policy, None, &Aged(vec![1000, age]), &mut turn, &mut dice) == Some(1));
         }
         seen
     };
@@ -177,8 +177,8 @@ fn health_counts_until_panic() {
     assert_eq!(count(&set(0.0), LbPolicy::RoundRobin, &hosts, 30), [30, 0, 0]);
     assert_eq!(count(&set(50.0), LbPolicy::RoundRobin, &hosts, 30), [10, 10, 10]);
     let none = HostSet::new([(0, Health::Unhealthy)].into_iter(), 0.0, 140);
-    assert_eq!(none.pick(LbPolicy::Random, &hosts, &mut Turn::default(), &mut dice()), None);
-    assert_eq!(healthy(0).pick(LbPolicy::Random, &hosts, &mut Turn::default(), &mut dice()), None);
+    assert_eq!(none.pick(LbPolicy::Random, None, &hosts, &mut Turn::default(), &mut dice()), None);
+    assert_eq!(healthy(0).pick(LbPolicy::Random, None, &hosts, &mut Turn::default(), &mut dice()), None);
 }
 
 #[test]
@@ -195,6 +195,32 @@ fn the_next_priority_takes_what_the_first_cannot() {
     assert_eq!(count(&spill(0), LbPolicy::RoundRobin, &hosts, 100)[4], 100);
 }
 
+#[test]
+fn retries_leave_out_the_priorities_tried() {
+    // Two hosts of each of three priorities, the last one's out of order.
+    let states = [(0, true), (0, true), (1, true), (1, true), (2, false), (2, false)];
+    let health = states.map(|(level, up)| (level, if up { Health::Healthy } else { Health::Unhealthy }));
+    let set = HostSet::new(health.into_iter(), 0.0, 140);
+    let hosts = Fake(vec![(1, 0); 6]);
+    let level = |tried: &[usize], every| {
+        let loads = set.loads_after(tried, every);
+        let picks: std::collections::BTreeSet<_> = (0..20)
+            .filter_map(|_| set.pick(LbPolicy::Random, loads.as_ref(), &hosts, &mut Turn::default(), &mut dice()))
+            .map(|host| host / 2)
+            .collect();
+        picks.into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(level(&[], 2), [0]);
+    assert_eq!(level(&[0], 2), [0], "not yet");
+    assert_eq!(level(&[0, 1], 2), [1]);
+    assert_eq!(level(&[0, 1, 2], 2), [1], "until the next two");
+    assert_eq!(level(&[0, 1, 2, 3], 2), [0], "nobody is left: from the beginning");
+    assert_eq!(level(&[0, 1, 2, 3, 0], 2), [0]);
+    assert_eq!(level(&[0, 1, 2, 3, 0, 1], 2), [1]);
+    assert_eq!(level(&[0], 1), [1]);
+    assert_eq!(level(&[99, 98], 2), [0], "hosts that are gone have no priority");
+}
+
 proptest::proptest! {
     #[test]
     fn only_usable_hosts_are_picked(health in proptest::collection::vec((0u32..3, 0u8..4), 1..12), policy in 0u8..3, seed in 0u64..1000) {
@@ -205,7 +231,7 @@ proptest::proptest! {
         let mut roll = seed;
         let mut dice = || { roll = roll.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407); roll };
         let hosts = Fake(vec![(1, 0); states.len()]);
-        match set.pick(policy, &hosts, &mut Turn::default(), &mut dice) {
+        match set.pick(policy, None, &hosts, &mut Turn::default(), &mut dice) {
             Some(host) => proptest::prop_assert!(matches!(states[host].1, Health::Healthy | Health::Degraded)),
             None => proptest::prop_assert!(!states.iter().any(|(_, h)| *h == Health::Healthy || *h == Health::Degraded)),
         }

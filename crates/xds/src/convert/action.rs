@@ -1,7 +1,7 @@
-//! What routes do: forward, redirect, answer; and retry policies.
+//! What routes do: forward, redirect, answer.
 //!
-//! - reject: internal redirects, hedging, high priority, rewrites by template, retry predicates other than
-//!   those named, because requests would go elsewhere or more often than meant
+//! - reject: internal redirects, hedging, high priority, rewrites by template, because requests would go elsewhere or
+//!   more often than meant
 //! - degrade: cluster specifier plugins (the route answers 500)
 //! - note: metadata matches, rate limits, tuning of flushes and early data
 
@@ -10,20 +10,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::RoutingPriority;
-use envoy_types::pb::envoy::config::route::v3::{
-    self as pb, RetryPolicy as PbRetryPolicy, redirect_action, retry_policy as pb_retry, route_action, weighted_cluster,
-};
-use lateen_traffic::retry::{RetryOn, RetryPolicy};
+use envoy_types::pb::envoy::config::route::v3::{self as pb, redirect_action, route_action, weighted_cluster};
 use lateen_traffic::route::{
     DirectResponse, Forward, HostRewrite, PathRewrite, Redirect, Target, WeightedBy, WeightedCluster,
 };
 
 use super::access_log::inline;
-use super::address::{duration, port, text, timeout, type_name};
+use super::address::{duration, port, text, timeout};
 use super::matcher::{field_name, substitution};
 use super::mirror::mirrors;
 use super::overrides::{EditFields, overrides};
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
+use super::retry::retry_policy;
 
 /// `None`: the cluster is chosen in a way that is not known.
 pub(super) fn forward(action: pb::RouteAction, notes: &mut Notes) -> Result<Option<Forward>, Reject> {
@@ -254,83 +252,6 @@ fn regex_path_rewrite(
 ) -> Result<PathRewrite, Reject> {
     let (pattern, substitution) = substitution(value)?;
     Ok(PathRewrite::Regex { pattern, substitution })
-}
-
-pub(super) fn retry_policy(policy: PbRetryPolicy, notes: &mut Notes) -> Result<RetryPolicy, Reject> {
-    let PbRetryPolicy {
-        retry_on,
-        num_retries,
-        per_try_timeout,
-        per_try_idle_timeout,
-        retry_priority,
-        retry_host_predicate,
-        retry_options_predicates,
-        host_selection_retry_max_attempts,
-        retriable_status_codes,
-        retry_back_off,
-        rate_limited_retry_back_off,
-        retriable_headers,
-        retriable_request_headers,
-        refresh_cluster_on_retry,
-    } = policy;
-    reject_if_set!(
-        per_try_idle_timeout,
-        retry_priority,
-        retry_options_predicates,
-        rate_limited_retry_back_off,
-        retriable_headers,
-        retriable_request_headers,
-        refresh_cluster_on_retry,
-    );
-    let (on, unknown) = RetryOn::parse(&retry_on);
-    // Envoy too takes no notice of words it does not know.
-    notes.add_if(!unknown.is_empty(), "RetryPolicy.retry_on");
-    let mut avoid_previous_hosts = false;
-    each("retry_host_predicate", retry_host_predicate, |predicate| {
-        let pb_retry::RetryHostPredicate { name: _, config_type } = predicate;
-        let Some(pb_retry::retry_host_predicate::ConfigType::TypedConfig(any)) = config_type else {
-            return Err(Reject::field("typed_config", "missing"));
-        };
-        match type_name(&any.type_url) {
-            "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate" => {
-                avoid_previous_hosts = true;
-                Ok(())
-            }
-            other => Err(Reject::field("typed_config", format_args!("{other} is not supported yet"))),
-        }
-    })?;
-    let status_codes = each("retriable_status_codes", retriable_status_codes, |code| {
-        u16::try_from(code).map_err(|_| Reject::new(format_args!("{code} is no status code")))
-    })?;
-    let defaults = RetryPolicy::default();
-    let (base_interval, max_interval) = match retry_back_off {
-        None => (defaults.base_interval, defaults.max_interval),
-        Some(pb_retry::RetryBackOff { base_interval, max_interval }) => {
-            let field = "retry_back_off.base_interval";
-            let base = base_interval.ok_or_else(|| Reject::field(field, "missing"))?;
-            let base = duration(field, base)?;
-            let max = max_interval.map(|value| duration("retry_back_off.max_interval", value)).transpose()?;
-            let max = max.unwrap_or(base.saturating_mul(10));
-            if base.is_zero() || max < base {
-                return Err(Reject::field("retry_back_off", "intervals must be above 0, the largest last"));
-            }
-            (base, max)
-        }
-    };
-    Ok(RetryPolicy {
-        on,
-        status_codes,
-        num_retries: num_retries.map_or(defaults.num_retries, |retries| retries.value),
-        per_try_timeout: timeout("per_try_timeout", per_try_timeout)?.flatten(),
-        base_interval,
-        max_interval,
-        avoid_previous_hosts,
-        host_selection_attempts: match host_selection_retry_max_attempts {
-            // Envoy's default.
-            0 => 1,
-            attempts => u32::try_from(attempts).unwrap_or(1),
-        },
-    })
 }
 
 pub(super) fn redirect(action: pb::RedirectAction) -> Result<Redirect, Reject> {

@@ -30,6 +30,7 @@ mod outlier;
 mod overrides;
 mod proxy_protocol;
 pub(crate) mod reject;
+mod retry;
 mod route;
 mod tcp;
 mod upstream_http;

@@ -17,12 +17,13 @@ use lateen_traffic::route::{
     Action, DirectResponse, PathMatch, RequireTls, Route, RouteConfig, RouteMatch, VirtualHost,
 };
 
-use super::action::{direct_response, forward, redirect, retry_policy};
+use super::action::{direct_response, forward, redirect};
 use super::address::per_million;
 use super::matcher::{field_name, header, query, regex};
 use super::mirror::mirrors;
 use super::overrides::{EditFields, overrides};
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
+use super::retry::retry_policy;
 
 /// Envoy's limit on the body of a direct response, in bytes, unless the route configuration sets another.
 const DEFAULT_DIRECT_RESPONSE_BYTES: usize = 4096;

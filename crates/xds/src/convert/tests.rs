@@ -5,6 +5,7 @@ mod balance;
 mod fates;
 mod filters;
 mod meaning;
+mod retries;
 
 use std::sync::OnceLock;
 

@@ -19,6 +19,7 @@ mod paths;
 mod pools;
 mod proxy_protocol;
 mod retries;
+mod retry_policies;
 mod routing;
 mod streams;
 mod turns;

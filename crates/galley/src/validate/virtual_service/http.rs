@@ -311,6 +311,11 @@ pub(crate) fn retries(path: &str, retries: &HttpRetry, findings: &mut Findings) 
         return;
     }
     for condition in retries.retry_on.split(',') {
+        if condition == "retriable-headers" {
+            let meant = "retries nothing by itself: which headers is asked for in x-envoy-retriable-header-names, by \
+                         clients that may or by headers.request.add";
+            findings.warning(format!("{path}.retryOn"), format!("{condition:?} {meant}"));
+        }
         let is_code = condition.parse::<u16>().is_ok_and(|code| (100..=599).contains(&code));
         if !is_code && !RETRY_ON.contains(&condition) {
             let meant = crate::nearest::did_you_mean(condition, RETRY_ON);

@@ -37,7 +37,7 @@ fn shares_follow_weights() {
         let set = set(kind, &hosts);
         let mut seen = [0usize; 3];
         for i in 0..16_000 {
-            seen[set.pick_by_hash(key(i), 0).unwrap()] += 1;
+            seen[set.pick_by_hash(key(i), None, 0).unwrap()] += 1;
         }
         for (host, weight) in [2_000, 4_000, 10_000].into_iter().enumerate() {
             assert!(seen[host].abs_diff(weight) < weight / 5, "{kind:?} {seen:?}");
@@ -62,7 +62,8 @@ fn places_are_counted() {
 fn a_ring_is_no_larger_than_it_may_be() {
     let kind = HashTable::Ring { minimum: 1, maximum: 2, function: HashFunction::XxHash };
     let set = set(kind, &addresses(3));
-    let reached: std::collections::BTreeSet<_> = (0..1000).map(|i| set.pick_by_hash(key(i), 0).unwrap()).collect();
+    let reached: std::collections::BTreeSet<_> =
+        (0..1000).map(|i| set.pick_by_hash(key(i), None, 0).unwrap()).collect();
     assert_eq!(reached.len(), 2);
 }
 
@@ -73,7 +74,7 @@ fn the_order_of_hosts_does_not_count() {
         turned.reverse();
         let (a, b) = (set(kind, &ordered), set(kind, &turned));
         for i in 0..500 {
-            assert_eq!(a.pick_by_hash(key(i), 0).unwrap(), 6 - b.pick_by_hash(key(i), 0).unwrap());
+            assert_eq!(a.pick_by_hash(key(i), None, 0).unwrap(), 6 - b.pick_by_hash(key(i), None, 0).unwrap());
         }
     }
 }
@@ -83,7 +84,8 @@ fn other_attempts_find_other_hosts_at_last() {
     for kind in [RING, MAGLEV] {
         let set = set(kind, &addresses(5));
         for i in 0..50 {
-            let found: std::collections::BTreeSet<_> = (0..40).filter_map(|n| set.pick_by_hash(key(i), n)).collect();
+            let found: std::collections::BTreeSet<_> =
+                (0..40).filter_map(|n| set.pick_by_hash(key(i), None, n)).collect();
             assert_eq!(found.len(), 5);
         }
     }
@@ -97,10 +99,10 @@ fn nobody_is_found_where_nobody_is_healthy() {
         HostSet::new([(0, Health::Unhealthy), (0, Health::Degraded)].into_iter(), panic, 0)
             .with_tables(part, |parts| Arc::new(hashing.table(parts)))
     };
-    assert_eq!(down(0.0).pick_by_hash(7, 0), None);
-    assert!(down(100.0).pick_by_hash(7, 0).is_some());
-    assert_eq!(set(RING, &[]).pick_by_hash(7, 0), None);
-    assert_eq!(set(MAGLEV, &[]).pick_by_hash(7, 0), None);
+    assert_eq!(down(0.0).pick_by_hash(7, None, 0), None);
+    assert!(down(100.0).pick_by_hash(7, None, 0).is_some());
+    assert_eq!(set(RING, &[]).pick_by_hash(7, None, 0), None);
+    assert_eq!(set(MAGLEV, &[]).pick_by_hash(7, None, 0), None);
 }
 
 proptest::proptest! {
@@ -116,7 +118,7 @@ proptest::proptest! {
         for kind in [RING, HashTable::Maglev { size: 5003 }] {
             let (a, b) = (set(kind, &before), set(kind, &after));
             let moved = (0..1000).filter(|i| {
-                let (old, new) = (a.pick_by_hash(key(*i), 0).unwrap(), b.pick_by_hash(key(*i), 0).unwrap());
+                let (old, new) = (a.pick_by_hash(key(*i), None, 0).unwrap(), b.pick_by_hash(key(*i), None, 0).unwrap());
                 old != gone && before[old] != after[new]
             });
             proptest::prop_assert!(moved.count() < 450, "{kind:?}");
