@@ -62,13 +62,24 @@ impl Store {
         Ok(Self { directory })
     }
 
-    /// The authority kept here, or a new one with a root of its own, which is kept before it is used.
+    /// The authority kept here, or a new one, which is kept before it is used: with the issuer a person brings, else
+    /// with a root of its own.
     ///
     /// # Errors
-    /// When what is kept is damaged or open to others: nothing is replaced by a new root unasked.
-    pub fn load(&self, settings: Settings, kind: KeyType, now: SystemTime) -> Result<Authority, StoreError> {
+    /// When what is kept is damaged or open to others, or what is brought does not fit: nothing is replaced by a new
+    /// root unasked.
+    pub fn load(
+        &self,
+        settings: Settings,
+        brought: Option<&Files>,
+        kind: KeyType,
+        now: SystemTime,
+    ) -> Result<Authority, StoreError> {
         let Some(files) = read_issuer(&self.directory)? else {
-            let made = Issuer::self_signed(&settings.trust_domain, kind, ROOT_LIFE, now);
+            let made = match brought {
+                Some(files) => Issuer::from_files(files, &settings.trust_domain, now),
+                None => Issuer::self_signed(&settings.trust_domain, kind, ROOT_LIFE, now),
+            };
             let made = made.map_err(|source| StoreError::Issuer { path: self.directory.clone(), source })?;
             let authority = Authority::new(settings, made, None, Vec::new());
             self.keep(&authority)?;
@@ -229,7 +240,7 @@ mod tests {
     }
 
     fn load(directory: &Path, now: SystemTime) -> Result<Authority, StoreError> {
-        Store::at(directory.to_owned())?.load(settings(), KeyType::EcdsaP256, now)
+        Store::at(directory.to_owned())?.load(settings(), None, KeyType::EcdsaP256, now)
     }
 
     #[test]

@@ -34,6 +34,15 @@ pub enum Error {
     /// The control plane's xDS server.
     #[error(transparent)]
     Ads(#[from] lateen_xds::ads::server::ServeError),
+    /// The control plane's port with TLS.
+    #[error(transparent)]
+    Secure(#[from] lateen_citadel::serve::ServeError),
+    /// What the certificate authority is kept in.
+    #[error("the certificate authority: {0}")]
+    Authority(#[from] lateen_citadel::store::StoreError),
+    /// The agent beside a proxy.
+    #[error("the agent: {0}")]
+    Agent(#[from] lateen_citadel::agent::StartError),
     /// Manifests that are not understood.
     #[error(transparent)]
     Manifests(#[from] lateen_galley::Problems),

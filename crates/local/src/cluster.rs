@@ -24,6 +24,7 @@ use crate::files::{Files, FilesError};
 use crate::hosts::{Backends, Dialer, GatewayListeners, HostListeners, Relay};
 use crate::kubelet::{ImageCommands, Kubelet, Settings};
 use crate::node::{Listen, NodeError, NodeHandle, Place};
+use crate::tokens::{NoKey, Tokens};
 use crate::{api, dns, network};
 
 pub use control_plane::LISTENER_DESCRIPTOR;
@@ -33,8 +34,8 @@ pub use state_dir::API_SOCKET;
 use control_plane::ControlPlane;
 use state_dir::StateDir;
 
-/// Where the control plane serves ADS without TLS (Istio's plain xDS port).
-pub(crate) const DISCOVERY_PORT: u16 = 15010;
+/// Where the control plane serves proxies, with TLS (Istio's port for xDS and certificates). There is no port without.
+const CONTROL_PLANE_PORT: u16 = 15012;
 /// Time pods have to end when the cluster is shut down, whatever their own grace period is.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 /// Descriptors this process may need: pods, relays, listeners.
@@ -70,7 +71,7 @@ pub struct Options {
     pub namespace: String,
     /// What to run for images.
     pub images: ImageCommands,
-    /// Program and arguments of the control plane. It finds the ADS listener as descriptor
+    /// Program and arguments of the control plane. It finds the listener for proxies as descriptor
     /// [`LISTENER_DESCRIPTOR`], and the API at [`API_SOCKET`] in the state directory.
     pub control_plane: Vec<OsString>,
     /// `PATH` of containers.
@@ -108,6 +109,9 @@ pub enum ClusterError {
     /// The node does not do what a cluster needs.
     #[error("{0}")]
     Node(#[from] NodeError),
+    /// There is no key for tokens.
+    #[error("{0}")]
+    Tokens(#[from] NoKey),
     /// A program to run is not known.
     #[error("{}", problems.join("\n"))]
     Images {
@@ -161,7 +165,8 @@ impl Cluster {
         let _ = progress.send(Progress::Applied { objects: applied.outcomes.len() });
 
         let host = IpAddr::V4(network::NODE);
-        let discovery = SocketAddr::new(host, DISCOVERY_PORT);
+        let control_plane_address = SocketAddr::new(host, CONTROL_PLANE_PORT);
+        let tokens = Tokens::new()?;
         let (zone, zone_reader) = watch::channel(Arc::default());
         let (backends, backends_reader) = watch::channel(Arc::<Backends>::default());
         let relay = Relay::new(backends_reader, Dialer::new(node.clone()));
@@ -177,22 +182,26 @@ impl Cluster {
             search_path: options.search_path,
             working_directory: options.working_directory.display().to_string(),
             logs: state.logs(),
-            bootstraps: state.bootstraps(),
+            state_dir: options.state_dir,
+            volumes: state.volumes(),
             node_name: network::NODE_NAME.to_owned(),
             host,
-            discovery,
+            control_plane: control_plane_address,
+            tokens: tokens.clone(),
         };
         let kubelet = Kubelet::new(admission.store().clone(), node.clone(), settings, inherit);
 
         let mut running = JoinSet::new();
         let api = UnixListener::bind(state.api_socket())
             .map_err(|source| ClusterError::StateDir { path: state.api_socket(), source })?;
-        running
-            .spawn(must_go_on("the API", api::serve(api, api::Server::new(admission.clone(), Some(kubelet.clone())))));
+        running.spawn(must_go_on(
+            "the API",
+            api::serve(api, api::Server::new(admission.clone(), Some(kubelet.clone()), tokens)),
+        ));
 
         let (stop, stopped) = watch::channel(false);
         let (pid, control_plane_pid) = watch::channel(None);
-        let listener = node.listen(Listen::tcp(Place::Node, discovery)).await?;
+        let listener = node.listen(Listen::tcp(Place::Node, control_plane_address)).await?;
         let control_plane = ControlPlane { argv: options.control_plane, listener };
         let control_plane = tokio::spawn(control_plane.supervise(stopped, pid));
 

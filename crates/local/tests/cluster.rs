@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["serve", rest @ ..] => app::serve(rest),
         ["fetch", url] => app::fetch(url),
-        ["proxy", "-c", bootstrap] => app::gateway(bootstrap),
+        ["proxy", "-c", bootstrap, ..] => app::gateway(bootstrap),
         ["--scenario", name] => {
             scenario::run(name);
             ExitCode::SUCCESS

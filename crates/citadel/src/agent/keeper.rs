@@ -88,7 +88,7 @@ impl Keeper {
                     failures = 0;
                     let left = svid.not_after.duration_since(SystemTime::now()).unwrap_or_default();
                     let nap = renewal::after(left, rand::random());
-                    tracing::info!(identity = %self.identity, seconds = left.as_secs(), "certificate received");
+                    tracing::debug!(identity = %self.identity, seconds = left.as_secs(), "certificate received");
                     self.held.send_replace(Some(Arc::new(svid)));
                     nap
                 }

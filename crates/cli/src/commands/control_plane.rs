@@ -1,12 +1,19 @@
-//! `lateen control-plane`: discovery alone, for the cluster that started it or any other API at a socket.
+//! `lateen control-plane`: discovery and certificates alone, for the cluster that started it or any other API at a socket.
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use crate::control_plane::{self, Ads, Options};
+use lateen_citadel::authority::Settings;
+use lateen_citadel::key::KeyType;
+use lateen_citadel::spiffe::TrustDomain;
+
+use super::agent::key_type;
+use crate::control_plane::{self, Options, Place, identity};
+use crate::duration;
 use crate::error::Error;
 
 #[derive(clap::Args)]
@@ -14,12 +21,36 @@ pub struct Arguments {
     /// Socket of the Kubernetes API
     #[arg(long, value_name = "PATH")]
     api_socket: PathBuf,
-    /// A listening TCP socket inherited by number: proxies connect there
-    #[arg(long, value_name = "NUMBER", conflicts_with = "xds_address", required_unless_present = "xds_address")]
+    /// A listening TCP socket inherited by number: proxies are served there without TLS, whoever they are
+    #[arg(long, value_name = "NUMBER", conflicts_with = "xds_address")]
     xds_fd: Option<RawFd>,
-    /// An address to listen at for proxies
+    /// An address to listen at for the same
     #[arg(long, value_name = "IP:PORT")]
     xds_address: Option<SocketAddr>,
+    /// A listening TCP socket inherited by number: proxies are served there with TLS, and get certificates
+    #[arg(long, value_name = "NUMBER", conflicts_with = "secure_address", requires = "ca_dir")]
+    secure_fd: Option<RawFd>,
+    /// An address to listen at for the same
+    #[arg(long, value_name = "IP:PORT", requires = "ca_dir")]
+    secure_address: Option<SocketAddr>,
+    /// Where the certificate authority is kept; its root is made there at the first start
+    #[arg(long, value_name = "DIR", help_heading = "Certificates")]
+    ca_dir: Option<PathBuf>,
+    /// The first part of all identities: spiffe://TRUST_DOMAIN/…
+    #[arg(long, value_name = "NAME", default_value = "cluster.local", help_heading = "Certificates")]
+    trust_domain: TrustDomain,
+    /// Life of a certificate when its request says nothing
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration::parse, help_heading = "Certificates")]
+    cert_ttl: Duration,
+    /// Longest life of a certificate, whatever its request says
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration::parse, help_heading = "Certificates")]
+    max_cert_ttl: Duration,
+    /// How long a new root is told everybody before it signs
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration::parse, help_heading = "Certificates")]
+    announce_root: Duration,
+    /// Key of a root that is made: ecdsa or rsa
+    #[arg(long, value_name = "KIND", default_value = "ecdsa", value_parser = key_type, help_heading = "Certificates")]
+    ca_key_type: KeyType,
     /// Socket to make, at which /ready, /metrics and pages under /debug are answered
     #[arg(long, value_name = "PATH")]
     http_socket: Option<PathBuf>,
@@ -33,11 +64,23 @@ pub struct Arguments {
 
 /// Serves until SIGTERM.
 pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
-    let ads = match (arguments.xds_fd, arguments.xds_address) {
-        (Some(descriptor), _) => Ads::Inherited(descriptor),
-        (None, Some(address)) => Ads::Address(address),
-        (None, None) => return Err(Error::Usage("one of --xds-fd and --xds-address is needed".to_string())),
+    let place = |descriptor: Option<RawFd>, address: Option<SocketAddr>| {
+        descriptor.map(Place::Inherited).or(address.map(Place::Address))
     };
+    let plain = place(arguments.xds_fd, arguments.xds_address);
+    let settings = Settings {
+        trust_domain: arguments.trust_domain,
+        default_ttl: arguments.cert_ttl,
+        max_ttl: arguments.max_cert_ttl,
+        announce: arguments.announce_root,
+    };
+    let key_type = arguments.ca_key_type;
+    let identity = arguments.ca_dir.map(|directory| identity::Options { directory, settings, key_type });
+    let secure = place(arguments.secure_fd, arguments.secure_address).zip(identity);
+    if plain.is_none() && secure.is_none() {
+        let needed = "one of --secure-fd, --secure-address, --xds-fd and --xds-address is needed";
+        return Err(Error::Usage(needed.to_string()));
+    }
     tracing_subscriber::fmt()
         .with_max_level(arguments.log_level)
         .with_writer(std::io::stderr)
@@ -49,7 +92,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
         .map_err(Error::io("cannot start the control plane"))?;
     runtime.block_on(control_plane::run(Options {
         api: arguments.api_socket,
-        ads,
+        secure,
+        plain,
         pages: arguments.http_socket,
         http: arguments.http_address,
     }))?;

@@ -1,5 +1,6 @@
 //! The commands, one file each: its arguments, and a `run` that does it.
 
+pub mod agent;
 pub mod app;
 pub mod apply;
 pub mod control_plane;
@@ -49,7 +50,9 @@ pub enum Command {
     Demo(demo::Arguments),
     /// Run the data plane alone, from an Envoy bootstrap file
     Proxy(proxy::Arguments),
-    /// Run discovery alone
+    /// Run another proxy, an Envoy say, with the workload's identity and configuration at hand
+    Agent(agent::Arguments),
+    /// Run discovery and the certificate authority alone
     ControlPlane(control_plane::Arguments),
     /// Run the sample service the examples use: HTTP/1.1, HTTP/2, gRPC and WebSocket on one port, TCP echo on another
     App(app::Arguments),

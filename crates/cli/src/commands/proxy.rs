@@ -9,6 +9,7 @@ use std::time::Duration;
 use lateen_proxy::logging::{Level, Logging};
 use serde_json::{Value, json};
 
+use super::agent::AgentArguments;
 use crate::error::Error;
 
 /// The first descriptor of sd_listen_fds(3).
@@ -41,6 +42,8 @@ pub struct Arguments {
     /// On SIGTERM and when a listener goes, connections get this many seconds to end
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     drain_time_s: u64,
+    #[command(flatten)]
+    agent: AgentArguments,
     // There is no hot restart here and no memory that proxies of one machine share: what follows asks for no more.
     #[arg(long, hide = true)]
     disable_hot_restart: bool,
@@ -65,6 +68,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     ];
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let concurrency = arguments.concurrency.unwrap_or(cores).max(1);
+    arguments.agent.start()?;
     let command_line = command_line(&arguments, concurrency);
     lateen_proxy::run(lateen_proxy::Options {
         bootstrap: with_node(bootstrap, &node)?,

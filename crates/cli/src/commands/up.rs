@@ -19,12 +19,18 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::down::Mesh;
 use super::ingress::Ingress;
 use crate::daemon::{self, Outcome, Reporter, Side};
+use crate::duration;
 use crate::error::Error;
+use crate::secrecy;
 use crate::state_dir::StateDir;
 use crate::waiting;
 
 /// The log of a mesh in the background, in its state directory.
 const LOG: &str = "up.log";
+/// What the certificate authority is kept in, in the state directory: it stays when the mesh ends.
+const AUTHORITY: &str = "ca";
+/// How long a new root is told before it signs: here every pod has it within a second.
+const ANNOUNCE_ROOT: Duration = Duration::from_secs(10);
 /// How long a mesh may take to be ready before what is missing is told.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The Service port of the ingress gateway that is told.
@@ -47,6 +53,9 @@ pub struct Arguments {
     /// trace, debug, info, warn, error or off
     #[arg(long, default_value = "warn", value_name = "LEVEL")]
     log_level: LevelFilter,
+    /// Life of workloads' certificates, which are renewed long before its end
+    #[arg(long, default_value = "24h", value_name = "TIME", value_parser = duration::parse)]
+    cert_ttl: Duration,
     #[command(flatten)]
     state_dir: StateDir,
 }
@@ -90,7 +99,11 @@ fn options(arguments: &Arguments) -> Result<Options, Error> {
     let mut control_plane = vec![program.clone().into_os_string(), "control-plane".into()];
     control_plane.extend(["--api-socket".into(), arguments.state_dir.socket().into_os_string()]);
     control_plane.extend(["--http-socket".into(), arguments.state_dir.control_plane().into_os_string()]);
-    control_plane.extend(["--xds-fd".into(), LISTENER_DESCRIPTOR.to_string().into()]);
+    control_plane.extend(["--secure-fd".into(), LISTENER_DESCRIPTOR.to_string().into()]);
+    control_plane.extend(["--ca-dir".into(), state_dir.join(AUTHORITY).into_os_string()]);
+    let seconds = |time: Duration| format!("{}s", time.as_secs_f64());
+    control_plane.extend(["--cert-ttl".into(), seconds(arguments.cert_ttl).into()]);
+    control_plane.extend(["--announce-root".into(), seconds(ANNOUNCE_ROOT).into()]);
     control_plane.extend(["--log-level".into(), arguments.log_level.to_string().into()]);
     Ok(Options {
         state_dir,
@@ -131,6 +144,8 @@ fn search_path(program: &Path) -> String {
 fn serve(arguments: &Arguments, options: Options, reporter: Option<&mut Option<Reporter>>) -> Result<ExitCode, Error> {
     let began = Instant::now();
     let node = node::start(NodeConfig::default())?;
+    // After the node: what pods run may leave core files.
+    secrecy::no_core_files();
     // What becomes of changed files is told by `tell`.
     let targets = Targets::new()
         .with_default(arguments.log_level)

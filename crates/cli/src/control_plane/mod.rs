@@ -1,5 +1,7 @@
-//! The control plane as a process: a replica of the cluster's objects in, pilot in the middle, ADS out. Wiring only.
+//! The control plane as a process: a replica of the cluster's objects in, pilot and the certificate authority in the
+//! middle, ADS and certificates out. Wiring only.
 
+pub mod identity;
 mod pages;
 mod shown;
 
@@ -18,9 +20,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::error::Error;
+use crate::secrecy;
 
 /// Where proxies connect.
-pub enum Ads {
+pub enum Place {
     /// A listening socket inherited from the process that started this one: it outlives this process, so that proxies'
     /// connections wait in it while a next one starts.
     Inherited(RawFd),
@@ -31,7 +34,10 @@ pub enum Ads {
 pub struct Options {
     /// The Kubernetes API's socket.
     pub api: PathBuf,
-    pub ads: Ads,
+    /// Where proxies are served that prove who they are, with TLS, and get certificates.
+    pub secure: Option<(Place, identity::Options)>,
+    /// Where proxies are served without TLS, whoever they are.
+    pub plain: Option<Place>,
     /// Socket at which it shows itself.
     pub pages: Option<PathBuf>,
     /// Address at which it shows itself.
@@ -43,10 +49,16 @@ pub struct Options {
 /// # Errors
 /// When a socket cannot be had, or the ADS server fails.
 pub async fn run(options: Options) -> Result<(), Error> {
-    let inherited = matches!(options.ads, Ads::Inherited(_));
-    let listener = match options.ads {
-        Ads::Inherited(descriptor) => adopt(descriptor).map_err(Error::io("the inherited ADS listener"))?,
-        Ads::Address(address) => TcpListener::bind(address).await.map_err(Error::io(address.to_string()))?,
+    secrecy::no_core_files();
+    let places = options.secure.iter().map(|(place, _)| place).chain(&options.plain);
+    let inherited = places.into_iter().any(|place| matches!(place, Place::Inherited(_)));
+    let plain = match options.plain {
+        Some(place) => Some(place.listen().await?),
+        None => None,
+    };
+    let secure = match options.secure {
+        Some((place, identity)) => Some((place.listen().await?, identity)),
+        None => None,
     };
     let pilot = Pilot::new(Config::default()).map_err(Error::io("cannot start the pilot"))?;
     let shown = shown::pages(pilot.clone());
@@ -61,7 +73,10 @@ pub async fn run(options: Options) -> Result<(), Error> {
 
     let (sender, mut snapshots) = watch::channel(None);
     let kinds: Vec<Kind> = Kind::all().collect();
-    tokio::spawn(async move { replicate(Client::new(options.api), &kinds, sender).await });
+    let client = Client::new(options.api);
+    let replica = client.clone();
+    tokio::spawn(async move { replicate(replica, &kinds, sender).await });
+    let known = snapshots.clone();
     let told = pilot.clone();
     tokio::spawn(async move {
         while snapshots.changed().await.is_ok() {
@@ -82,12 +97,46 @@ pub async fn run(options: Options) -> Result<(), Error> {
             }
         }
     };
-    let served = server::serve(listener, Arc::new(pilot), stop).await;
+    let (stopping, stopped) = watch::channel(());
+    tokio::spawn(async move {
+        stop.await;
+        drop(stopping);
+    });
+    let until_stopped = || {
+        let mut stopped = stopped.clone();
+        async move { while stopped.changed().await.is_ok() {} }
+    };
+    let discovery = Arc::new(pilot);
+    let plain = async {
+        match plain {
+            Some(listener) => Ok(server::serve(listener, discovery.clone(), until_stopped()).await?),
+            None => Ok(()),
+        }
+    };
+    let secure = async {
+        let Some((listener, options)) = secure else { return Ok(()) };
+        let ca = tokio::select! {
+            ca = identity::start(options, client.clone(), known) => ca?,
+            () = until_stopped() => return Ok(()),
+        };
+        let reviewer = identity::reviewer(client.clone());
+        Ok(lateen_citadel::serve::serve(listener, ca, reviewer, discovery.clone(), until_stopped()).await?)
+    };
+    let served: Result<((), ()), Error> = tokio::try_join!(plain, secure);
     if let Some(path) = options.pages {
         // A socket that stays is replaced by the next one.
         let _ = std::fs::remove_file(path);
     }
-    Ok(served?)
+    served.map(|_| ())
+}
+
+impl Place {
+    async fn listen(self) -> Result<TcpListener, Error> {
+        match self {
+            Place::Inherited(descriptor) => adopt(descriptor).map_err(Error::io("the inherited listener for proxies")),
+            Place::Address(address) => TcpListener::bind(address).await.map_err(Error::io(address.to_string())),
+        }
+    }
 }
 
 /// Takes over a listening socket that this process was started with.

@@ -29,6 +29,7 @@ pub fn complete_pod(pod: &mut Value, namespace: Option<&Value>) {
                 containers.push(sidecar);
             }
         }
+        mount_identity(spec);
     }
     let Some(metadata) = pod.get_mut("metadata").and_then(Value::as_object_mut) else { return };
     if let Value::Array(finalizers) = metadata.entry("finalizers").or_insert_with(|| json!([]))
@@ -41,6 +42,38 @@ pub fn complete_pod(pod: &mut Value, namespace: Option<&Value>) {
         if let Value::Object(annotations) = annotations {
             let status = json!({"containers": [PROXY_CONTAINER], "revision": "default"});
             annotations.insert(STATUS.to_owned(), json!(status.to_string()));
+        }
+    }
+}
+
+/// What the agent beside a proxy needs: the workload's token, the mesh's roots, and a place for its sockets. Names and
+/// paths are those of Istio's injection template; the roots are projected, so that they change while the pod runs.
+fn mount_identity(spec: &mut Map<String, Value>) {
+    let containers = spec.get_mut("containers").and_then(Value::as_array_mut).into_iter().flatten();
+    let mut proxies = containers.filter(|container| container["name"] == PROXY_CONTAINER);
+    let Some(proxy) = proxies.next().and_then(Value::as_object_mut) else { return };
+    let token =
+        json!({"serviceAccountToken": {"audience": "istio-ca", "expirationSeconds": 43200, "path": "istio-token"}});
+    let roots = json!({"configMap": {"name": "istio-ca-root-cert", "optional": true}});
+    let volumes = [
+        ("istio-token", "/var/run/secrets/tokens", json!({"projected": {"sources": [token]}})),
+        ("istiod-ca-cert", "/var/run/secrets/istio", json!({"projected": {"sources": [roots]}})),
+        ("workload-socket", "/var/run/secrets/workload-spiffe-uds", json!({"emptyDir": {}})),
+    ];
+    add_named(proxy, "volumeMounts", volumes.iter().map(|(name, path, _)| json!({"name": name, "mountPath": path})));
+    let volumes = volumes.into_iter().map(|(name, _, mut volume)| {
+        volume["name"] = json!(name);
+        volume
+    });
+    add_named(spec, "volumes", volumes);
+}
+
+/// Adds objects to a list of objects with names, but for those whose name is there.
+fn add_named(fields: &mut Map<String, Value>, list: &str, objects: impl Iterator<Item = Value>) {
+    let Value::Array(list) = fields.entry(list).or_insert_with(|| json!([])) else { return };
+    for object in objects {
+        if !list.iter().any(|known| known["name"] == object["name"]) {
+            list.push(object);
         }
     }
 }

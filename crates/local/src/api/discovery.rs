@@ -4,6 +4,8 @@ use lateen_galley::Kind;
 use lateen_galley::kind::KindInfo;
 use serde_json::{Value, json};
 
+use super::authentication;
+
 /// The Kubernetes version whose API this is; what `kubectl version` shows as the server's.
 const KUBERNETES: (&str, &str) = ("1", "33");
 
@@ -27,12 +29,20 @@ pub fn groups() -> Value {
             names.push(info.group);
         }
     }
+    names.push(authentication::GROUP);
     let groups: Vec<Value> = names.into_iter().filter_map(group).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `/apis/GROUP`.
 pub fn group(name: &str) -> Option<Value> {
+    if name == authentication::GROUP {
+        let version = json!({"groupVersion": format!("{name}/v1"), "version": "v1"});
+        let versions = [&version];
+        return Some(
+            json!({"kind": "APIGroup", "apiVersion": "v1", "name": name, "versions": versions, "preferredVersion": version}),
+        );
+    }
     let info = Kind::all().map(|kind| kind.info()).find(|info| info.group == name && !name.is_empty())?;
     let version = |version: &str| json!({"groupVersion": info.api_version_in(version), "version": version});
     let versions: Vec<Value> = info.versions.iter().map(|name| version(name)).collect();
@@ -44,6 +54,9 @@ pub fn group(name: &str) -> Option<Value> {
 
 /// `/api/v1`, `/apis/GROUP/VERSION`.
 pub fn resources(group: &str, version: &str) -> Option<Value> {
+    if group == authentication::GROUP {
+        return authentication::resources(version);
+    }
     let serves = |info: &&KindInfo| info.group == group && info.versions.contains(&version);
     let served: Vec<&KindInfo> = Kind::all().map(|kind| kind.info()).filter(serves).collect();
     let first = served.first()?;
@@ -63,6 +76,9 @@ fn of_kind(info: &KindInfo) -> Vec<Value> {
     let mut entries = vec![main];
     if info.has_status {
         entries.push(entry(format!("{}/status", info.plural), &["get", "patch", "update"]));
+    }
+    if info.kind == Kind::ServiceAccount {
+        entries.push(entry("serviceaccounts/token".to_owned(), &["create"]));
     }
     if info.kind == Kind::Pod {
         entries.push(entry("pods/log".to_owned(), &["get"]));

@@ -4,6 +4,7 @@
 //! It reads from the store's snapshots and writes through [`Admission`]; what an object must look like is
 //! galley's affair alone.
 
+mod authentication;
 pub mod channel;
 mod discovery;
 mod exec;
@@ -23,6 +24,7 @@ mod tests;
 
 use crate::admission::Admission;
 use crate::kubelet::Kubelet;
+use crate::tokens::Tokens;
 
 pub use serve::serve;
 
@@ -32,11 +34,13 @@ pub struct Server {
     admission: Admission,
     /// Runs the pods whose logs are asked for and in which commands are run.
     kubelet: Option<Kubelet>,
+    tokens: Tokens,
 }
 
 impl Server {
-    /// Serves the objects of this store, and logs and exec of the pods that `kubelet` runs.
-    pub fn new(admission: Admission, kubelet: Option<Kubelet>) -> Self {
-        Self { admission, kubelet }
+    /// Serves the objects of this store, tokens of its service accounts, and logs and exec of the pods that `kubelet`
+    /// runs.
+    pub fn new(admission: Admission, kubelet: Option<Kubelet>, tokens: Tokens) -> Self {
+        Self { admission, kubelet, tokens }
     }
 }

@@ -20,6 +20,10 @@ pub enum Route {
     Version,
     /// `/healthz`, `/livez`, `/readyz`.
     Health,
+    /// `/.well-known/openid-configuration`: who issues service-account tokens.
+    OpenId,
+    /// `/openid/v1/jwks`: the keys they are verified by.
+    Keys,
     /// Objects.
     Objects(ObjectPath),
 }
@@ -57,6 +61,8 @@ pub fn parse(path: &str) -> Option<Route> {
     match parts.as_slice() {
         ["version"] => Some(Route::Version),
         ["healthz" | "livez" | "readyz"] => Some(Route::Health),
+        [".well-known", "openid-configuration"] => Some(Route::OpenId),
+        ["openid", "v1", "jwks"] => Some(Route::Keys),
         ["api"] => Some(Route::CoreVersions),
         ["apis"] => Some(Route::Groups),
         ["apis", group] => Some(Route::Group((*group).to_owned())),

@@ -18,7 +18,8 @@ use tokio::net::UnixListener;
 use super::path::{self, ObjectPath, Route};
 use super::request::Call;
 use super::status::Refusal;
-use super::{Server, discovery, exec, logs, objects, watching};
+use super::{Server, authentication, discovery, exec, logs, objects, watching};
+use crate::tokens::Tokens;
 use lateen_galley::Kind;
 
 /// Time a client has to send a request's head.
@@ -75,9 +76,14 @@ async fn route(server: &Server, mut request: Request<Incoming>) -> Result<Respon
             if request.method() != Method::GET && request.method() != Method::HEAD {
                 return Err(Refusal::MethodNotAllowed);
             }
-            return about(&other).ok_or(Refusal::NoSuchResource);
+            return about(server, &other).ok_or(Refusal::NoSuchResource);
         }
     };
+    if objects.group == authentication::GROUP {
+        let (head, body) = request.into_parts();
+        let call = Call::read(head.method, head.uri.query().unwrap_or_default(), &head.headers, body).await?;
+        return authentication::review(server, &objects, &call);
+    }
     let kind = kind_of(&objects)?;
     let upgrade = hyper::upgrade::on(&mut request);
     let (head, body) = request.into_parts();
@@ -89,18 +95,21 @@ async fn route(server: &Server, mut request: Request<Incoming>) -> Result<Respon
         (_, None | Some("status")) => objects::handle(server, kind, &objects, &call),
         (Kind::Pod, Some("log")) if call.method == Method::GET => logs::log(server, &objects, &call).await,
         (Kind::Pod, Some("exec")) => exec::exec(server, &objects, &call, &head.headers, upgrade).await,
+        (Kind::ServiceAccount, Some("token")) => authentication::issue(server, &objects, &call),
         (Kind::Pod, Some("log")) => Err(Refusal::MethodNotAllowed),
         _ => Err(Refusal::NoSuchResource),
     }
 }
 
-fn about(route: &Route) -> Option<Response<Body>> {
+fn about(server: &Server, route: &Route) -> Option<Response<Body>> {
     let value = match route {
         Route::Version => discovery::version(),
         Route::CoreVersions => discovery::core_versions(),
         Route::Groups => discovery::groups(),
         Route::Group(name) => discovery::group(name)?,
         Route::Resources { group, version } => discovery::resources(group, version)?,
+        Route::Keys => server.tokens.jwks(),
+        Route::OpenId => Tokens::configuration(),
         Route::Health => return Some(text("ok")),
         Route::Objects(_) => return None,
     };

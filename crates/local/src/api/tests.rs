@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::{Server, serve};
 use crate::admission::Admission;
 use crate::client::{Client, ClientError, EventKind, Selection, replicate};
+use crate::tokens::Tokens;
 
 struct World {
     client: Client,
@@ -23,7 +24,7 @@ async fn world(settings: StoreSettings) -> World {
     let socket = directory.path().join("api.sock");
     let admission = Admission::new(Store::new(settings));
     let listener = UnixListener::bind(&socket).unwrap();
-    tokio::spawn(serve(listener, Server::new(admission.clone(), None)));
+    tokio::spawn(serve(listener, Server::new(admission.clone(), None, Tokens::new().unwrap())));
     let client = Client::new(socket);
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
     client.apply(&namespace, "", false).await.unwrap();
@@ -66,6 +67,26 @@ async fn objects_are_applied_read_and_deleted_in_any_version() {
     let gone = refused(client.get(Kind::VirtualService, "shop", "web").await);
     assert_eq!((gone.code, gone.reason.as_str()), (404, "NotFound"));
     assert_eq!(gone.message, "virtualservices.networking.istio.io \"web\" not found");
+}
+
+#[tokio::test]
+async fn tokens_are_issued_to_service_accounts_and_reviewed() {
+    let World { client, .. } = &world(StoreSettings::default()).await;
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "web"}});
+    client.apply(&account, "shop", false).await.unwrap();
+    let token = client.create_token("shop", "web", &["istio-ca"]).await.unwrap();
+    let good = client.review_token(&token, &["istio-ca"]).await.unwrap();
+    assert_eq!(good.authenticated, Some(true));
+    assert_eq!(good.user.unwrap().username.as_deref(), Some("system:serviceaccount:shop:web"));
+    assert_eq!(good.audiences.unwrap(), ["istio-ca"]);
+    for (token, audience) in [(token.as_str(), "vault"), ("forged", "istio-ca"), ("", "istio-ca")] {
+        let bad = client.review_token(token, &[audience]).await.unwrap();
+        assert_eq!(bad.authenticated, None, "{audience}");
+        assert!(bad.user.is_none() && bad.error.is_some());
+    }
+    client.delete(Kind::ServiceAccount, "shop", "web", None).await.unwrap();
+    assert_eq!(client.review_token(&token, &["istio-ca"]).await.unwrap().authenticated, None);
+    assert_eq!(refused(client.create_token("shop", "web", &[]).await).code, 404);
 }
 
 #[tokio::test]
@@ -170,7 +191,7 @@ async fn a_replica_follows_and_survives_the_server() {
         let listener = UnixListener::bind(&socket).unwrap();
         let running = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         running.spawn({
-            let server = Server::new(admission.clone(), None);
+            let server = Server::new(admission.clone(), None, Tokens::new().unwrap());
             let listener = listener.into_std().unwrap();
             async move { serve(UnixListener::from_std(listener).unwrap(), server).await }
         });

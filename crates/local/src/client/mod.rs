@@ -13,6 +13,7 @@ use http::{HeaderMap, Method, Request, Response, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewStatus};
 use lateen_galley::Kind;
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -224,6 +225,32 @@ impl Client {
             path.push_str(&format!("?gracePeriodSeconds={seconds}"));
         }
         self.json(Method::DELETE, &path, None).await
+    }
+
+    /// Whose token it is, and for which of the audiences (`TokenReview`).
+    ///
+    /// # Errors
+    /// As for [`Self::get`]. A token that is not accepted is no error: the review's status says so.
+    pub async fn review_token(&self, token: &str, audiences: &[&str]) -> Result<TokenReviewStatus, ClientError> {
+        let spec = serde_json::json!({"token": token, "audiences": audiences});
+        let review = serde_json::json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec});
+        let path = "/apis/authentication.k8s.io/v1/tokenreviews";
+        let reviewed: TokenReview =
+            serde_json::from_value(self.json(Method::POST, path, Some(&review)).await?).map_err(ClientError::broken)?;
+        Ok(reviewed.status.unwrap_or_default())
+    }
+
+    /// A token for a service account, as `kubectl create token` gets it (`TokenRequest`).
+    ///
+    /// # Errors
+    /// As for [`Self::get`].
+    pub async fn create_token(&self, namespace: &str, name: &str, audiences: &[&str]) -> Result<String, ClientError> {
+        let path = format!("{}/token", object_path(Kind::ServiceAccount, namespace, name));
+        let request = serde_json::json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {"audiences": audiences}});
+        let answer = self.json(Method::POST, &path, Some(&request)).await?;
+        let token = answer.pointer("/status/token").and_then(Value::as_str);
+        token.map(str::to_owned).ok_or_else(|| ClientError::broken("the answer has no token"))
     }
 
     /// What a container wrote.

@@ -1,4 +1,4 @@
-//! The control plane's process (the role of istiod): started with the ADS listener as descriptor 3, and
+//! The control plane's process (the role of istiod): started with the listener for proxies as descriptor 3, and
 //! started again when it ends. Proxies that connect meanwhile wait in the listener's queue.
 
 use std::ffi::OsString;

@@ -1,4 +1,4 @@
-//! The directory of a running cluster: its lock, its API socket, its logs and its proxies' bootstraps.
+//! The directory of a running cluster: its lock, its API socket, its logs and its pods' volumes.
 //! What a killed one left there is taken away; a running one's is never touched.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -51,7 +51,7 @@ impl StateDir {
         writeln!(lock, "{}", std::process::id()).map_err(failed)?;
         let state = Self { path: path.to_owned(), _lock: lock };
         state.clear().map_err(failed)?;
-        for directory in [state.logs(), state.bootstraps()] {
+        for directory in [state.logs(), state.volumes()] {
             DirBuilder::new().mode(0o700).create(directory).map_err(failed)?;
         }
         Ok(state)
@@ -65,7 +65,7 @@ impl StateDir {
         };
         missing_is_fine(fs::remove_file(self.api_socket()))?;
         missing_is_fine(fs::remove_dir_all(self.logs()))?;
-        missing_is_fine(fs::remove_dir_all(self.bootstraps()))
+        missing_is_fine(fs::remove_dir_all(self.volumes()))
     }
 
     /// Where the API is served.
@@ -78,9 +78,9 @@ impl StateDir {
         self.path.join("pods")
     }
 
-    /// Where bootstrap files are written.
-    pub fn bootstraps(&self) -> PathBuf {
-        self.path.join("bootstrap")
+    /// Where volumes are written that change while their pod runs.
+    pub fn volumes(&self) -> PathBuf {
+        self.path.join("volumes")
     }
 }
 
@@ -94,12 +94,12 @@ mod tests {
         let path = parent.path().join("a/b");
         let first = StateDir::claim(&path).unwrap();
         fs::write(first.api_socket(), "left").unwrap();
-        fs::write(first.bootstraps().join("left.json"), "left").unwrap();
+        fs::write(first.volumes().join("left"), "left").unwrap();
         let second = StateDir::claim(&path).unwrap_err();
         assert!(second.to_string().contains(&std::process::id().to_string()), "{second}");
         drop(first);
         let third = StateDir::claim(&path).unwrap();
         assert!(!third.api_socket().exists());
-        assert!(!third.bootstraps().join("left.json").exists());
+        assert!(!third.volumes().join("left").exists());
     }
 }

@@ -3,12 +3,13 @@
 //! can be started with it. Pure: everything is an argument.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Pod;
 use lateen_galley::Object;
 use serde_json::{Map, Value, json};
 
+use super::agent;
 use crate::admission::PROXY_CONTAINER;
 use crate::dns::CLUSTER_DOMAIN;
 use crate::node::SIDECAR_MARK;
@@ -39,8 +40,8 @@ pub fn proxy_type(pod: &Pod) -> Option<ProxyType> {
     Some(if router { ProxyType::Router } else { ProxyType::Sidecar })
 }
 
-/// The bootstrap of a pod's proxy, if it has one. `discovery` is where the control plane serves ADS.
-pub fn bootstrap(object: &Object, pod: &Pod, addresses: &[IpAddr], node: &str, discovery: SocketAddr) -> Option<Value> {
+/// The bootstrap of a pod's proxy, if it has one.
+pub fn bootstrap(object: &Object, pod: &Pod, addresses: &[IpAddr], node: &str) -> Option<Value> {
     let (name, namespace, metadata) = (object.name(), object.namespace(), &pod.metadata);
     let deployment = metadata.owner_references.iter().flatten().find(|owner| owner.kind == "Deployment");
     let owner = match deployment {
@@ -62,7 +63,6 @@ pub fn bootstrap(object: &Object, pod: &Pod, addresses: &[IpAddr], node: &str, d
         owner: &owner,
         containers: &containers,
         node,
-        discovery,
     };
     Some(proxy.bootstrap())
 }
@@ -92,8 +92,6 @@ struct Proxy<'a> {
     containers: &'a [&'a str],
     /// Name of the node.
     node: &'a str,
-    /// Where the control plane serves ADS.
-    discovery: SocketAddr,
 }
 
 impl Proxy<'_> {
@@ -126,7 +124,8 @@ impl Proxy<'_> {
                 "clusters": [
                     cluster("prometheus_stats", "127.0.0.1", ADMIN_PORT),
                     cluster("agent", "127.0.0.1", ADMIN_PORT),
-                    self.discovery_cluster(),
+                    socket_cluster("xds-grpc", agent::DISCOVERY_SOCKET),
+                    socket_cluster("sds-grpc", agent::SECRETS_SOCKET),
                 ],
                 "listeners": [
                     static_listener(STATS_PORT, "stats", "/stats/prometheus", "/stats/prometheus", "prometheus_stats"),
@@ -156,21 +155,6 @@ impl Proxy<'_> {
             "ENVOY_PROMETHEUS_PORT": STATS_PORT,
         })
     }
-
-    fn discovery_cluster(&self) -> Value {
-        let mut cluster = cluster("xds-grpc", &self.discovery.ip().to_string(), self.discovery.port());
-        if let Value::Object(fields) = &mut cluster {
-            fields.insert(
-                "typed_extension_protocol_options".to_owned(),
-                json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                    "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                    "explicit_http_config": {"http2_protocol_options": {}},
-                }}),
-            );
-            fields.insert("upstream_connection_options".to_owned(), json!({"tcp_keepalive": {"keepalive_time": 300}}));
-        }
-        cluster
-    }
 }
 
 fn strings(map: &BTreeMap<String, String>) -> Map<String, Value> {
@@ -198,6 +182,21 @@ fn cluster(name: &str, host: &str, port: u16) -> Value {
         "load_assignment": {
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(host, port)}}]}],
+        },
+    })
+}
+
+/// A gRPC server at a unix socket of the pod's: the agent.
+fn socket_cluster(name: &str, path: &str) -> Value {
+    json!({
+        "name": name, "type": "STATIC", "connect_timeout": "1s", "lb_policy": "ROUND_ROBIN",
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": {}},
+        }},
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": path}}}}]}],
         },
     })
 }
@@ -246,7 +245,6 @@ mod tests {
             owner: "kubernetes://apis/apps/v1/namespaces/shop/deployments/web",
             containers: &["app"],
             node: "lateen",
-            discovery: "10.244.0.1:15010".parse().unwrap(),
         };
         let bootstrap = proxy.bootstrap();
         assert_eq!(bootstrap["node"]["id"], "sidecar~10.244.0.5~web-1.shop~shop.svc.cluster.local");

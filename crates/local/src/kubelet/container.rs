@@ -21,7 +21,8 @@ use super::environment::{self, environment};
 use super::logs::{ContainerLog, Stream};
 use super::probe::{Plan, Target, until_failure, until_success};
 use super::status::{ContainerState, Doing, Ending, PodState};
-use super::{Context, exec};
+use super::{Context, agent, exec};
+use crate::admission::PROXY_CONTAINER;
 use crate::node::{self, ExitStatus, NodeError, Place, Program, Role, Spawn};
 
 /// First and longest pause before a restart.
@@ -48,8 +49,8 @@ pub struct Job {
     pub place: Place,
     /// The pod's addresses.
     pub addresses: Vec<IpAddr>,
-    /// Set for the mesh's own proxy: which part it plays, and where its bootstrap is.
-    pub proxy: Option<(ProxyType, String)>,
+    /// Set for the mesh's own proxy: which part it plays.
+    pub proxy: Option<ProxyType>,
     /// Where its state is told.
     pub report: watch::Sender<PodState>,
     /// When it must be gone; set once.
@@ -201,22 +202,28 @@ impl Job {
         let image = self.container.image.as_deref().unwrap_or_default();
         let given = |words: &Option<Vec<String>>| words.clone().unwrap_or_default();
         let mapped = context.images.of(image).is_some();
+        let hidden = self.hidden();
         let (argv, program, role, mut listeners);
         listeners = Vec::new();
-        if let Some((kind, bootstrap)) = &self.proxy {
+        if let Some(kind) = &self.proxy {
+            let bootstrap = agent::bootstrap();
             environment::set(&mut env, "BOOTSTRAP", bootstrap.clone());
+            let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
+            let account = super::service_account(&self.pod);
+            let told = agent::arguments(namespace, account, context.control_plane);
             role = Role::Proxy;
             if mapped {
                 let words = context.images.of(image).unwrap_or_default();
-                argv = words.iter().map(|word| expand_shell(word, |name| environment::get(&env, name))).collect();
-                program = Program::Argv;
+                let expanded = words.iter().map(|word| expand_shell(word, |name| environment::get(&env, name)));
+                let agent = [OWN_NAME, "agent"].map(str::to_owned).into_iter().chain(told);
+                argv = agent.chain(["--".to_owned()]).chain(expanded).collect::<Vec<_>>();
             } else {
-                argv = [OWN_NAME, "proxy", "-c", bootstrap].map(str::to_owned).to_vec();
-                program = Program::Own;
+                argv = [OWN_NAME, "proxy", "-c", &bootstrap].map(str::to_owned).into_iter().chain(told).collect();
                 if *kind == ProxyType::Router {
                     listeners = self.inherited_listeners();
                 }
             }
+            program = Program::Own;
         } else {
             let words = context.images.words(image, &given(&self.container.command), &given(&self.container.args));
             let words = words.map_err(|error| NotStarted { reason: "ErrImagePull", message: error.to_string() })?;
@@ -228,7 +235,20 @@ impl Job {
         }
         let cwd = self.container.working_dir.clone().filter(|directory| !directory.is_empty());
         let cwd = Some(cwd.unwrap_or_else(|| context.working_directory.clone()));
-        Ok(Spawn { program, env, cwd, role, listeners, ..Spawn::new(self.place, argv) })
+        Ok(Spawn { program, env, cwd, role, listeners, hidden, ..Spawn::new(self.place, argv) })
+    }
+
+    /// Where the proxy's volumes are that this container does not mount: they hold the pod's identity, and the
+    /// containers of a pod have one view of its files.
+    fn hidden(&self) -> Vec<String> {
+        let places = |container: &Container| -> Vec<String> {
+            container.volume_mounts.iter().flatten().map(|mount| mount.mount_path.clone()).collect()
+        };
+        let own = places(&self.container);
+        let containers = self.pod.spec.iter().flat_map(|spec| &spec.containers);
+        let proxies = containers.filter(|container| container.name == PROXY_CONTAINER);
+        let of_proxy = proxies.flat_map(places);
+        if self.proxy.is_some() { Vec::new() } else { of_proxy.filter(|place| !own.contains(place)).collect() }
     }
 
     fn inherited_listeners(&self) -> Vec<(String, OwnedFd)> {
@@ -376,8 +396,9 @@ impl Job {
         let cwd = self.container.working_dir.clone().unwrap_or_else(|| self.context.working_directory.clone());
         let role = self.user();
         let program = program_of(&command.words);
-        let spawn =
-            Spawn { program, env, cwd: Some(cwd), role, ..Spawn::new(self.place, command.words.iter().cloned()) };
+        let hidden = self.hidden();
+        let words = command.words.iter().cloned();
+        let spawn = Spawn { program, env, cwd: Some(cwd), role, hidden, ..Spawn::new(self.place, words) };
         exec::Running::start(self.context.node.clone(), spawn, command).await
     }
 }

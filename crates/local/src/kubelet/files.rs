@@ -3,7 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Container, KeyToPath, Pod, Volume};
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::{
+    ConfigMapVolumeSource, Container, DownwardAPIVolumeSource, KeyToPath, Pod, ProjectedVolumeSource,
+    SecretVolumeSource, Volume,
+};
 use lateen_galley::{Kind, Snapshot};
 
 use super::environment::{EnvironmentError, binary_data};
@@ -26,7 +31,7 @@ pub enum VolumeError {
     Unknown(String),
     /// A kind of volume that one machine does not have.
     #[error(
-        "volume {0:?} is of a kind that is not supported here: use configMap, secret, emptyDir, hostPath or downwardAPI"
+        "volume {0:?} is of a kind that is not supported here: use configMap, secret, projected, emptyDir, hostPath or downwardAPI"
     )]
     Unsupported(String),
     /// Containers of a pod see the same files.
@@ -89,11 +94,12 @@ pub fn hosts(pod: &Pod, addresses: &[IpAddr]) -> String {
     text
 }
 
-/// What the pod's containers mount, all of them together: they share one view of the files.
+/// What the pod's containers mount, all of them together: they share one view of the files. Projected volumes are in
+/// `projected` on the host, a directory for each.
 ///
 /// # Errors
 /// When a volume cannot be had, or two containers want different ones at one place.
-pub fn mounts(pod: &Pod, snapshot: &Snapshot) -> Result<Vec<Mount>, VolumeError> {
+pub fn mounts(pod: &Pod, snapshot: &Snapshot, projected: &Path) -> Result<Vec<Mount>, VolumeError> {
     let Some(spec) = &pod.spec else { return Ok(Vec::new()) };
     let mut mounts: BTreeMap<String, Mount> = BTreeMap::new();
     let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
@@ -101,7 +107,14 @@ pub fn mounts(pod: &Pod, snapshot: &Snapshot) -> Result<Vec<Mount>, VolumeError>
         let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name);
         let volume = volume.ok_or_else(|| VolumeError::Unknown(mount.name.clone()))?;
         let read_only = mount.read_only == Some(true);
-        let content = content(pod, volume, mount.sub_path.as_deref(), read_only, snapshot)?;
+        let content = match (&volume.projected, mount.sub_path.as_deref()) {
+            (Some(_), sub_path) => {
+                let whole = projected.join(&volume.name);
+                let path = sub_path.map_or_else(|| whole.clone(), |sub_path| whole.join(sub_path));
+                MountContent::Host { path: path.display().to_string(), read_only: true }
+            }
+            (None, sub_path) => content(pod, volume, sub_path, read_only, snapshot)?,
+        };
         let made = Mount { path: mount.mount_path.clone(), content };
         match mounts.get(&mount.mount_path) {
             Some(known) if *known != made => return Err(VolumeError::Conflict(mount.mount_path.clone())),
@@ -118,7 +131,6 @@ fn content(
     read_only: bool,
     snapshot: &Snapshot,
 ) -> Result<MountContent, VolumeError> {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let missing = |kind, name: &str| VolumeError::Missing {
         volume: volume.name.clone(),
         source: EnvironmentError::Missing { kind, name: name.to_owned() },
@@ -133,21 +145,53 @@ fn content(
         };
         return Ok(MountContent::Host { path, read_only });
     }
-    let files = if let Some(map) = &volume.config_map {
+    let files = sources(
+        pod,
+        &volume.name,
+        volume.config_map.as_ref(),
+        volume.secret.as_ref(),
+        volume.downward_api.as_ref(),
+        snapshot,
+    )?;
+    match sub_path {
+        None => Ok(MountContent::Directory(files)),
+        Some(sub_path) => {
+            let found = files.into_iter().find(|file| file.path == sub_path);
+            let file = found.ok_or_else(|| missing("key", sub_path))?;
+            Ok(MountContent::File(MountedFile { path: String::new(), ..file }))
+        }
+    }
+}
+
+/// The files of the one of these that is given.
+fn sources(
+    pod: &Pod,
+    volume: &str,
+    config_map: Option<&ConfigMapVolumeSource>,
+    secret: Option<&SecretVolumeSource>,
+    downward_api: Option<&DownwardAPIVolumeSource>,
+    snapshot: &Snapshot,
+) -> Result<Vec<MountedFile>, VolumeError> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let missing = |kind, name: &str| VolumeError::Missing {
+        volume: volume.to_owned(),
+        source: EnvironmentError::Missing { kind, name: name.to_owned() },
+    };
+    let files = if let Some(map) = config_map {
         let optional = map.optional == Some(true);
         match snapshot.find(Kind::ConfigMap, namespace, &map.name) {
             Some(object) => chosen(binary_data(object), map.items.as_deref(), map.default_mode),
             None if optional => Vec::new(),
             None => return Err(missing("configmap", &map.name)),
         }
-    } else if let Some(secret) = &volume.secret {
+    } else if let Some(secret) = secret {
         let name = secret.secret_name.as_deref().unwrap_or_default();
         match snapshot.find(Kind::Secret, namespace, name) {
             Some(object) => chosen(binary_data(object), secret.items.as_deref(), secret.default_mode),
             None if secret.optional == Some(true) => Vec::new(),
             None => return Err(missing("secret", name)),
         }
-    } else if let Some(downward) = &volume.downward_api {
+    } else if let Some(downward) = downward_api {
         let lines = |map: &Option<BTreeMap<String, String>>| {
             let texts: Vec<String> = map.iter().flatten().map(|(key, value)| format!("{key}={value:?}")).collect();
             texts.join("\n")
@@ -161,22 +205,49 @@ fn content(
                 "metadata.name" => pod.metadata.name.clone().unwrap_or_default(),
                 "metadata.namespace" => namespace.to_owned(),
                 "metadata.uid" => pod.metadata.uid.clone().unwrap_or_default(),
-                _ => return Err(VolumeError::Unsupported(volume.name.clone())),
+                _ => return Err(VolumeError::Unsupported(volume.to_owned())),
             };
             files.push(file(item.path.clone(), text.into_bytes(), item.mode.or(downward.default_mode)));
         }
         files
     } else {
-        return Err(VolumeError::Unsupported(volume.name.clone()));
+        return Err(VolumeError::Unsupported(volume.to_owned()));
     };
-    match sub_path {
-        None => Ok(MountContent::Directory(files)),
-        Some(sub_path) => {
-            let found = files.into_iter().find(|file| file.path == sub_path);
-            let file = found.ok_or_else(|| missing("key", sub_path))?;
-            Ok(MountContent::File(MountedFile { path: String::new(), ..file }))
+    Ok(files)
+}
+
+/// The files of a projected volume but for tokens, which are issued.
+///
+/// # Errors
+/// When one that is not optional cannot be had.
+pub fn projected_files(
+    pod: &Pod,
+    volume: &str,
+    projected: &ProjectedVolumeSource,
+    snapshot: &Snapshot,
+) -> Result<Vec<MountedFile>, VolumeError> {
+    let mut files = Vec::new();
+    let default_mode = projected.default_mode;
+    for source in projected.sources.iter().flatten() {
+        let config_map = source.config_map.clone().map(|map| ConfigMapVolumeSource {
+            default_mode,
+            items: map.items,
+            name: map.name,
+            optional: map.optional,
+        });
+        let secret = source.secret.clone().map(|secret| SecretVolumeSource {
+            default_mode,
+            items: secret.items,
+            secret_name: Some(secret.name),
+            optional: secret.optional,
+        });
+        let downward = source.downward_api.clone();
+        let downward = downward.map(|downward| DownwardAPIVolumeSource { default_mode, items: downward.items });
+        if source.service_account_token.is_none() {
+            files.extend(sources(pod, volume, config_map.as_ref(), secret.as_ref(), downward.as_ref(), snapshot)?);
         }
     }
+    Ok(files)
 }
 
 fn chosen(all: Vec<(String, Vec<u8>)>, items: Option<&[KeyToPath]>, mode: Option<i32>) -> Vec<MountedFile> {
@@ -234,11 +305,14 @@ mod tests {
             )
         };
         let none = Snapshot::default();
-        let empty = mounts(&volume(json!({"emptyDir": {}})), &none).unwrap();
+        let empty = mounts(&volume(json!({"emptyDir": {}})), &none, Path::new("/p")).unwrap();
         assert_eq!(empty, [Mount { path: "/v".to_owned(), content: MountContent::Empty }]);
-        let missing = mounts(&volume(json!({"configMap": {"name": "c"}})), &none).unwrap_err();
+        let missing = mounts(&volume(json!({"configMap": {"name": "c"}})), &none, Path::new("/p")).unwrap_err();
         assert_eq!(missing.to_string(), "volume \"v\": configmap \"c\" not found");
-        let nfs = mounts(&volume(json!({"nfs": {"server": "a", "path": "/"}})), &none).unwrap_err();
+        let projected = mounts(&volume(json!({"projected": {"sources": []}})), &none, Path::new("/p")).unwrap();
+        let content = MountContent::Host { path: "/p/v".to_owned(), read_only: true };
+        assert_eq!(projected, [Mount { path: "/v".to_owned(), content }]);
+        let nfs = mounts(&volume(json!({"nfs": {"server": "a", "path": "/"}})), &none, Path::new("/p")).unwrap_err();
         assert_eq!(nfs, VolumeError::Unsupported("v".to_owned()));
     }
 }

@@ -1,6 +1,7 @@
 //! Pods as supervised processes: the role of Kubernetes' kubelet. It follows the store's pods, keeps the
 //! node's in step with them, and tells their status.
 
+mod agent;
 mod bootstrap;
 mod command;
 mod container;
@@ -10,6 +11,7 @@ mod files;
 pub mod logs;
 mod pod;
 mod probe;
+mod projected;
 mod status;
 
 use std::collections::{BTreeSet, HashMap};
@@ -37,6 +39,7 @@ use crate::admission::{POD_FINALIZER, PROXY_CONTAINER};
 use crate::hosts::GatewayListeners;
 use crate::network;
 use crate::node::NodeHandle;
+use crate::tokens::Tokens;
 use container::Job;
 use logs::Logs;
 
@@ -51,14 +54,18 @@ pub struct Settings {
     pub working_directory: String,
     /// Where logs are kept.
     pub logs: PathBuf,
-    /// Where bootstrap files are written.
-    pub bootstraps: PathBuf,
+    /// The cluster's own directory, which no pod sees.
+    pub state_dir: PathBuf,
+    /// Where volumes are written that change while their pod runs.
+    pub volumes: PathBuf,
     /// The node's name.
     pub node_name: String,
     /// The node's address in the pod network; DNS is answered there.
     pub host: IpAddr,
-    /// Where the control plane serves ADS.
-    pub discovery: SocketAddr,
+    /// Where the control plane serves proxies.
+    pub control_plane: SocketAddr,
+    /// Issues the pods' tokens.
+    pub tokens: Tokens,
 }
 
 /// What all pods share.
@@ -70,10 +77,12 @@ pub struct Context {
     images: ImageCommands,
     search_path: String,
     working_directory: String,
-    bootstraps: PathBuf,
+    state_dir: PathBuf,
+    volumes: PathBuf,
     node_name: String,
     host: IpAddr,
-    discovery: SocketAddr,
+    control_plane: SocketAddr,
+    tokens: Tokens,
     addresses: Addresses,
     /// Where gateways get the host's listeners from, if they take them over.
     inherit_from: Option<GatewayListeners>,
@@ -133,8 +142,18 @@ struct Entry {
 impl Kubelet {
     /// A kubelet of this node; nothing runs before [`Self::follow`].
     pub fn new(store: Store, node: NodeHandle, settings: Settings, inherit_from: Option<GatewayListeners>) -> Self {
-        let Settings { images, search_path, working_directory, logs, bootstraps, node_name, host, discovery } =
-            settings;
+        let Settings {
+            images,
+            search_path,
+            working_directory,
+            logs,
+            state_dir,
+            volumes,
+            node_name,
+            host,
+            control_plane,
+            tokens,
+        } = settings;
         let context = Context {
             store,
             node,
@@ -142,10 +161,12 @@ impl Kubelet {
             images,
             search_path,
             working_directory,
-            bootstraps,
+            state_dir,
+            volumes,
             node_name,
             host,
-            discovery,
+            control_plane,
+            tokens,
             addresses: Addresses::default(),
             inherit_from,
             leaving: AtomicBool::new(false),

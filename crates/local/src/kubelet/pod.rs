@@ -5,6 +5,7 @@
 //! application, then the sidecar, so that none of its last ones is.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,11 +19,12 @@ use tokio::time::{Instant, sleep};
 
 use super::bootstrap::{ProxyType, bootstrap, proxy_type};
 use super::container::{Job, RestartPolicy};
+use super::projected::Projected;
 use super::status::{Doing, PodState};
-use super::{Context, files};
+use super::{Context, agent, files};
 use crate::admission::{POD_FINALIZER, PROXY_CONTAINER};
 use crate::controllers::write_status;
-use crate::node::{CreatePod, Place, PodId};
+use crate::node::{CreatePod, Mount, MountContent, MountedFile, Place, PodId};
 
 /// First and longest pause before a pod's network is tried again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -62,7 +64,7 @@ impl Worker {
         }
         let _ = doomed.wait_for(Option::is_some).await;
         self.context.logs.remove_pod(self.object.uid());
-        let _ = std::fs::remove_file(self.bootstrap_path());
+        let _ = std::fs::remove_dir_all(self.volumes());
         self.release_object();
     }
 
@@ -104,7 +106,10 @@ impl Worker {
                 state.addresses.clone_from(&addresses);
                 state.trouble = None;
             });
-            self.run_containers(id, addresses).await;
+            tokio::select! {
+                () = self.run_containers(id, addresses) => {}
+                () = self.projected().keep() => {}
+            }
             if let Err(error) = self.context.node.delete_pod(id).await {
                 tracing::debug!(%error, pod = self.object.name(), "the pod's network was gone already");
             }
@@ -136,6 +141,18 @@ impl Worker {
         if addresses.is_empty() {
             return Err("no pod address is free".to_owned());
         }
+        self.projected().write()?;
+        let snapshot = self.context.store.snapshot();
+        let mut mounts = files::mounts(&self.pod, &snapshot, &self.volumes()).map_err(|error| error.to_string())?;
+        // The cluster's own keys, tokens and sockets are nobody's in a pod.
+        let own = self.context.state_dir.display().to_string();
+        mounts.push(Mount { path: own, content: MountContent::Directory(Vec::new()) });
+        if let Some(bootstrap) = bootstrap(&self.object, &self.pod, addresses, &self.context.node_name) {
+            let bytes = format!("{bootstrap:#}\n").into_bytes();
+            let file = MountedFile { path: agent::BOOTSTRAP_FILE.to_owned(), bytes, mode: 0o644 };
+            let content = MountContent::Directory(vec![file]);
+            mounts.push(Mount { path: agent::BOOTSTRAP_DIRECTORY.to_owned(), content });
+        }
         let v4 = addresses.iter().find_map(|address| if let IpAddr::V4(v4) = address { Some(*v4) } else { None });
         let v6 = addresses.iter().find_map(|address| if let IpAddr::V6(v6) = address { Some(*v6) } else { None });
         Ok(CreatePod {
@@ -148,14 +165,13 @@ impl Worker {
             resolv_conf: files::resolv_conf(&self.pod, self.context.host),
             hosts: Some(files::hosts(&self.pod, addresses)),
             redirect: proxy_type(&self.pod) == Some(ProxyType::Sidecar),
-            mounts: files::mounts(&self.pod, &self.context.store.snapshot()).map_err(|error| error.to_string())?,
+            mounts,
         })
     }
 
     async fn run_containers(&self, id: PodId, addresses: Vec<IpAddr>) {
         let Some(spec) = &self.pod.spec else { return };
         let proxy = proxy_type(&self.pod);
-        self.write_bootstrap(&addresses);
         let (stop_apps, apps_stopped) = watch::channel(None);
         let (stop_proxy, proxy_stopped) = watch::channel(None);
         let job = |container: &Container| {
@@ -166,7 +182,7 @@ impl Worker {
                 container: container.clone(),
                 place: Place::Pod(id),
                 addresses: addresses.clone(),
-                proxy: proxy.filter(|_| is_proxy).map(|kind| (kind, self.bootstrap_path())),
+                proxy: proxy.filter(|_| is_proxy),
                 report: self.state.clone(),
                 stop: if is_proxy { proxy_stopped.clone() } else { apps_stopped.clone() },
             }
@@ -230,17 +246,15 @@ impl Worker {
         }
     }
 
-    fn bootstrap_path(&self) -> String {
-        self.context.bootstraps.join(format!("{}.json", self.object.uid())).display().to_string()
+    /// Where the pod's projected volumes are on the host.
+    fn volumes(&self) -> PathBuf {
+        self.context.volumes.join(self.object.uid())
     }
 
-    fn write_bootstrap(&self, addresses: &[IpAddr]) {
+    fn projected(&self) -> Projected {
         let context = &self.context;
-        let bootstrap = bootstrap(&self.object, &self.pod, addresses, &context.node_name, context.discovery);
-        let Some(bootstrap) = bootstrap else { return };
-        if let Err(error) = std::fs::write(self.bootstrap_path(), format!("{bootstrap:#}\n")) {
-            tracing::error!(%error, pod = self.object.name(), "cannot write the proxy's bootstrap");
-        }
+        let (object, pod) = (Arc::clone(&self.object), Arc::clone(&self.pod));
+        Projected::new(context.store.clone(), context.tokens.clone(), object, pod, self.volumes())
     }
 
     /// Lets go of a deleted pod's object.

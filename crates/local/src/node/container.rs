@@ -117,6 +117,12 @@ fn prepare(
         // A pod's view has its own already; here the host's would show the host's links.
         let _ = kernel::mount(Path::new("sysfs"), Path::new("/sys"), "sysfs", flags | libc::MS_RDONLY, "");
     }
+    for path in &call.hidden {
+        // What is mounted here the program cannot take away: it has no right over this namespace.
+        let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+        kernel::mount(Path::new("tmpfs"), Path::new(path), "tmpfs", flags, "mode=0555,size=4k")
+            .map_err(failed(format!("hide {path}")))?;
+    }
     privilege::protect_machine(origin.mode)?;
     let environment = place_descriptors(origin, call, fds)?;
     let _ = kernel::set_descriptor_limit(origin.descriptor_limit);

@@ -173,11 +173,11 @@ impl NodeHandle {
     /// # Errors
     /// [`NodeError::Request`] when there is no such pod or the program cannot be started (errno of `execve`).
     pub async fn spawn(&self, spawn: Spawn) -> Result<Container, NodeError> {
-        let Spawn { place, program, argv, env, cwd, role, stdin, stdout, stderr, listeners, tty } = spawn;
+        let Spawn { place, program, argv, env, cwd, role, stdin, stdout, stderr, listeners, hidden, tty } = spawn;
         let stdio = [stdin.is_some(), stdout.is_some(), stderr.is_some()];
         let (names, sockets): (Vec<_>, Vec<_>) = listeners.into_iter().unzip();
         let fds = [stdin, stdout, stderr].into_iter().flatten().chain(sockets).collect();
-        let call = SpawnCall { place, program, argv, env, cwd, role, stdio, listeners: names, tty };
+        let call = SpawnCall { place, program, argv, env, cwd, role, stdio, listeners: names, hidden, tty };
         match self.call(Call::Spawn(call), fds).await? {
             Delivered::Container(container) => Ok(container),
             _ => Err(confused()),

@@ -132,6 +132,8 @@ pub struct Spawn {
     /// Passed on as descriptors 3, 4, ... with `LISTEN_FDS`, `LISTEN_FDNAMES` and `LISTEN_PID` set as by systemd
     /// (sd_listen_fds(3)): a name each, without colon.
     pub listeners: Vec<(String, OwnedFd)>,
+    /// Directories of the pod's volumes that are not this program's to see: it finds empty ones there.
+    pub hidden: Vec<String>,
     /// Standard input is a terminal nobody else controls (the slave of a new pty): make it the controlling terminal.
     pub tty: bool,
 }
@@ -150,6 +152,7 @@ impl Spawn {
             stdout: None,
             stderr: None,
             listeners: Vec::new(),
+            hidden: Vec::new(),
             tty: false,
         }
     }

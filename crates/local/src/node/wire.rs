@@ -50,6 +50,7 @@ pub(super) struct SpawnCall {
     /// Which of stdin, stdout, stderr are given.
     pub(super) stdio: [bool; 3],
     pub(super) listeners: Vec<String>,
+    pub(super) hidden: Vec<String>,
     pub(super) tty: bool,
 }
 

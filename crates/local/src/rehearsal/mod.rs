@@ -102,11 +102,10 @@ fn cast_one(snapshot: &Snapshot, object: &Object) -> Option<Cast> {
     if addresses.is_empty() {
         return None;
     }
-    let discovery = SocketAddr::new(IpAddr::V4(network::NODE), crate::cluster::DISCOVERY_PORT);
     Some(Cast {
         name: object.name().to_owned(),
         namespace: object.namespace().to_owned(),
-        bootstrap: kubelet::bootstrap(object, pod, &addresses, network::NODE_NAME, discovery),
+        bootstrap: kubelet::bootstrap(object, pod, &addresses, network::NODE_NAME),
         programs: program::programs(snapshot, pod, &addresses),
         addresses,
     })
