@@ -1,24 +1,25 @@
 //! All objects at one moment.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use lateen_persistent::Map;
 
 use crate::kind::Kind;
 use crate::object::{Object, Typed};
 use crate::problem::Key;
 
-type Names = BTreeMap<Arc<str>, Arc<Object>>;
-type Namespaces = BTreeMap<Arc<str>, Arc<Names>>;
+type Names = Map<Arc<str>, Arc<Object>>;
+type Namespaces = Map<Arc<str>, Names>;
 
 /// An object as it was and as it is; `None` where there was none, or is none.
 pub type Change<'a> = (Option<&'a Arc<Object>>, Option<&'a Arc<Object>>);
 
-/// All objects at one moment, in order of namespace and name. A clone costs a few counters, not the objects; a change to
-/// a clone copies the names of one namespace of one kind. Objects of kinds without namespaces are under `""`.
+/// All objects at one moment, in order of namespace and name. A clone costs a few counters, and a change to a clone no
+/// more for being one of many objects. Objects of kinds without namespaces are under `""`.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     revision: u64,
-    kinds: [Arc<Namespaces>; Kind::COUNT],
+    kinds: [Namespaces; Kind::COUNT],
 }
 
 impl Snapshot {
@@ -34,20 +35,23 @@ impl Snapshot {
 
     /// Puts an object in, or in place of the one with its key, which is given back.
     pub fn insert(&mut self, object: Arc<Object>) -> Option<Arc<Object>> {
-        let namespaces = Arc::make_mut(&mut self.kinds[object.kind() as usize]);
-        let names = match namespaces.get_mut(object.namespace()) {
-            Some(names) => names,
-            None => namespaces.entry(object.namespace().into()).or_default(),
-        };
-        Arc::make_mut(names).insert(object.name().into(), object)
+        let namespaces = &mut self.kinds[object.kind() as usize];
+        match namespaces.get_mut(object.namespace()) {
+            Some(names) => names.insert(object.name().into(), object),
+            None => {
+                let namespace = object.namespace().into();
+                namespaces.insert(namespace, [(object.name().into(), object)].into_iter().collect());
+                None
+            }
+        }
     }
 
     /// Takes an object out.
     pub fn remove(&mut self, key: &Key) -> Option<Arc<Object>> {
         self.get(key)?;
-        let namespaces = Arc::make_mut(&mut self.kinds[key.kind as usize]);
+        let namespaces = &mut self.kinds[key.kind as usize];
         let names = namespaces.get_mut(key.namespace.as_str())?;
-        let removed = Arc::make_mut(names).remove(key.name.as_str());
+        let removed = names.remove(key.name.as_str());
         if names.is_empty() {
             namespaces.remove(key.namespace.as_str());
         }
@@ -99,39 +103,25 @@ impl Snapshot {
         self.kinds[kind as usize].values().map(|names| names.len()).sum()
     }
 
-    /// What differs from an earlier snapshot in objects of a kind: each as it was, and as it is now. Found by comparing
-    /// pointers, a namespace that is shared at once; what was written anew differs even if it says the same.
+    /// What differs from an earlier snapshot in objects of a kind: each as it was, and as it is now. Costs work for what
+    /// the two do not share; what was written anew differs even if it says the same.
     pub fn changes<'a>(&'a self, before: &'a Self, kind: Kind) -> Vec<Change<'a>> {
-        let mut changes = Vec::new();
-        if self.same(before, kind) {
-            return changes;
-        }
         let (old, new) = (&before.kinds[kind as usize], &self.kinds[kind as usize]);
-        for (namespace, names) in old.iter() {
-            let now = new.get(namespace);
-            if now.is_some_and(|now| Arc::ptr_eq(now, names)) {
-                continue;
-            }
-            for (name, object) in names.iter() {
-                let now = now.and_then(|now| now.get(name));
-                if !now.is_some_and(|now| Arc::ptr_eq(now, object)) {
-                    changes.push((Some(object), now));
+        let mut changes = Vec::new();
+        for (_, was, is) in old.diff(new, Names::same) {
+            match (was, is) {
+                (Some(was), Some(is)) => changes.extend(was.diff(is, Arc::ptr_eq).map(|(_, was, is)| (was, is))),
+                (was, is) => {
+                    let gone = was.into_iter().flatten().map(|(_, object)| (Some(object), None));
+                    changes.extend(gone.chain(is.into_iter().flatten().map(|(_, object)| (None, Some(object)))));
                 }
             }
-        }
-        for (namespace, names) in new.iter() {
-            let was = old.get(namespace);
-            if was.is_some_and(|was| Arc::ptr_eq(was, names)) {
-                continue;
-            }
-            let added = names.iter().filter(|(name, _)| was.is_none_or(|was| !was.contains_key(*name)));
-            changes.extend(added.map(|(_, object)| (None, Some(object))));
         }
         changes
     }
 
     /// Whether both hold the very same objects of a kind, found out without looking at them. May be `false` for equal ones.
     pub fn same(&self, other: &Self, kind: Kind) -> bool {
-        Arc::ptr_eq(&self.kinds[kind as usize], &other.kinds[kind as usize])
+        self.kinds[kind as usize].same(&other.kinds[kind as usize])
     }
 }

@@ -73,14 +73,18 @@ impl World {
                 .map_or_else(|| Arc::clone(&self.config), Arc::new),
         };
         let config_same = Arc::ptr_eq(&config, &self.config);
-        let registry = match config_same && same(&[Kind::Service, Kind::ServiceEntry]) {
+        let services_same = config_same && same(&[Kind::Service, Kind::ServiceEntry]);
+        let registry = match services_same {
             true if same(&ENDPOINT_KINDS) => self.registry.clone(),
             true => self.registry.follow(&self.snapshot, &snapshot, &config),
             false => Registry::new(&snapshot, &config, &self.registry),
         };
         let localities = config.locality_lb_setting.as_ref();
         if config_same && same(&RULE_KINDS) {
-            let place_needs = PlaceNeeds::of(&registry, &self.destination_rules, localities);
+            let place_needs = match services_same {
+                true => self.place_needs,
+                false => PlaceNeeds::of(&registry, &self.destination_rules, localities),
+            };
             return World { snapshot, registry, place_needs, ..self.clone() };
         }
         let virtual_services = self.virtual_services(&snapshot, &config);

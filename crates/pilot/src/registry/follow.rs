@@ -6,9 +6,7 @@
 use super::{
     Entry, PortEndpoints, Registry, Service, ServiceKey, addresses, kubernetes, merge, selects, service_entry, share,
 };
-use crate::host;
 use k8s_openapi::api::core::v1;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use lateen_galley::istio::ServiceEntry;
 use lateen_galley::{Config, Kind, Snapshot};
 use std::collections::BTreeSet;
@@ -26,9 +24,8 @@ impl Registry {
         let host = |namespace: &str, name: &str| -> ServiceKey {
             (format!("{name}.{namespace}.svc.{domain}").into(), namespace.to_owned())
         };
-        for (was, is) in now.changes(before, Kind::EndpointSlice) {
-            let slices = was.into_iter().chain(is).filter_map(|object| object.typed::<EndpointSlice>());
-            affected.extend(slices.filter_map(kubernetes::owner).map(|(namespace, name)| host(namespace, name)));
+        for (namespace, name) in registry.slices.follow(before, now) {
+            affected.insert(host(&namespace, &name));
         }
         for object in now.changes(before, Kind::Endpoints).into_iter().filter_map(|(was, is)| was.or(is)) {
             affected.insert(host(object.namespace(), object.name()));
@@ -53,24 +50,18 @@ impl Registry {
     }
 
     /// The endpoints of one service, from all that declare it.
-    fn read_endpoints(
-        &self,
-        (service_host, namespace): &ServiceKey,
-        now: &Snapshot,
-        mesh: &crate::Config,
-    ) -> Option<PortEndpoints> {
+    fn read_endpoints(&self, key: &ServiceKey, now: &Snapshot, mesh: &crate::Config) -> Option<PortEndpoints> {
+        let (service_host, namespace) = key;
         let mut found: Option<(Service, PortEndpoints)> = None;
         let domain = &mesh.domain;
         let suffix = format!(".{namespace}.svc.{domain}");
         let declared = service_host.strip_suffix(&suffix).and_then(|name| now.typed::<v1::Service>(namespace, name));
         if let Some(service) = declared.and_then(|object| kubernetes::service(object, mesh)) {
-            let endpoints = kubernetes::Slices::of(now, &service).endpoints(&service, now, &self.workloads);
+            let endpoints = self.slices.endpoints(&service, now, &self.workloads);
             found = Some((service, endpoints));
         }
-        let declares = |entry: &&Config<ServiceEntry>| {
-            entry.spec.hosts.iter().any(|name| *host::resolve(name, namespace, domain) == **service_host)
-        };
-        for entry in now.list_in::<Config<ServiceEntry>>(namespace).filter(declares) {
+        let names = self.declared.get(key).into_iter().flatten();
+        for entry in names.filter_map(|name| now.typed::<Config<ServiceEntry>>(namespace, name)) {
             let services = service_entry::services(entry, mesh).into_iter();
             for service in services.filter(|service| service.host == *service_host) {
                 let endpoints = service_entry::endpoints(entry, &service, &self.workloads);
@@ -95,17 +86,18 @@ impl Registry {
         if old == new {
             return;
         }
-        let at_address = Arc::make_mut(&mut self.at_address);
         for gone in old.difference(&new) {
-            if let Some(keys) = at_address.get_mut(gone) {
+            if let Some(keys) = self.at_address.get_mut(gone) {
                 Arc::make_mut(keys).remove(key);
                 if keys.is_empty() {
-                    at_address.remove(gone);
+                    self.at_address.remove(gone);
                 }
             }
         }
         for come in new.difference(&old) {
-            Arc::make_mut(at_address.entry(*come).or_default()).insert(key.clone());
+            let mut keys = self.at_address.get(come).cloned().unwrap_or_default();
+            Arc::make_mut(&mut keys).insert(key.clone());
+            self.at_address.insert(*come, keys);
         }
     }
 }

@@ -10,8 +10,9 @@ use crate::rules::created;
 use k8s_openapi::api::core::v1::{self, Endpoints};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use lateen_galley::Snapshot;
-use std::collections::HashMap;
+use lateen_galley::{Kind, Object, Snapshot};
+use lateen_persistent::Map;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Label of a slice that names its service.
@@ -80,34 +81,61 @@ fn port(port: &v1::ServicePort) -> Option<ServicePort> {
     Some(ServicePort { name, number, protocol, target })
 }
 
-/// All endpoint slices, by the service they belong to.
-pub struct Slices<'a>(HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>);
+/// Namespace and name of a service.
+type Owner = (Arc<str>, Arc<str>);
 
-impl<'a> Slices<'a> {
+/// The names of endpoint slices, by the service they belong to, in its namespace. A clone costs one counter.
+#[derive(Clone, Debug, Default)]
+pub struct Slices(Map<Owner, Arc<BTreeSet<Arc<str>>>>);
+
+impl Slices {
     /// Reads all slices.
-    pub fn new(snapshot: &'a Snapshot) -> Slices<'a> {
-        let mut slices: HashMap<_, Vec<_>> = HashMap::new();
+    pub fn new(snapshot: &Snapshot) -> Slices {
+        let mut of: BTreeMap<Owner, BTreeSet<Arc<str>>> = BTreeMap::new();
         for slice in snapshot.list::<EndpointSlice>() {
             if let Some(owner) = owner(slice) {
-                slices.entry(owner).or_default().push(slice);
+                of.entry(owner).or_default().insert(name(slice));
             }
         }
-        Slices(slices)
+        Slices(of.into_iter().map(|(owner, names)| (owner, Arc::new(names))).collect())
     }
 
-    /// Reads the slices of one service.
-    pub fn of(snapshot: &'a Snapshot, service: &'a Service) -> Slices<'a> {
-        let name = (service.namespace.as_str(), service.name.as_str());
-        let slices: Vec<_> =
-            snapshot.list_in::<EndpointSlice>(name.0).filter(|slice| owner(slice) == Some(name)).collect();
-        Slices(if slices.is_empty() { HashMap::new() } else { HashMap::from([(name, slices)]) })
+    /// Takes over what a later snapshot has of slices. Tells which services have other slices, or had them.
+    pub fn follow(&mut self, before: &Snapshot, now: &Snapshot) -> BTreeSet<Owner> {
+        let mut touched = BTreeSet::new();
+        for (was, is) in now.changes(before, Kind::EndpointSlice) {
+            let (was, is) = (typed(was), typed(is));
+            let (old, new) = (was.and_then(owner), is.and_then(owner));
+            if let (Some(slice), Some(of)) = (was, &old)
+                && old != new
+                && let Some(names) = self.0.get_mut(of)
+            {
+                Arc::make_mut(names).remove(&name(slice));
+                if names.is_empty() {
+                    self.0.remove(of);
+                }
+            }
+            if let (Some(slice), Some(of)) = (is, &new)
+                && old != new
+            {
+                let mut names = self.0.get(of).cloned().unwrap_or_default();
+                Arc::make_mut(&mut names).insert(name(slice));
+                self.0.insert(of.clone(), names);
+            }
+            touched.extend(old.into_iter().chain(new));
+        }
+        touched
     }
 
     /// The endpoints of a service: from its slices, or from its Endpoints object if it has none. Ports are matched by
     /// name; endpoints that are going away are left out.
     pub fn endpoints(&self, service: &Service, snapshot: &Snapshot, workloads: &Workloads) -> PortEndpoints {
-        match self.0.get(&(service.namespace.as_str(), service.name.as_str())) {
-            Some(slices) => of_slices(service, slices, workloads),
+        let owner: Owner = (service.namespace.as_str().into(), service.name.as_str().into());
+        match self.0.get(&owner) {
+            Some(names) => {
+                let slices = names.iter().filter_map(|name| snapshot.typed(&service.namespace, name));
+                of_slices(service, &slices.collect::<Vec<_>>(), workloads)
+            }
             None => snapshot
                 .typed::<Endpoints>(&service.namespace, &service.name)
                 .map(|endpoints| of_endpoints(service, endpoints, workloads))
@@ -116,10 +144,18 @@ impl<'a> Slices<'a> {
     }
 }
 
-/// Namespace and name of the service a slice belongs to.
-pub fn owner(slice: &EndpointSlice) -> Option<(&str, &str)> {
+fn typed(object: Option<&Arc<Object>>) -> Option<&EndpointSlice> {
+    object?.typed()
+}
+
+/// The service a slice belongs to.
+fn owner(slice: &EndpointSlice) -> Option<Owner> {
     let service = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
-    Some((slice.metadata.namespace.as_deref().unwrap_or_default(), service))
+    Some((slice.metadata.namespace.as_deref().unwrap_or_default().into(), service.as_str().into()))
+}
+
+fn name(slice: &EndpointSlice) -> Arc<str> {
+    slice.metadata.name.as_deref().unwrap_or_default().into()
 }
 
 fn of_slices(service: &Service, slices: &[&EndpointSlice], workloads: &Workloads) -> PortEndpoints {

@@ -18,8 +18,10 @@ pub use protocol::{Protocol, Shape};
 pub use service::{Cidr, Distribution, ExportTo, Resolution, Service, ServicePort, Source, TargetPort};
 pub use workload::{WorkloadInfo, Workloads, locality_of};
 
+use kubernetes::Slices;
 use lateen_galley::istio::ServiceEntry;
 use lateen_galley::{Config, Snapshot};
+use lateen_persistent::Map;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -34,17 +36,21 @@ pub struct Entry {
     pub endpoints: Arc<PortEndpoints>,
 }
 
-/// All services of a mesh at one moment. Parts equal to those of the registry before it are shared with it.
+/// All services of a mesh at one moment. Parts equal to those of the registry before it are shared with it; a clone costs
+/// a few counters.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
-    entries: BTreeMap<ServiceKey, Entry>,
+    entries: Map<ServiceKey, Entry>,
     workloads: Workloads,
+    slices: Slices,
+    /// Names of the ServiceEntries that declare each service.
+    declared: Arc<HashMap<ServiceKey, Vec<Arc<str>>>>,
     /// Services with a selector, by namespace.
     selecting: Arc<HashMap<String, Vec<ServiceKey>>>,
     /// Services that several objects declare together.
     merged: Arc<BTreeSet<ServiceKey>>,
     /// Services with an endpoint at the address.
-    at_address: Arc<HashMap<IpAddr, Arc<BTreeSet<ServiceKey>>>>,
+    at_address: Map<IpAddr, Arc<BTreeSet<ServiceKey>>>,
     /// Services whose hosts are those that requests name.
     named: Arc<Vec<Arc<Service>>>,
 }
@@ -64,16 +70,22 @@ impl Registry {
         let workloads = Workloads::new(snapshot);
         let mut entries: BTreeMap<ServiceKey, (Service, PortEndpoints)> = BTreeMap::new();
         let mut merged = BTreeSet::new();
-        let slices = kubernetes::Slices::new(snapshot);
+        let mut declared: HashMap<ServiceKey, Vec<Arc<str>>> = HashMap::new();
+        let slices = Slices::new(snapshot);
         for service in snapshot.list::<k8s_openapi::api::core::v1::Service>() {
             let Some(service) = kubernetes::service(service, mesh) else { continue };
             let endpoints = slices.endpoints(&service, snapshot, &workloads);
             entries.insert((Arc::clone(&service.host), service.namespace.clone()), (service, endpoints));
         }
         for entry in snapshot.list::<Config<ServiceEntry>>() {
+            let name: Arc<str> = entry.metadata.name.as_deref().unwrap_or_default().into();
             for service in service_entry::services(entry, mesh) {
                 let endpoints = service_entry::endpoints(entry, &service, &workloads);
                 let key = (Arc::clone(&service.host), service.namespace.clone());
+                let names = declared.entry(key.clone()).or_default();
+                if names.last() != Some(&name) {
+                    names.push(Arc::clone(&name));
+                }
                 match entries.get_mut(&key) {
                     Some((known, of_known)) => {
                         merge(known, of_known, service, endpoints);
@@ -86,7 +98,7 @@ impl Registry {
             }
         }
         add_aliases(&mut entries);
-        let entries: BTreeMap<ServiceKey, Entry> = entries
+        let entries: Map<ServiceKey, Entry> = entries
             .into_iter()
             .map(|(key, (service, endpoints))| {
                 let old = before.entries.get(&key);
@@ -97,7 +109,8 @@ impl Registry {
                 (key, entry)
             })
             .collect();
-        let mut registry = Registry { entries, workloads, merged: Arc::new(merged), ..Registry::default() };
+        let (merged, declared) = (Arc::new(merged), Arc::new(declared));
+        let mut registry = Registry { entries, workloads, slices, merged, declared, ..Registry::default() };
         registry.index();
         registry
     }
@@ -117,7 +130,7 @@ impl Registry {
         let named = self.entries.values().filter(of_named).map(|entry| Arc::clone(&entry.service));
         self.named = Arc::new(named.collect());
         self.selecting = Arc::new(selecting);
-        self.at_address = Arc::new(at_address);
+        self.at_address = at_address.into_iter().collect();
     }
 
     /// All services, by host and namespace.
@@ -134,7 +147,7 @@ impl Registry {
     pub fn of_host(&self, host: &str) -> impl Iterator<Item = &Entry> {
         let host: Arc<str> = host.into();
         let from = (Arc::clone(&host), String::new());
-        self.entries.range(from..).take_while(move |(key, _)| key.0 == host).map(|(_, entry)| entry)
+        self.entries.from(&from).take_while(move |(key, _)| key.0 == host).map(|(_, entry)| entry)
     }
 
     /// Services whose hosts are those that requests name.
@@ -149,39 +162,30 @@ impl Registry {
 
     /// Hosts whose endpoints differ from those of another registry, or `None` if more than that differs.
     pub fn endpoint_changes(&self, before: &Registry) -> Option<Vec<Arc<str>>> {
-        if self.entries.len() != before.entries.len() {
-            return None;
-        }
-        let mut changed = Vec::new();
-        for ((key, entry), (old_key, old)) in self.entries.iter().zip(&before.entries) {
-            if key != old_key || !Arc::ptr_eq(&entry.service, &old.service) {
-                return None;
-            }
-            if !Arc::ptr_eq(&entry.endpoints, &old.endpoints) {
-                changed.push(Arc::clone(&key.0));
-            }
-        }
-        Some(changed)
+        let same = |was: &Entry, is: &Entry| {
+            Arc::ptr_eq(&was.service, &is.service) && Arc::ptr_eq(&was.endpoints, &is.endpoints)
+        };
+        let changes = before.entries.diff(&self.entries, same);
+        changes.map(|(key, was, is)| Arc::ptr_eq(&was?.service, &is?.service).then(|| Arc::clone(&key.0))).collect()
     }
 
     /// Takes over the endpoints of these hosts from a later registry, where their services are the same.
     pub fn adopt_endpoints(&mut self, hosts: &[Arc<str>], later: &Registry) {
         self.workloads = later.workloads.clone();
+        self.slices = later.slices.clone();
         for host in hosts {
-            let of_host = (Arc::clone(host), String::new())..;
-            let keys: Vec<ServiceKey> = self
+            let from = (Arc::clone(host), String::new());
+            let now: Vec<(ServiceKey, Arc<PortEndpoints>)> = self
                 .entries
-                .range(of_host)
+                .from(&from)
                 .take_while(|(key, _)| key.0 == *host)
-                .filter(|(key, entry)| {
-                    later.entries.get(key).is_some_and(|now| Arc::ptr_eq(&now.service, &entry.service))
+                .filter_map(|(key, entry)| {
+                    let now = later.entries.get(key).filter(|now| Arc::ptr_eq(&now.service, &entry.service))?;
+                    Some((key.clone(), Arc::clone(&now.endpoints)))
                 })
-                .map(|(key, _)| key.clone())
                 .collect();
-            for key in keys {
-                if let Some(now) = later.entries.get(&key) {
-                    self.put_endpoints(&key, Arc::clone(&now.endpoints));
-                }
+            for (key, endpoints) in now {
+                self.put_endpoints(&key, endpoints);
             }
         }
     }

@@ -4,7 +4,8 @@ use super::endpoint::{Endpoint, EndpointAddress, Labels, Locality, REGION, SUBZO
 use k8s_openapi::api::core::v1::Pod;
 use lateen_galley::istio::WorkloadEntry;
 use lateen_galley::{Config, Kind, Object, Snapshot};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use lateen_persistent::Map;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -50,19 +51,19 @@ impl WorkloadInfo {
     }
 }
 
-/// All workloads, by name and by address. A clone costs one counter.
+/// All workloads, by name and by address. A clone costs three counters.
 #[derive(Clone, Debug, Default)]
-pub struct Workloads(Arc<Index>);
-
-/// By namespace and name. A change copies the names of one namespace.
-type Named = BTreeMap<Arc<str>, Arc<BTreeMap<Arc<str>, Arc<WorkloadInfo>>>>;
-
-#[derive(Clone, Debug, Default)]
-struct Index {
+pub struct Workloads {
     pods: Named,
     entries: Named,
-    by_address: HashMap<IpAddr, Arc<WorkloadInfo>>,
+    /// Those that say they have the address, in the order in which they are believed: pods before entries, by name.
+    by_address: Map<IpAddr, Arc<BTreeMap<Name, Arc<WorkloadInfo>>>>,
 }
+
+/// By namespace and name.
+type Named = Map<(Arc<str>, Arc<str>), Arc<WorkloadInfo>>;
+/// Whether it is an entry; namespace and name.
+type Name = (bool, Arc<str>, Arc<str>);
 
 impl Workloads {
     /// Reads all pods and workload entries.
@@ -79,13 +80,13 @@ impl Workloads {
             for (was, is) in now.changes(before, kind) {
                 let Some(object) = is.or(was) else { continue };
                 let info = is.and_then(|object| WorkloadInfo::of(object));
-                let old = self.0.named(kind, object.namespace(), object.name());
+                let old = self.named(kind, object.namespace(), object.name());
                 if old.map(|old| &**old) == info.as_ref() {
                     continue;
                 }
                 let info = info.map(Arc::new);
                 changed.extend(old.cloned().into_iter().chain(info.clone()));
-                Arc::make_mut(&mut workloads.0).put(kind, object, info);
+                workloads.put(kind, object, info);
             }
         }
         (workloads, changed)
@@ -93,59 +94,52 @@ impl Workloads {
 
     /// The workload with this address.
     pub fn at(&self, address: IpAddr) -> Option<&Arc<WorkloadInfo>> {
-        self.0.by_address.get(&address)
+        self.by_address.get(&address)?.values().next()
     }
 
     /// A pod.
     pub fn pod(&self, namespace: &str, name: &str) -> Option<&Arc<WorkloadInfo>> {
-        self.0.named(Kind::Pod, namespace, name)
+        self.named(Kind::Pod, namespace, name)
     }
 
     /// All workloads of a namespace: pods, then entries.
     pub fn of_namespace<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Arc<WorkloadInfo>> + use<'a> {
-        let of = |map: &'a Named| map.get(namespace).into_iter().flat_map(|names| names.values());
-        of(&self.0.pods).chain(of(&self.0.entries))
+        let namespace: Arc<str> = namespace.into();
+        let of = |map: &'a Named| {
+            let namespace = Arc::clone(&namespace);
+            let from = map.from(&(Arc::clone(&namespace), "".into()));
+            from.take_while(move |((of, _), _)| *of == namespace).map(|(_, info)| info)
+        };
+        of(&self.pods).chain(of(&self.entries))
     }
-}
 
-impl Index {
     fn named(&self, kind: Kind, namespace: &str, name: &str) -> Option<&Arc<WorkloadInfo>> {
         let map = if kind == Kind::Pod { &self.pods } else { &self.entries };
-        map.get(namespace)?.get(name)
+        map.get(&(namespace.into(), name.into()))
     }
 
     /// Puts a workload in place of the one of that name, or takes that out.
     fn put(&mut self, kind: Kind, object: &Object, info: Option<Arc<WorkloadInfo>>) {
         let map = if kind == Kind::Pod { &mut self.pods } else { &mut self.entries };
-        let names = match map.get_mut(object.namespace()) {
-            Some(names) => names,
-            None => map.entry(object.namespace().into()).or_default(),
-        };
+        let key: (Arc<str>, Arc<str>) = (object.namespace().into(), object.name().into());
         let old = match &info {
-            Some(info) => Arc::make_mut(names).insert(object.name().into(), Arc::clone(info)),
-            None => Arc::make_mut(names).remove(object.name()),
+            Some(info) => map.insert(key.clone(), Arc::clone(info)),
+            None => map.remove(&key),
         };
-        if names.is_empty() {
-            map.remove(object.namespace());
+        let name: Name = (kind != Kind::Pod, key.0, key.1);
+        for address in old.iter().flat_map(|info| info.known_by()) {
+            if let Some(holders) = self.by_address.get_mut(&address) {
+                Arc::make_mut(holders).remove(&name);
+                if holders.is_empty() {
+                    self.by_address.remove(&address);
+                }
+            }
         }
-        let touched: BTreeSet<IpAddr> = old.iter().chain(&info).flat_map(|info| info.known_by()).collect();
-        for address in touched {
-            let contested = self.by_address.contains_key(&address);
-            let holder = match &info {
-                Some(info) if !contested => Some(Arc::clone(info)),
-                _ => self.first_at(address),
-            };
-            match holder {
-                Some(holder) => self.by_address.insert(address, holder),
-                None => self.by_address.remove(&address),
-            };
+        for (info, address) in info.iter().flat_map(|info| info.known_by().map(move |address| (info, address))) {
+            let mut holders = self.by_address.get(&address).cloned().unwrap_or_default();
+            Arc::make_mut(&mut holders).insert(name.clone(), Arc::clone(info));
+            self.by_address.insert(address, holders);
         }
-    }
-
-    /// The workload an address is said to be of when several have it: pods before entries, in order of name.
-    fn first_at(&self, address: IpAddr) -> Option<Arc<WorkloadInfo>> {
-        let all = self.pods.values().chain(self.entries.values()).flat_map(|names| names.values());
-        all.into_iter().find(|info| info.known_by().any(|of| of == address)).cloned()
     }
 }
 
