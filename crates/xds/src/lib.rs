@@ -22,5 +22,5 @@ mod resource_type;
 pub mod state;
 
 pub use envoy_types::pb;
-pub use resource::{Resource, ResourceSet, Version};
+pub use resource::{Resource, ResourceSet, Resources, Version};
 pub use resource_type::ResourceType;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use envoy_types::pb::google::protobuf::Any;
+use lateen_persistent::Map;
 use prost::{Message, Name};
 
 use crate::ResourceType;
@@ -76,15 +77,36 @@ impl Resource {
     }
 }
 
-/// All resources of one type, by name.
-pub type Resources = BTreeMap<Arc<str>, Resource>;
+/// All resources of one type, by name. Versions share what they have in common.
+pub type Resources = Map<Arc<str>, Resource>;
 
-/// Everything one client may be told, at one moment. Immutable; cheap to clone; types that did not change are shared
-/// with the set before (see [`ResourceSet::with`]), and comparing shared types costs nothing.
+/// Whether two resources of one name are the same.
+pub fn same_version(a: &Resource, b: &Resource) -> bool {
+    a.version == b.version
+}
+
+/// Resources as they are now, put in place of those of before: what did not change is shared with them.
+pub fn follow(before: &Resources, now: Resources) -> Resources {
+    let changes: Vec<_> = before.diff(&now, same_version).collect();
+    if changes.len() > now.len() / 2 {
+        return now;
+    }
+    let mut followed = before.clone();
+    for (name, _, change) in changes {
+        match change {
+            Some(resource) => followed.insert(Arc::clone(name), resource.clone()),
+            None => followed.remove(name),
+        };
+    }
+    followed
+}
+
+/// Everything one client may be told, at one moment. Immutable; cheap to clone; what did not change is shared with the
+/// set before, and what is shared costs nothing to compare.
 #[derive(Clone, Debug, Default)]
 pub struct ResourceSet {
     version: Arc<str>,
-    by_type: BTreeMap<ResourceType, Arc<Resources>>,
+    by_type: BTreeMap<ResourceType, Resources>,
 }
 
 impl ResourceSet {
@@ -98,27 +120,16 @@ impl ResourceSet {
         ResourceSet { version: version.into(), by_type: self.by_type.clone() }
     }
 
-    /// This set with all resources of one type replaced. If none differs from before, the type stays shared.
-    pub fn with(mut self, r#type: ResourceType, resources: impl IntoIterator<Item = Resource>) -> ResourceSet {
-        let resources: Resources = resources.into_iter().map(|r| (Arc::clone(&r.name), r)).collect();
-        if self.by_type.get(&r#type).is_none_or(|before| !same(before, &resources)) {
-            self.by_type.insert(r#type, Arc::new(resources));
-        }
-        self
+    /// This set with all resources of one type replaced. If none differs from before, the type stays as it was.
+    pub fn with(self, r#type: ResourceType, resources: impl IntoIterator<Item = Resource>) -> ResourceSet {
+        self.with_all(r#type, resources.into_iter().map(|r| (Arc::clone(&r.name), r)).collect())
     }
 
-    /// This set with some resources of one type replaced or removed (`None`), the rest kept.
-    pub fn with_changes(
-        mut self,
-        r#type: ResourceType,
-        changes: impl IntoIterator<Item = (Arc<str>, Option<Resource>)>,
-    ) -> ResourceSet {
-        let resources = Arc::make_mut(self.by_type.entry(r#type).or_default());
-        for (name, change) in changes {
-            match change {
-                Some(resource) => resources.insert(name, resource),
-                None => resources.remove(&name),
-            };
+    /// The same. Costs work for what the resources do not share with those there were.
+    pub fn with_all(mut self, r#type: ResourceType, resources: Resources) -> ResourceSet {
+        let differs = |before: &Resources| before.diff(&resources, same_version).next().is_some();
+        if self.by_type.get(&r#type).is_none_or(differs) {
+            self.by_type.insert(r#type, resources);
         }
         self
     }
@@ -126,7 +137,7 @@ impl ResourceSet {
     /// Whether every type is the very same as in another set: then they hold the same resources.
     pub fn shares_all_with(&self, other: &ResourceSet) -> bool {
         self.by_type.len() == other.by_type.len()
-            && self.by_type.iter().zip(&other.by_type).all(|((a, of_a), (b, of_b))| a == b && Arc::ptr_eq(of_a, of_b))
+            && self.by_type.iter().zip(&other.by_type).all(|((a, of_a), (b, of_b))| a == b && of_a.same(of_b))
     }
 
     pub fn version(&self) -> &Arc<str> {
@@ -142,11 +153,8 @@ impl ResourceSet {
         self.by_type.get(r#type).into_iter().flat_map(|resources| resources.values())
     }
 
-    pub(crate) fn shared(&self, r#type: &ResourceType) -> Option<&Arc<Resources>> {
-        self.by_type.get(r#type)
+    /// The resources of one type; a copy costs one counter.
+    pub fn all_of(&self, r#type: &ResourceType) -> Resources {
+        self.by_type.get(r#type).cloned().unwrap_or_default()
     }
-}
-
-fn same(a: &Resources, b: &Resources) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|((an, a), (bn, b))| an == bn && a.version == b.version)
 }

@@ -1,5 +1,6 @@
 //! The server's end of ADS: what pilot speaks to proxies.
 
+mod known;
 mod service;
 mod status;
 mod stream;

@@ -16,7 +16,7 @@ use prost::Message as _;
 use super::status::StreamStatus;
 use super::subscription::{Extent, News, Subscription};
 use crate::ads::Protocol;
-use crate::{Resource, ResourceSet, ResourceType};
+use crate::{Resource, ResourceSet, ResourceType, Resources};
 
 /// How long listeners and routes wait for clusters to be acknowledged.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -153,6 +153,7 @@ impl ServerStream {
         }
         check_names(&r#type, resource_names_subscribe.iter().chain(initial_resource_versions.keys()))?;
         let set = Arc::clone(&self.set);
+        let all = set.all_of(&r#type);
         let subscription = self.subscription(&r#type)?;
         if subscription.name_count() + resource_names_subscribe.len() > MAX_NAMES
             || initial_resource_versions.len() > MAX_NAMES
@@ -173,7 +174,7 @@ impl ServerStream {
             let resumed = initial_resource_versions.into_iter();
             resumed
                 .map(|(name, version)| {
-                    let name: Arc<str> = name.into();
+                    let name = shared_name(&all, name);
                     subscription.resume(&r#type, Arc::clone(&name), &version, &set);
                     name
                 })
@@ -185,7 +186,7 @@ impl ServerStream {
             subscription.subscribe_all(resumed.is_empty());
         }
         for name in resource_names_subscribe {
-            let name: Arc<str> = name.into();
+            let name = shared_name(&all, name);
             match &*name {
                 "*" => subscription.subscribe_all(resumed.is_empty()),
                 _ if resumed.contains(&name) => subscription.subscribe_resumed(&r#type, name, &set),
@@ -219,6 +220,7 @@ impl ServerStream {
             return Err(StreamError::TooManyNames(r#type));
         }
         let set = Arc::clone(&self.set);
+        let all = set.all_of(&r#type);
         let subscription = self.subscription(&r#type)?;
         // What was overtaken by a newer response answers nothing, but its names are the newest there are.
         if !first && *response_nonce == *subscription.last_nonce {
@@ -228,7 +230,7 @@ impl ServerStream {
         if resource_names.is_empty() && r#type.nameless_means_all() && subscription.names().is_empty() {
             subscription.subscribe_all(afresh);
         }
-        let wanted: BTreeSet<Arc<str>> = resource_names.into_iter().map(Arc::from).collect();
+        let wanted: BTreeSet<Arc<str>> = resource_names.into_iter().map(|name| shared_name(&all, name)).collect();
         let dropped: Vec<Arc<str>> = subscription.names().difference(&wanted).cloned().collect();
         dropped.iter().for_each(|name| subscription.unsubscribe(name));
         for name in wanted {
@@ -392,6 +394,11 @@ fn answer(subscription: &mut Subscription, nonce: &str, error: Option<&str>) {
             subscription.refuse(nonce, &message)
         }
     };
+}
+
+/// A name as resources have it, if one does: thousands of clients name the same.
+fn shared_name(resources: &Resources, name: String) -> Arc<str> {
+    resources.get_key_value(name.as_str()).map_or_else(|| name.into(), |(name, _)| Arc::clone(name))
 }
 
 fn check_names<'a>(r#type: &ResourceType, names: impl IntoIterator<Item = &'a String>) -> Result<(), StreamError> {

@@ -6,51 +6,10 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 
-use super::status::{Refusal, TypeStatus};
-use crate::resource::Resources;
+use super::known::{Known, Told};
+use super::status::TypeStatus;
+use crate::resource::{Resources, same_version};
 use crate::{Resource, ResourceSet, ResourceType, Version};
-
-/// What a client has been told about a name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Told {
-    #[default]
-    Nothing,
-    /// It has some content from an earlier stream, not one of ours at hand.
-    Foreign,
-    Absent,
-    Present(Resource),
-}
-
-impl Told {
-    fn of(resource: Option<Resource>) -> Told {
-        resource.map_or(Told::Absent, Told::Present)
-    }
-
-    fn version(&self) -> Option<Version> {
-        match self {
-            Told::Present(resource) => Some(resource.version()),
-            Told::Nothing | Told::Foreign | Told::Absent => None,
-        }
-    }
-
-    /// Whether telling `wanted` would be no news.
-    fn is(&self, wanted: Option<&Resource>) -> bool {
-        match (self, wanted) {
-            (Told::Present(told), Some(wanted)) => told.version() == wanted.version(),
-            (Told::Absent, None) => true,
-            _ => false,
-        }
-    }
-}
-
-#[derive(Clone, Debug, Default)]
-struct Known {
-    accepted: Told,
-    /// It was part of a refused response, of which the client may have taken this part nevertheless.
-    uncertain: bool,
-    /// The content the client refused, held back until there is other content, and what it said.
-    refused: Option<(Told, String)>,
-}
 
 /// Why a name must be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,6 +25,8 @@ struct InFlight {
     nonce: Arc<str>,
     version: Arc<str>,
     told: BTreeMap<Arc<str>, Told>,
+    /// All resources there were to be told of.
+    all: Resources,
     awaited: bool,
 }
 
@@ -100,7 +61,7 @@ pub(super) enum Extent {
 pub(super) struct Subscription {
     wildcard: bool,
     names: BTreeSet<Arc<str>>,
-    known: BTreeMap<Arc<str>, Known>,
+    known: Known,
     pending: BTreeMap<Arc<str>, Need>,
     /// Names the client has that are gone; told apart from the rest because others may still refer to them.
     vanished: BTreeSet<Arc<str>>,
@@ -109,8 +70,8 @@ pub(super) struct Subscription {
     in_flight: Option<InFlight>,
     /// An answer is owed even if it is empty: a client waits for the first one of a wildcard.
     owed: bool,
-    /// The resources as last compared, so that an update that does not touch the type costs nothing.
-    compared: Option<Arc<Resources>>,
+    /// The resources as last compared, so that an update costs work for what it changed.
+    compared: Option<Resources>,
     pub last_nonce: Arc<str>,
     status: TypeStatus,
 }
@@ -149,7 +110,7 @@ impl Subscription {
 
     /// Whether the client goes on with older content of some name, because it refused the newer.
     pub fn holds_back(&self) -> bool {
-        self.known.values().any(|known| known.refused.is_some())
+        self.known.holds_back()
     }
 
     pub fn subscribe_all(&mut self, owed: bool) {
@@ -163,7 +124,7 @@ impl Subscription {
     pub fn unsubscribe_all(&mut self) {
         self.wildcard = false;
         let names = &self.names;
-        self.known.retain(|name, _| names.contains(name));
+        self.known.retain(|name| names.contains(name));
         self.pending.retain(|name, _| names.contains(name));
         self.vanished.retain(|name| names.contains(name));
     }
@@ -175,7 +136,7 @@ impl Subscription {
             Some(resource) if Some(resource.version()) == version => Told::Present(resource),
             _ => Told::Foreign,
         };
-        self.known.entry(name).or_default().accepted = accepted;
+        self.known.resume(name, accepted);
     }
 
     /// Adds a name. It is told even if it was before, for the client would not ask if it had it.
@@ -199,7 +160,7 @@ impl Subscription {
     pub fn unsubscribe(&mut self, name: &str) {
         self.names.remove(name);
         if !self.wildcard {
-            self.known.remove(name);
+            self.known.forget(name);
             self.pending.remove(name);
             self.vanished.remove(name);
         }
@@ -211,25 +172,28 @@ impl Subscription {
 
     /// Finds out what has changed since the last time.
     pub fn compare_all(&mut self, r#type: &ResourceType, set: &ResourceSet) {
-        let now = set.shared(r#type);
-        let unchanged = match (&self.compared, now) {
-            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
-            _ => false,
+        let now = set.all_of(r#type);
+        let changed: Vec<Arc<str>> = match &self.compared {
+            Some(before) => {
+                let names = before.diff(&now, same_version).map(|(name, _, _)| name);
+                names.filter(|name| self.wants(name)).cloned().collect()
+            }
+            None => self.names_of_interest(&now),
         };
-        if unchanged {
-            return;
-        }
-        let mut names: BTreeSet<Arc<str>> = self.names.clone();
-        if self.wildcard {
-            names.extend(set.of_type(r#type).map(|resource| Arc::clone(resource.name())));
-            names.extend(self.known.keys().cloned());
-            names.extend(self.pending.keys().cloned());
-            names.extend(self.in_flight.iter().flat_map(|sent| sent.told.keys().cloned()));
-        }
-        for name in &names {
+        for name in &changed {
             self.compare(r#type, name, set);
         }
-        self.compared = now.cloned();
+        self.compared = Some(now);
+    }
+
+    /// Every name that the client asked for, has or is being told.
+    fn names_of_interest(&self, now: &Resources) -> Vec<Arc<str>> {
+        if !self.wildcard {
+            return self.names.iter().cloned().collect();
+        }
+        let in_flight = self.in_flight.iter().flat_map(|sent| sent.told.keys());
+        let others = self.names.iter().chain(self.known.names()).chain(self.pending.keys()).chain(in_flight);
+        now.keys().chain(others).cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     fn compare(&mut self, r#type: &ResourceType, name: &Arc<str>, set: &ResourceSet) {
@@ -253,18 +217,9 @@ impl Subscription {
     }
 
     /// What the client was last told about a name, whatever it will make of it.
-    fn told(&self, name: &str) -> &Told {
-        static NOTHING: Told = Told::Nothing;
-        static FOREIGN: Told = Told::Foreign;
-        if let Some(told) = self.in_flight.as_ref().and_then(|sent| sent.told.get(name)) {
-            return told;
-        }
-        match self.known.get(name) {
-            Some(Known { refused: Some((refused, _)), .. }) => refused,
-            Some(Known { uncertain: true, .. }) => &FOREIGN,
-            Some(known) => &known.accepted,
-            None => &NOTHING,
-        }
+    fn told(&self, name: &str) -> Told {
+        let in_flight = self.in_flight.as_ref().and_then(|sent| sent.told.get(name));
+        in_flight.cloned().unwrap_or_else(|| self.known.told(name))
     }
 
     /// What the client shall have under a name. Names asked for but unknown are answered with emptiness where the
@@ -350,19 +305,14 @@ impl Subscription {
         self.status.sent_version = Arc::clone(&version);
         self.status.sent_nonce = Arc::clone(&nonce);
         self.last_nonce = Arc::clone(&nonce);
-        self.in_flight = Some(InFlight { nonce, version, told, awaited: news.awaited });
+        self.in_flight = Some(InFlight { nonce, version, told, all: set.all_of(r#type), awaited: news.awaited });
         outgoing.everything = (extent == Extent::Everything).then(|| self.everything());
         outgoing
     }
 
     /// All the client shall have once it accepts what is in flight: the rest stays as it has it.
     fn everything(&self) -> Vec<Resource> {
-        let mut all: BTreeMap<&Arc<str>, &Resource> = BTreeMap::new();
-        for (name, known) in &self.known {
-            if let Told::Present(resource) = &known.accepted {
-                all.insert(name, resource);
-            }
-        }
+        let mut all: BTreeMap<&Arc<str>, &Resource> = self.known.present().collect();
         for (name, told) in self.in_flight.iter().flat_map(|sent| &sent.told) {
             match told {
                 Told::Present(resource) => all.insert(name, resource),
@@ -377,13 +327,15 @@ impl Subscription {
         let Some(sent) = self.in_flight.take_if(|sent| &*sent.nonce == nonce) else { return false };
         self.status.acked_version = sent.version;
         self.status.acked_nonce = sent.nonce;
-        for (name, told) in sent.told {
-            if told == Told::Absent && !self.names.contains(&name) {
-                self.known.remove(&name);
-            } else if self.wants(&name) {
-                self.known.insert(name, Known { accepted: told, ..Known::default() });
+        let (mut told, all) = (sent.told, sent.all);
+        told.retain(|name, told| {
+            let gone = *told == Told::Absent && !self.names.contains(name);
+            if gone {
+                self.known.forget(name);
             }
-        }
+            !gone && (self.wildcard || self.names.contains(name))
+        });
+        self.known.accept(told, &all);
         true
     }
 
@@ -395,12 +347,12 @@ impl Subscription {
         self.status.rejects += 1;
         if sent.told.len() <= 1 {
             for (name, told) in sent.told {
-                self.known.entry(name).or_default().refused = Some((told, message.to_owned()));
+                self.known.refuse(name, told, message);
             }
             return true;
         }
         for name in sent.told.keys() {
-            self.known.entry(Arc::clone(name)).or_default().uncertain = true;
+            self.known.doubt(name);
         }
         let (mut blamed, mut rest): (Vec<_>, Vec<_>) = sent.told.into_keys().partition(|name| mentions(message, name));
         if blamed.is_empty() {
@@ -414,16 +366,12 @@ impl Subscription {
     }
 
     pub fn status(&self) -> TypeStatus {
-        let refusal = |(name, known): (&Arc<str>, &Known)| {
-            let (told, message) = known.refused.as_ref()?;
-            Some((Arc::clone(name), Refusal { version: told.version(), message: message.clone() }))
-        };
         let suspected: usize = self.suspects.iter().map(Vec::len).sum();
         TypeStatus {
             wildcard: self.wildcard,
             names: self.names.len(),
             waiting: self.pending.len() + self.vanished.len() + suspected,
-            refused: self.known.iter().filter_map(refusal).collect(),
+            refused: self.known.refusals(),
             ..self.status.clone()
         }
     }

@@ -37,6 +37,13 @@ fn clusters(names: &[&str], seconds: i64) -> ResourceSet {
     ResourceSet::new(seconds.to_string()).with(Cds, names.iter().map(|name| cluster(name, seconds)))
 }
 
+/// The set with another content of a cluster.
+fn changed(set: ResourceSet, cluster: Resource) -> ResourceSet {
+    let mut clusters = set.all_of(&Cds);
+    clusters.insert(Arc::clone(cluster.name()), cluster);
+    set.with_all(Cds, clusters)
+}
+
 struct Stream {
     stream: ServerStream,
     now: Instant,
@@ -108,11 +115,11 @@ fn the_one_at_fault_is_found_and_the_rest_moves() {
     assert!(!status.synced());
 
     // It is held back until it changes; others are not.
-    let set = clusters(&names, 1).with_changes(Cds, [("a".into(), Some(cluster("a", 2)))]);
+    let set = changed(clusters(&names, 1), cluster("a", 2));
     let push = only(stream.update(set.clone()));
     assert_eq!(told(std::slice::from_ref(&push)), ["CDS a"]);
     assert!(stream.ack(&push).is_empty());
-    let push = only(stream.update(set.with_changes(Cds, [("f".into(), Some(cluster("f", 2)))])));
+    let push = only(stream.update(changed(set, cluster("f", 2))));
     assert_eq!(told(std::slice::from_ref(&push)), ["CDS f"]);
     stream.ack(&push);
     assert!(stream.stream.status().synced());
@@ -171,8 +178,8 @@ fn endpoints_follow_a_changed_cluster_without_being_asked_for() {
     stream.ack(&cds);
     stream.ack(&eds);
     // Before the acknowledgement: Envoy gives it only when the cluster is warm.
-    let changed = set(1).with_changes(Cds, [("b".into(), Some(cluster("b", 2)))]);
-    assert_eq!(told(&stream.update(changed)), ["CDS b", "EDS b"]);
+    let after = changed(set(1), cluster("b", 2));
+    assert_eq!(told(&stream.update(after)), ["CDS b", "EDS b"]);
 }
 
 #[test]
@@ -279,7 +286,7 @@ fn a_complete_state_keeps_what_is_refused_as_it_was() {
     assert_eq!(ask("2", Some("b: bad"), None), [("3".into(), vec![2, 1])]);
     assert_eq!(ask("3", None, None), [("4".into(), vec![2, 2])]);
     assert_eq!(ask("4", Some("b: bad"), None), []);
-    let set = clusters(&["a", "b"], 2).with_changes(Cds, [("a".into(), Some(cluster("a", 3)))]);
+    let set = changed(clusters(&["a", "b"], 2), cluster("a", 3));
     assert_eq!(ask("4", None, Some(set)), [("5".into(), vec![3, 1])]);
 }
 
