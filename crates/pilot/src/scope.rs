@@ -23,6 +23,7 @@ use lateen_galley::istio::sidecar::OutboundMode;
 use lateen_galley::mesh::{Disabled, ProxyConfig};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Deref;
 use std::sync::Arc;
 
 /// All of a proxy that its outbound configuration depends on.
@@ -135,16 +136,31 @@ fn settings(node: &Node, mesh: &Config) -> HttpSettings {
     }
 }
 
-/// A proxy's view of the world.
-#[derive(Debug)]
-pub struct Scope<'a> {
+/// What holds for a service where a proxy is, whichever other services there are: it can be asked of one at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
     pub world: &'a World,
     pub key: &'a ScopeKey,
+}
+
+/// A proxy's view of the world, and all that is in it.
+#[derive(Debug)]
+pub struct Scope<'a> {
+    view: View<'a>,
     /// Services it reaches, the oldest first, no host twice.
     services: Vec<Entry>,
     by_host: HashMap<Arc<str>, usize>,
     rules: Vec<&'a VirtualServiceRule>,
     egress: Vec<Egress<'a>>,
+}
+
+/// A scope is a view too.
+impl<'a> Deref for Scope<'a> {
+    type Target = View<'a>;
+
+    fn deref(&self) -> &View<'a> {
+        &self.view
+    }
 }
 
 /// Of services with the same host: the own namespace's, else Kubernetes', else the oldest. The oldest host first.
@@ -161,44 +177,7 @@ fn one_of_each_host<E: std::borrow::Borrow<Entry>>(mut services: Vec<E>, key: &S
     services
 }
 
-impl<'a> Scope<'a> {
-    /// The view of proxies with this key.
-    pub fn new(world: &'a World, key: &'a ScopeKey) -> Scope<'a> {
-        let visible: Vec<&Entry> =
-            world.registry.entries().filter(|entry| entry.service.export_to.visible_in(&key.namespace)).collect();
-        let mut rules: Vec<&VirtualServiceRule> =
-            world.virtual_services.iter().filter(|rule| rule.visible_in(&key.namespace)).collect();
-        rules.sort_by_key(|rule| rule.closeness(&key.namespace));
-        let listeners = key.sidecar.iter().flat_map(|sidecar| &sidecar.spec().egress);
-        let mut egress: Vec<Egress<'a>> =
-            listeners.map(|listener| Egress::new(listener, key, &visible, &rules)).collect();
-        let services = if egress.is_empty() {
-            let all = one_of_each_host(visible, key);
-            egress.push(Egress::everything(&all, &rules));
-            all.into_iter().cloned().collect()
-        } else {
-            egress::union(&egress, world, key)
-        };
-        let by_host =
-            services.iter().enumerate().map(|(index, entry)| (Arc::clone(&entry.service.host), index)).collect();
-        Scope { world, key, services, by_host, rules, egress }
-    }
-
-    /// Services it reaches, the oldest first.
-    pub fn services(&self) -> &[Entry] {
-        &self.services
-    }
-
-    /// A service it reaches.
-    pub fn service(&self, host: &str) -> Option<&Entry> {
-        self.by_host.get(host).and_then(|index| self.services.get(*index))
-    }
-
-    /// A sidecar's ways out, in the order in which they claim ports.
-    pub fn egress(&self) -> &[Egress<'a>] {
-        &self.egress
-    }
-
+impl<'a> View<'a> {
     /// What is done with traffic to unknown hosts: the Sidecar's word, else the mesh's.
     pub fn unknown(&self) -> Unknown {
         let own = self.key.sidecar.as_ref().and_then(|sidecar| sidecar.spec().outbound_traffic_policy.as_ref());
@@ -218,12 +197,6 @@ impl<'a> Scope<'a> {
                 }
             },
         }
-    }
-
-    /// Visible rules bound to a gateway: private ones, those exported to the proxy's namespace, public ones; the oldest
-    /// first in each. `mesh` stands for all sidecars.
-    pub fn rules_of(&self, gateway: &str) -> impl Iterator<Item = &'a VirtualServiceRule> {
-        self.rules.iter().copied().filter(move |rule| rule.is_bound_to(gateway))
     }
 
     /// The DestinationRule for a service.
@@ -249,14 +222,59 @@ impl<'a> Scope<'a> {
     }
 
     /// The policy for a port of a service, or of a subset of it.
-    pub fn policy(&self, host: &str, subset: &str, port: u16) -> Policy {
-        self.service(host).map(|entry| self.policy_of(entry, subset, port)).unwrap_or_default()
-    }
-
-    /// The same.
     pub fn policy_of(&self, entry: &Entry, subset: &str, port: u16) -> Policy {
         let policy = self.destination_rule(entry).map(|rule| rule.policy(subset, port)).unwrap_or_default();
         if entry.service.client_affinity { policy.with_client_affinity() } else { policy }
+    }
+}
+
+impl<'a> Scope<'a> {
+    /// The view of proxies with this key.
+    pub fn new(world: &'a World, key: &'a ScopeKey) -> Scope<'a> {
+        let visible: Vec<&Entry> =
+            world.registry.entries().filter(|entry| entry.service.export_to.visible_in(&key.namespace)).collect();
+        let mut rules: Vec<&VirtualServiceRule> =
+            world.virtual_services.iter().filter(|rule| rule.visible_in(&key.namespace)).collect();
+        rules.sort_by_key(|rule| rule.closeness(&key.namespace));
+        let listeners = key.sidecar.iter().flat_map(|sidecar| &sidecar.spec().egress);
+        let mut egress: Vec<Egress<'a>> =
+            listeners.map(|listener| Egress::new(listener, key, &visible, &rules)).collect();
+        let services = if egress.is_empty() {
+            let all = one_of_each_host(visible, key);
+            egress.push(Egress::everything(&all, &rules));
+            all.into_iter().cloned().collect()
+        } else {
+            egress::union(&egress, world, key)
+        };
+        let by_host =
+            services.iter().enumerate().map(|(index, entry)| (Arc::clone(&entry.service.host), index)).collect();
+        Scope { view: View { world, key }, services, by_host, rules, egress }
+    }
+
+    /// Services it reaches, the oldest first.
+    pub fn services(&self) -> &[Entry] {
+        &self.services
+    }
+
+    /// A service it reaches.
+    pub fn service(&self, host: &str) -> Option<&Entry> {
+        self.by_host.get(host).and_then(|index| self.services.get(*index))
+    }
+
+    /// A sidecar's ways out, in the order in which they claim ports.
+    pub fn egress(&self) -> &[Egress<'a>] {
+        &self.egress
+    }
+
+    /// Visible rules bound to a gateway: private ones, those exported to the proxy's namespace, public ones; the oldest
+    /// first in each. `mesh` stands for all sidecars.
+    pub fn rules_of(&self, gateway: &str) -> impl Iterator<Item = &'a VirtualServiceRule> {
+        self.rules.iter().copied().filter(move |rule| rule.is_bound_to(gateway))
+    }
+
+    /// The policy for a port of a service it reaches, or of a subset of it.
+    pub fn policy(&self, host: &str, subset: &str, port: u16) -> Policy {
+        self.service(host).map(|entry| self.policy_of(entry, subset, port)).unwrap_or_default()
     }
 
     /// What routes of these rules need to know of the services they send to.

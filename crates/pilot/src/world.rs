@@ -9,6 +9,7 @@ use crate::scope::PlaceNeeds;
 use lateen_galley::istio::Gateway;
 use lateen_galley::{Config as IstioConfig, Kind, Object, Snapshot};
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Kinds of objects that only the endpoints of services depend on.
@@ -41,9 +42,19 @@ pub struct World {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     Nothing,
-    /// The endpoints of these hosts, and maybe what is known of single workloads.
-    Endpoints(Vec<Arc<str>>),
+    Endpoints(EndpointChange),
     Anything,
+}
+
+/// Endpoints and workloads that are others than they were.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointChange {
+    /// Hosts with other endpoints.
+    pub hosts: Vec<Arc<str>>,
+    /// Addresses of endpoints and workloads that came, went or became others.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Namespaces and names of such pods.
+    pub pods: BTreeSet<(String, String)>,
 }
 
 impl World {
@@ -122,13 +133,9 @@ impl World {
         match self.registry.endpoint_changes(&before.registry) {
             _ if !rules_same => Change::Anything,
             None => Change::Anything,
-            Some(hosts) if hosts.is_empty() && self.workloads_same(before) => Change::Nothing,
-            Some(hosts) => Change::Endpoints(hosts),
+            Some(change) if change == EndpointChange::default() => Change::Nothing,
+            Some(change) => Change::Endpoints(change),
         }
-    }
-
-    fn workloads_same(&self, before: &World) -> bool {
-        [Kind::Pod, Kind::WorkloadEntry].iter().all(|kind| self.snapshot.same(&before.snapshot, *kind))
     }
 
     /// The snapshot it was made of.

@@ -2,8 +2,7 @@
 //!
 //! Source: Istio `core/cluster.go` (buildOutboundClusters), `xds/endpoints/endpoint_builder.go`.
 
-use super::claims;
-use super::{Memo, Outbound};
+use super::{Made, Memo};
 use crate::generate::cluster::{Discovery, OutboundCluster, ServiceLabel, Upstream};
 use crate::generate::endpoint::ClusterEndpoints;
 use crate::names;
@@ -12,25 +11,21 @@ use crate::registry::{
     Endpoint, Entry, Labels, Protocol, Resolution, Service, ServicePort, Source, TargetPort, selects,
 };
 use crate::rules::{Balancing, Policy};
-use crate::scope::Scope;
+use crate::scope::{Scope, View};
 use std::sync::Arc;
 
 /// Adds the clusters and endpoints of all visible services.
-pub fn add(scope: &Scope<'_>, memo: &mut Memo, outbound: &mut Outbound) {
+pub fn add(scope: &Scope<'_>, memo: &mut Memo, made: &mut Made) {
     for entry in scope.services() {
-        add_service(scope, entry, memo, outbound);
+        add_service(scope, entry, memo, made);
     }
 }
 
 /// Adds the clusters and endpoints of one service.
-pub fn add_service(scope: &Scope<'_>, entry: &Entry, memo: &mut Memo, outbound: &mut Outbound) {
+pub fn add_service(scope: &View<'_>, entry: &Entry, memo: &mut Memo, made: &mut Made) {
     let service = &entry.service;
     if service.resolution == Resolution::Alias {
         return;
-    }
-    let named = matches!(service.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
-    if named || claims::depend_on_endpoints(service, scope.key.dns_capture) {
-        outbound.hosts_beyond_endpoints.push(Arc::clone(&service.host));
     }
     let rule = scope.destination_rule(entry);
     let everyone = Labels::new();
@@ -48,9 +43,9 @@ pub fn add_service(scope: &Scope<'_>, entry: &Entry, memo: &mut Memo, outbound: 
             let eds = discovery == Discovery::Eds;
             if eds {
                 let preference = preference.clone();
-                outbound.endpoints.push(memo.get(ClusterEndpoints { cluster: name.clone(), endpoints, preference }));
+                made.endpoints.push(memo.get(ClusterEndpoints { cluster: name.clone(), endpoints, preference }));
             }
-            outbound.clusters.push(memo.get(OutboundCluster {
+            made.clusters.push(memo.get(OutboundCluster {
                 name,
                 discovery,
                 upstream: upstream(scope, port),
@@ -99,7 +94,7 @@ fn in_service(policy: &Policy, endpoints: Arc<[Endpoint]>) -> Arc<[Endpoint]> {
     endpoints.iter().filter(|endpoint| endpoint.healthy).cloned().collect()
 }
 
-fn upstream(scope: &Scope<'_>, port: &ServicePort) -> Upstream {
+fn upstream(scope: &View<'_>, port: &ServicePort) -> Upstream {
     match port.protocol {
         protocol if protocol.is_http2() => Upstream::Http2,
         // A gateway knows what its clients speak only after TLS, where it always offers HTTP/2.
@@ -110,7 +105,7 @@ fn upstream(scope: &Scope<'_>, port: &ServicePort) -> Upstream {
 
 /// How the cluster finds its endpoints; `None` if it would have none to begin with, which Envoy refuses.
 fn discovery(
-    scope: &Scope<'_>,
+    scope: &View<'_>,
     service: &Service,
     port: &ServicePort,
     endpoints: &Arc<[Endpoint]>,

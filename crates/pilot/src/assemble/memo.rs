@@ -10,6 +10,10 @@ use crate::names;
 use lateen_xds::Resource;
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::Arc;
+
+/// Endpoints that may be kept though nobody has them.
+const SPARE_ENDPOINTS: usize = 256;
 
 /// The input of a generator, which names its result and makes it.
 pub trait Input: Eq + Hash + Clone {
@@ -35,6 +39,8 @@ pub struct Memo {
     inbound_clusters: Kept<InboundCluster>,
     fixed_clusters: Kept<FixedCluster>,
     endpoints: Kept<ClusterEndpoints>,
+    /// How many endpoints were kept when those that nobody has were forgotten last.
+    endpoints_used: usize,
     outbound_listeners: Kept<OutboundListener>,
     virtual_outbound: Kept<VirtualOutbound>,
     virtual_inbound: Kept<VirtualInbound>,
@@ -60,6 +66,21 @@ impl Memo {
         resource
     }
 
+    /// Forgets endpoints that no set of resources has, now and then: they change far more often than anything else, so
+    /// that full builds come too seldom to keep them few. All in all it costs what the changes between did.
+    pub fn forget_unused_endpoints(&mut self) {
+        if self.endpoints.len() > 2 * self.endpoints_used + SPARE_ENDPOINTS {
+            // Every copy of a resource shares its name.
+            self.endpoints.retain(|_, (resource, _)| Arc::strong_count(resource.name()) > 1);
+            self.endpoints_used = self.endpoints.len();
+        }
+    }
+
+    #[cfg(test)]
+    pub fn kept_endpoints(&self) -> usize {
+        self.endpoints.len()
+    }
+
     /// Begins a full build.
     pub fn grow_older(&mut self) {
         self.age += 1;
@@ -75,6 +96,7 @@ impl Memo {
             inbound_clusters,
             fixed_clusters,
             endpoints,
+            endpoints_used: _,
             outbound_listeners,
             virtual_outbound,
             virtual_inbound,

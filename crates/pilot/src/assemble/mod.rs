@@ -14,28 +14,36 @@ pub use memo::Memo;
 
 use crate::node::{Node, NodeType};
 use crate::plan;
-use crate::registry::Labels;
-use crate::scope::{Scope, ScopeKey};
+use crate::registry::{Entry, Labels, Resolution, Service};
+use crate::scope::{Scope, ScopeKey, View};
 use crate::world::World;
-use lateen_xds::{Resource, ResourceSet, ResourceType};
-use std::collections::HashSet;
+use lateen_xds::{Resource, ResourceSet, ResourceType, Resources, resource};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What proxies with equal scopes share.
 #[derive(Clone, Debug, Default)]
 pub struct Outbound {
-    pub clusters: Vec<Resource>,
-    pub endpoints: Vec<Resource>,
-    /// With the first address of each, by which a proxy leaves out those that lead to its own workload.
-    pub listeners: Vec<(IpAddr, Resource)>,
-    pub routes: Vec<Resource>,
-    pub conflicts: Vec<plan::outbound::Conflict>,
-    /// Hosts of the services proxies reach: what befalls others is nothing to them.
-    pub hosts: HashSet<Arc<str>>,
-    /// Hosts whose endpoints are part of more than endpoint resources: written into clusters, or listeners of
-    /// their own.
-    pub hosts_beyond_endpoints: Vec<Arc<str>>,
+    clusters: Resources,
+    pub endpoints: Resources,
+    listeners: Resources,
+    /// Listeners by the first address of each, by which a proxy leaves out those that lead to its own workload.
+    listeners_at: HashMap<IpAddr, Vec<Arc<str>>>,
+    routes: Resources,
+    conflicts: Vec<plan::outbound::Conflict>,
+    /// The services proxies reach, as they see them, by host: what befalls others is nothing to them.
+    services: HashMap<Arc<str>, Arc<Service>>,
+}
+
+/// Resources as generators make them, one after the other.
+#[derive(Debug, Default)]
+pub struct Made {
+    clusters: Vec<Resource>,
+    endpoints: Vec<Resource>,
+    listeners: Vec<(IpAddr, Resource)>,
+    routes: Vec<Resource>,
+    conflicts: Vec<plan::outbound::Conflict>,
 }
 
 /// What one proxy is sent, and what it could not be.
@@ -54,19 +62,71 @@ pub fn labels(node: &Node, world: &World) -> Labels {
     known.map_or_else(|| node.labels.clone(), |info| (*info.labels).clone())
 }
 
-/// Makes what proxies with this key share. Gateways share clusters and endpoints only.
-pub fn outbound(world: &World, key: &ScopeKey, memo: &mut Memo) -> Outbound {
+/// Makes what proxies with this key share. Gateways share clusters and endpoints only. What is as it was is shared with
+/// what there was `before`.
+pub fn outbound(world: &World, key: &ScopeKey, before: Option<&Outbound>, memo: &mut Memo) -> Outbound {
     let scope = Scope::new(world, key);
-    let hosts = scope.services().iter().map(|entry| Arc::clone(&entry.service.host)).collect();
-    let mut outbound = Outbound { hosts, ..Outbound::default() };
-    clusters::add(&scope, memo, &mut outbound);
+    let mut made = Made::default();
+    clusters::add(&scope, memo, &mut made);
     if key.node_type == NodeType::Sidecar {
-        sidecar::add_outbound(&scope, memo, &mut outbound);
+        sidecar::add_outbound(&scope, memo, &mut made);
     }
-    outbound
+    let services = scope.services().iter().map(|entry| (Arc::clone(&entry.service.host), Arc::clone(&entry.service)));
+    let mut listeners_at: HashMap<IpAddr, Vec<Arc<str>>> = HashMap::new();
+    for (address, listener) in &made.listeners {
+        listeners_at.entry(*address).or_default().push(Arc::clone(listener.name()));
+    }
+    let nothing = Outbound::default();
+    let before = before.unwrap_or(&nothing);
+    let listeners = made.listeners.into_iter().map(|(_, listener)| listener);
+    Outbound {
+        clusters: resource::follow(&before.clusters, by_name(made.clusters)),
+        endpoints: resource::follow(&before.endpoints, by_name(made.endpoints)),
+        listeners: resource::follow(&before.listeners, by_name(listeners)),
+        listeners_at,
+        routes: resource::follow(&before.routes, by_name(made.routes)),
+        conflicts: made.conflicts,
+        services: services.collect(),
+    }
 }
 
-/// Makes what one proxy is sent. Types that did not change are shared with `before`.
+fn by_name(resources: impl IntoIterator<Item = Resource>) -> Resources {
+    resources.into_iter().map(|resource| (Arc::clone(resource.name()), resource)).collect()
+}
+
+impl Outbound {
+    /// Whether proxies reach a service of this host.
+    pub fn reaches(&self, host: &str) -> bool {
+        self.services.contains_key(host)
+    }
+
+    /// Whether a host's endpoints are part of more than endpoint resources: written into clusters, or listeners of
+    /// their own.
+    pub fn holds_endpoints_of(&self, host: &str, key: &ScopeKey) -> bool {
+        self.services.get(host).is_some_and(|service| {
+            matches!(service.resolution, Resolution::Dns | Resolution::DnsRoundRobin)
+                || claims::depend_on_endpoints(service, key.dns_capture)
+        })
+    }
+
+    /// Takes over the endpoints that these hosts have now.
+    pub fn put_endpoints(&mut self, world: &World, key: &ScopeKey, hosts: &[Arc<str>], memo: &mut Memo) {
+        let mut made = Made::default();
+        for service in hosts.iter().filter_map(|host| self.services.get(host)) {
+            if let Some(now) = world.registry.get(&service.host, &service.namespace) {
+                let entry = Entry { service: Arc::clone(service), endpoints: Arc::clone(&now.endpoints) };
+                clusters::add_service(&View { world, key }, &entry, memo, &mut made);
+            }
+        }
+        for resource in made.endpoints {
+            if self.endpoints.get(resource.name()).is_some_and(|before| before.version() != resource.version()) {
+                self.endpoints.insert(Arc::clone(resource.name()), resource);
+            }
+        }
+    }
+}
+
+/// Makes what one proxy is sent. What did not change is shared with `before`.
 pub fn assemble(
     world: &World,
     node: &Node,
@@ -84,35 +144,29 @@ pub fn assemble(
         .collect();
     let (listeners, routes) = match node.node_type {
         NodeType::Sidecar => {
-            let own = |address: &IpAddr| node.addresses.contains(address);
-            let mut listeners: Vec<Resource> = outbound
-                .listeners
-                .iter()
-                .filter(|(address, _)| !own(address))
-                .map(|(_, listener)| listener.clone())
-                .collect();
-            inbound::Inbound::new(world, key, node, &labels).add(memo, &mut clusters, &mut listeners);
+            let mut listeners = outbound.listeners.clone();
+            for name in node.addresses.iter().filter_map(|own| outbound.listeners_at.get(own)).flatten() {
+                listeners.remove(name);
+            }
+            let (mut own_clusters, mut own_listeners) = (Vec::new(), Vec::new());
+            inbound::Inbound::new(world, key, node, &labels).add(memo, &mut own_clusters, &mut own_listeners);
+            let named = |resource: Resource| (Arc::clone(resource.name()), resource);
+            clusters.extend(own_clusters.into_iter().map(named));
+            listeners.extend(own_listeners.into_iter().map(named));
             (listeners, outbound.routes.clone())
         }
-        NodeType::Router => gateway::build(&Scope::new(world, key), node, &labels, memo, &mut problems),
+        NodeType::Router => {
+            let (listeners, routes) = gateway::build(&Scope::new(world, key), node, &labels, memo, &mut problems);
+            (by_name(listeners), by_name(routes))
+        }
     };
     let resources = before
         .clone()
-        .with(ResourceType::Cluster, clusters)
-        .with(ResourceType::Endpoint, outbound.endpoints.iter().cloned())
-        .with(ResourceType::Listener, listeners)
-        .with(ResourceType::Route, routes);
+        .with_all(ResourceType::Cluster, clusters)
+        .with_all(ResourceType::Endpoint, outbound.endpoints.clone())
+        .with_all(ResourceType::Listener, listeners)
+        .with_all(ResourceType::Route, routes);
     Assembled { resources, problems }
-}
-
-/// Endpoint resources of these hosts, as proxies with this key get them.
-pub fn endpoints_of(world: &World, key: &ScopeKey, hosts: &[Arc<str>], memo: &mut Memo) -> Vec<Resource> {
-    let scope = Scope::new(world, key);
-    let mut outbound = Outbound::default();
-    for entry in hosts.iter().filter_map(|host| scope.service(host)) {
-        clusters::add_service(&scope, entry, memo, &mut outbound);
-    }
-    outbound.endpoints
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What only sidecars have: listeners for services, and their routes.
 
-use super::{Memo, Outbound, claims};
+use super::{Made, Memo, claims};
 use crate::generate::cluster::FixedCluster;
 use crate::generate::listener::{ChainAction, OutboundListener, VirtualOutbound};
 use crate::generate::sidecar_routes::{HttpService, SidecarRoutes};
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
 /// Adds listeners for services, their routes, and the clusters for what no service takes.
-pub fn add_outbound(scope: &Scope<'_>, memo: &mut Memo, outbound: &mut Outbound) {
+pub fn add_outbound(scope: &Scope<'_>, memo: &mut Memo, made: &mut Made) {
     let key = scope.key;
     let bound = key.interception == Interception::None;
     let unknown = scope.unknown();
@@ -33,12 +33,12 @@ pub fn add_outbound(scope: &Scope<'_>, memo: &mut Memo, outbound: &mut Outbound)
             bound: planned.bound,
             settings: key.settings.clone(),
         };
-        outbound.listeners.push((address, memo.get(listener)));
+        made.listeners.push((address, memo.get(listener)));
     }
-    outbound.conflicts = plan.conflicts;
-    add_routes(scope, &route_names, &unknown, memo, outbound);
-    outbound.clusters.push(memo.get(FixedCluster::BlackHole));
-    outbound.clusters.push(memo.get(FixedCluster::Passthrough));
+    made.conflicts = plan.conflicts;
+    add_routes(scope, &route_names, &unknown, memo, made);
+    made.clusters.push(memo.get(FixedCluster::BlackHole));
+    made.clusters.push(memo.get(FixedCluster::Passthrough));
     if !bound {
         let listener = VirtualOutbound {
             addresses: key.wildcards(),
@@ -47,18 +47,12 @@ pub fn add_outbound(scope: &Scope<'_>, memo: &mut Memo, outbound: &mut Outbound)
             settings: key.settings.clone(),
         };
         let address = key.wildcards().first().copied().unwrap_or(IpAddr::from([0, 0, 0, 0]));
-        outbound.listeners.push((address, memo.get(listener)));
+        made.listeners.push((address, memo.get(listener)));
     }
 }
 
 /// Adds the route configurations of these names and ports.
-fn add_routes(
-    scope: &Scope<'_>,
-    names: &BTreeSet<(u16, String)>,
-    unknown: &Unknown,
-    memo: &mut Memo,
-    outbound: &mut Outbound,
-) {
+fn add_routes(scope: &Scope<'_>, names: &BTreeSet<(u16, String)>, unknown: &Unknown, memo: &mut Memo, made: &mut Made) {
     let by_port: Vec<BTreeMap<u16, Vec<HttpService>>> =
         scope.egress().iter().map(|egress| services_by_port(scope, egress)).collect();
     for (port, name) in names {
@@ -76,7 +70,7 @@ fn add_routes(
             None => on_port.to_vec(),
         };
         let rules = rules_for(egress, *port, only.as_deref(), &services);
-        outbound.routes.push(memo.get(SidecarRoutes {
+        made.routes.push(memo.get(SidecarRoutes {
             name: name.clone(),
             only,
             client_domain: scope.key.client_domain.clone(),

@@ -3,10 +3,12 @@
 //! A thread of its own does the work, so that no stream waits for it but those that connect meanwhile.
 
 mod debounce;
+mod proxies;
 mod state;
 
 pub use debounce::Debounce;
-pub use state::{Counts, Pending, Proxy, State};
+pub use proxies::Proxy;
+pub use state::{Counts, Pending, State};
 
 use crate::config::Config;
 use crate::node::{Node, NodeError};

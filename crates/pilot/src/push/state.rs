@@ -3,53 +3,29 @@
 //! Knows no clock and no thread. A snapshot is taken in, and its consequences carried out, in two steps, so that
 //! whoever drives it may wait in between.
 
+use super::proxies::{Own, Proxies, Proxy};
 use crate::assemble::{self, Memo, Outbound};
 use crate::config::Config;
 use crate::node::Node;
-use crate::registry::Labels;
-use crate::scope::{Place, ScopeKey};
-use crate::world::{Change, World};
+use crate::scope::ScopeKey;
+use crate::world::{Change, EndpointChange, World};
 use lateen_galley::Snapshot;
 use lateen_xds::ads::server::StreamStatus;
 use lateen_xds::{ResourceSet, ResourceType};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::sync::watch;
 
 /// Scopes kept beyond those in use.
 const SPARE_SCOPES: usize = 16;
 
-/// A connected proxy.
+/// What proxies alike share, and which they are.
 #[derive(Debug)]
-pub struct Proxy {
-    pub node: Node,
-    key: ScopeKey,
-    own: Own,
-    pub resources: watch::Sender<Arc<ResourceSet>>,
-    pub status: watch::Receiver<StreamStatus>,
-    /// Claims and servers that were not granted, in words.
-    pub problems: Vec<String>,
-}
-
-/// All of a workload that the part of its proxy's configuration depends on that no other proxy shares.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Own {
-    labels: Labels,
-    /// Host, port of the service, port of the workload.
-    instances: Vec<(Arc<str>, u16, u16)>,
-    place: Place,
-}
-
-impl Own {
-    fn new(node: &Node, world: &World) -> Own {
-        let labels = assemble::labels(node, world);
-        let instances = world.registry.instances(&node.namespace, &node.addresses, &labels);
-        let instance = |instance: &crate::registry::Instance| {
-            (Arc::clone(&instance.service.host), instance.port.number, instance.target)
-        };
-        let place = Place::new(node, &labels, world);
-        Own { instances: instances.iter().map(instance).collect(), labels, place }
-    }
+struct SharedScope {
+    outbound: Arc<Outbound>,
+    /// The push of everything that it is of.
+    push: u64,
+    members: BTreeSet<u64>,
 }
 
 /// Counts since the start.
@@ -61,6 +37,8 @@ pub struct Counts {
     pub endpoint_pushes: u64,
     /// Sets of resources made for single proxies.
     pub assembled: u64,
+    /// Sets of proxies that were given other endpoints and nothing else.
+    pub told: u64,
 }
 
 /// Connected proxies and the world their configuration is made of.
@@ -72,8 +50,8 @@ pub struct State {
     latest: World,
     synced: bool,
     memo: Memo,
-    scopes: HashMap<ScopeKey, Arc<Outbound>>,
-    proxies: BTreeMap<u64, Proxy>,
+    scopes: HashMap<Arc<ScopeKey>, SharedScope>,
+    proxies: Proxies,
     next_id: u64,
     version: u64,
     /// Revision of the newest snapshot whose consequences are all in the proxies' sets.
@@ -103,7 +81,7 @@ impl State {
             synced: false,
             memo: Memo::default(),
             scopes: HashMap::new(),
-            proxies: BTreeMap::new(),
+            proxies: Proxies::default(),
             next_id: 0,
             version: 0,
             revision: 0,
@@ -129,7 +107,7 @@ impl State {
 
     /// Connected proxies.
     pub fn proxies(&self) -> impl Iterator<Item = &Proxy> {
-        self.proxies.values().filter(|proxy| !proxy.resources.is_closed())
+        self.proxies.iter().filter(|proxy| !proxy.resources.is_closed())
     }
 
     /// Resources made, and resources found made already, since the start.
@@ -148,9 +126,9 @@ impl State {
         let pending = match change {
             Change::Nothing => Pending::Nothing,
             Change::Anything => Pending::WhenQuiet,
-            Change::Endpoints(hosts) => {
-                self.world.registry.adopt_endpoints(&hosts, &self.latest.registry);
-                self.push_endpoints(&hosts);
+            Change::Endpoints(change) => {
+                self.world.registry.adopt_endpoints(&change.hosts, &self.latest.registry);
+                self.push_endpoints(&change);
                 Pending::Nothing
             }
         };
@@ -168,57 +146,50 @@ impl State {
         self.version += 1;
         self.counts.full_pushes += 1;
         self.memo.grow_older();
-        self.scopes.clear();
         self.drop_closed();
-        for id in self.proxies.keys().copied().collect::<Vec<_>>() {
+        for id in self.proxies.ids() {
             self.assemble(id);
         }
+        self.scopes.retain(|_, scope| !scope.members.is_empty());
         self.waiting = false;
         self.revision = self.latest.snapshot().revision();
     }
 
-    fn push_endpoints(&mut self, hosts: &[Arc<str>]) {
-        self.drop_closed();
+    /// Tells the proxies that reach these hosts of their endpoints, and those whose own workload may be among them of what
+    /// that means to it. No other is looked at.
+    fn push_endpoints(&mut self, change: &EndpointChange) {
         self.version += 1;
         self.counts.endpoint_pushes += 1;
-        let mut changes = HashMap::new();
-        let mut rebuilt = HashSet::new();
-        for (key, outbound) in &mut self.scopes {
-            if outbound.hosts_beyond_endpoints.iter().any(|host| hosts.contains(host)) {
-                *outbound = Arc::new(assemble::outbound(&self.world, key, &mut self.memo));
-                rebuilt.insert(key.clone());
+        let hosts = &change.hosts;
+        let mut whole: BTreeSet<u64> = self.proxies.own_among(change, &self.world);
+        let mut told = BTreeSet::new();
+        for (key, scope) in &mut self.scopes {
+            if !hosts.iter().any(|host| scope.outbound.reaches(host)) {
                 continue;
             }
-            if !hosts.iter().any(|host| outbound.hosts.contains(host)) {
-                changes.insert(key.clone(), Vec::new());
-                continue;
+            if hosts.iter().any(|host| scope.outbound.holds_endpoints_of(host, key)) {
+                scope.outbound = Arc::new(assemble::outbound(&self.world, key, Some(&scope.outbound), &mut self.memo));
+                whole.extend(&scope.members);
+            } else {
+                Arc::make_mut(&mut scope.outbound).put_endpoints(&self.world, key, hosts, &mut self.memo);
+                told.extend(&scope.members);
             }
-            let changed = assemble::endpoints_of(&self.world, key, hosts, &mut self.memo);
-            let by_name: HashMap<_, _> =
-                changed.iter().map(|resource| (Arc::clone(resource.name()), resource)).collect();
-            let mut after = Outbound::clone(outbound);
-            for endpoint in &mut after.endpoints {
-                if let Some(changed) = by_name.get(endpoint.name()) {
-                    *endpoint = (*changed).clone();
-                }
-            }
-            *outbound = Arc::new(after);
-            changes.insert(key.clone(), changed);
         }
-        for id in self.proxies.keys().copied().collect::<Vec<_>>() {
-            let Some(proxy) = self.proxies.get(&id) else { continue };
-            let own_changed = Own::new(&proxy.node, &self.world) != proxy.own;
-            match changes.get(&proxy.key) {
-                Some(changed) if !own_changed && changed.is_empty() => {}
-                Some(changed) if !own_changed && !rebuilt.contains(&proxy.key) => {
-                    let version = self.version_text();
-                    let before = proxy.resources.borrow().clone();
-                    let changed = changed.iter().map(|resource| (Arc::clone(resource.name()), Some(resource.clone())));
-                    let after = before.at(version).with_changes(ResourceType::Endpoint, changed);
-                    proxy.resources.send_replace(Arc::new(after));
-                }
-                _ => self.assemble(id),
+        self.memo.forget_unused_endpoints();
+        let version = self.version_text();
+        for id in told.difference(&whole) {
+            let Some(proxy) = self.proxies.get(*id) else { continue };
+            let Some(scope) = self.scopes.get(&proxy.key) else { continue };
+            let before = proxy.resources.borrow().clone();
+            let after =
+                before.at(Arc::clone(&version)).with_all(ResourceType::Endpoint, scope.outbound.endpoints.clone());
+            self.counts.told += 1;
+            if !after.shares_all_with(&before) {
+                proxy.resources.send_replace(Arc::new(after));
             }
+        }
+        for id in whole {
+            self.assemble(id);
         }
     }
 
@@ -233,7 +204,7 @@ impl State {
         }
         self.drop_closed();
         let own = Own::new(&node, &self.world);
-        let key = ScopeKey::new(&node, &own.labels, &self.world);
+        let key = Arc::new(ScopeKey::new(&node, &own.labels, &self.world));
         let (resources, receiver) = watch::channel(Arc::new(ResourceSet::new(self.version_text())));
         let id = self.next_id;
         self.next_id += 1;
@@ -244,19 +215,32 @@ impl State {
 
     fn assemble(&mut self, id: u64) {
         let version = self.version_text();
-        let Some(proxy) = self.proxies.get_mut(&id) else { return };
+        let Some(proxy) = self.proxies.get_mut(id) else { return };
         proxy.own = Own::new(&proxy.node, &self.world);
-        proxy.key = ScopeKey::new(&proxy.node, &proxy.own.labels, &self.world);
-        let outbound = match self.scopes.get(&proxy.key) {
-            Some(outbound) => Arc::clone(outbound),
-            None => {
-                let outbound = Arc::new(assemble::outbound(&self.world, &proxy.key, &mut self.memo));
-                self.scopes.insert(proxy.key.clone(), Arc::clone(&outbound));
-                outbound
+        let key = ScopeKey::new(&proxy.node, &proxy.own.labels, &self.world);
+        let before = self.scopes.get(&proxy.key).map(|scope| Arc::clone(&scope.outbound));
+        if *proxy.key != key {
+            if let Some(left) = self.scopes.get_mut(&proxy.key) {
+                left.members.remove(&id);
             }
-        };
+            proxy.key = Arc::new(key);
+        }
+        if let Some((known, _)) = self.scopes.get_key_value(&proxy.key) {
+            proxy.key = Arc::clone(known);
+        }
+        let push = self.counts.full_pushes;
+        if self.scopes.get(&proxy.key).is_none_or(|scope| scope.push != push) {
+            let outbound = assemble::outbound(&self.world, &proxy.key, before.as_deref(), &mut self.memo);
+            let outbound = Arc::new(outbound);
+            let scope = self.scopes.entry(Arc::clone(&proxy.key));
+            scope
+                .and_modify(|scope| (scope.outbound, scope.push) = (Arc::clone(&outbound), push))
+                .or_insert_with(|| SharedScope { outbound, push, members: BTreeSet::new() });
+        }
+        let Some(scope) = self.scopes.get_mut(&proxy.key) else { return };
+        scope.members.insert(id);
         let before = proxy.resources.borrow().at(version);
-        let made = assemble::assemble(&self.world, &proxy.node, &proxy.key, &outbound, &before, &mut self.memo);
+        let made = assemble::assemble(&self.world, &proxy.node, &proxy.key, &scope.outbound, &before, &mut self.memo);
         self.counts.assembled += 1;
         proxy.problems = made.problems;
         // What it has already, a proxy need not be woken for.
@@ -268,19 +252,26 @@ impl State {
 
     /// Forgets proxies that are gone, and what only they needed.
     fn drop_closed(&mut self) {
-        self.proxies.retain(|_, proxy| !proxy.resources.is_closed());
+        for (id, key) in self.proxies.drop_closed() {
+            if let Some(scope) = self.scopes.get_mut(&key) {
+                scope.members.remove(&id);
+            }
+        }
         if self.scopes.len() > self.proxies.len() + SPARE_SCOPES {
-            let used: HashSet<&ScopeKey> = self.proxies.values().map(|proxy| &proxy.key).collect();
-            self.scopes.retain(|key, _| used.contains(key));
+            self.scopes.retain(|_, scope| !scope.members.is_empty());
             self.memo.grow_older();
         }
     }
 
-    fn version_text(&self) -> String {
-        format!("{}/{}", self.latest.snapshot().revision(), self.version)
+    fn version_text(&self) -> Arc<str> {
+        format!("{}/{}", self.latest.snapshot().revision(), self.version).into()
     }
 }
 
 #[cfg(test)]
 #[path = "state_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "steps_tests.rs"]
+mod steps_tests;

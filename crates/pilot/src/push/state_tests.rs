@@ -1,6 +1,7 @@
 use super::*;
 use crate::testing::{self, CANARY, Cluster, GATEWAY, SIDECAR};
 use lateen_xds::Version;
+use std::collections::BTreeMap;
 
 type Versions = BTreeMap<String, Version>;
 
@@ -165,6 +166,65 @@ fn who_is_gone_is_forgotten() {
     }
     assert_eq!(state.proxies().count(), 0);
     assert!(state.scopes.len() <= SPARE_SCOPES + 2, "{}", state.scopes.len());
+}
+
+/// A mesh of so many services in one namespace, and what one more edit of an endpoint makes pilot do.
+fn work_of_one_endpoint(services: usize) -> (u64, Counts) {
+    let slice = |index: usize, last: usize| {
+        format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: s{index}, namespace: shop, labels: {{kubernetes.io/service-name: s{index}}}}}\n\
+             addressType: IPv4\nports: [{{name: http, port: 8080}}]\n\
+             endpoints: [{{addresses: [10.1.{}.{}]}}, {{addresses: [10.2.0.{last}]}}]\n",
+            index / 250,
+            index % 250
+        )
+    };
+    let mut cluster = Cluster::read(CANARY);
+    for index in 0..services {
+        cluster.apply(&NEW_SERVICE.replace("late", &format!("s{index}")));
+        cluster.apply(&slice(index, 1));
+    }
+    // It reaches its own namespace, which is another.
+    cluster.apply(&sidecar("\"./*\"").replace("shop", "far"));
+    let mut state = cluster.state(Config::default());
+    let mut near = testing::add(&mut state, &testing::node(SIDECAR, &[]));
+    let mut far = testing::add(&mut state, &testing::node("sidecar~10.244.9.9~x.far~far.svc.cluster.local", &[]));
+    let before = (state.memo_counts(), state.counts);
+    near.resources.mark_unchanged();
+    far.resources.mark_unchanged();
+    cluster.apply(&slice(0, 2));
+    assert_eq!(state.take(cluster.snapshot()), Pending::Nothing);
+    assert!(near.resources.has_changed().unwrap() && !far.resources.has_changed().unwrap());
+    let made = state.memo_counts().0 - before.0.0 + state.memo_counts().1 - before.0.1;
+    let counts = Counts {
+        full_pushes: state.counts.full_pushes - before.1.full_pushes,
+        endpoint_pushes: state.counts.endpoint_pushes - before.1.endpoint_pushes,
+        assembled: state.counts.assembled - before.1.assembled,
+        told: state.counts.told - before.1.told,
+    };
+    (made, counts)
+}
+
+#[test]
+fn a_changed_endpoint_is_as_much_work_in_a_large_mesh_as_in_a_small_one() {
+    let (asked_for, counts) = work_of_one_endpoint(3);
+    // Its service's cluster and endpoints, for the scope that reaches it.
+    assert_eq!(asked_for, 2);
+    assert_eq!(counts, Counts { endpoint_pushes: 1, told: 1, ..Counts::default() });
+    assert_eq!(work_of_one_endpoint(300), (asked_for, counts));
+}
+
+#[test]
+fn endpoints_that_come_and_go_are_not_kept_for_ever() {
+    let mut cluster = Cluster::read(CANARY);
+    let mut state = cluster.state(Config::default());
+    let _proxy = testing::add(&mut state, &testing::node(SIDECAR, &[]));
+    for turn in 0..2000 {
+        cluster.apply(&NOT_READY.replace("10.244.0.6", &format!("10.245.{}.{}", turn / 250, turn % 250)));
+        assert_eq!(state.take(cluster.snapshot()), Pending::Nothing);
+    }
+    assert!(state.memo.kept_endpoints() < 400, "{}", state.memo.kept_endpoints());
 }
 
 #[test]

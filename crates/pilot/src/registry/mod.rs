@@ -18,6 +18,7 @@ pub use protocol::{Protocol, Shape};
 pub use service::{Cidr, Distribution, ExportTo, Resolution, Service, ServicePort, Source, TargetPort};
 pub use workload::{WorkloadInfo, Workloads, locality_of};
 
+use crate::world::EndpointChange;
 use kubernetes::Slices;
 use lateen_galley::istio::ServiceEntry;
 use lateen_galley::{Config, Snapshot};
@@ -160,13 +161,23 @@ impl Registry {
         &self.workloads
     }
 
-    /// Hosts whose endpoints differ from those of another registry, or `None` if more than that differs.
-    pub fn endpoint_changes(&self, before: &Registry) -> Option<Vec<Arc<str>>> {
+    /// What differs from another registry in endpoints and workloads, or `None` if more than that differs.
+    pub fn endpoint_changes(&self, before: &Registry) -> Option<EndpointChange> {
+        let mut change = EndpointChange::default();
+        self.workloads.differences(&before.workloads, &mut change);
         let same = |was: &Entry, is: &Entry| {
             Arc::ptr_eq(&was.service, &is.service) && Arc::ptr_eq(&was.endpoints, &is.endpoints)
         };
-        let changes = before.entries.diff(&self.entries, same);
-        changes.map(|(key, was, is)| Arc::ptr_eq(&was?.service, &is?.service).then(|| Arc::clone(&key.0))).collect()
+        for (key, was, is) in before.entries.diff(&self.entries, same) {
+            let (was, is) = (was?, is?);
+            if !Arc::ptr_eq(&was.service, &is.service) {
+                return None;
+            }
+            change.hosts.push(Arc::clone(&key.0));
+            let (was, is) = (targets(&was.endpoints), targets(&is.endpoints));
+            change.addresses.extend(was.symmetric_difference(&is).map(|(address, ..)| *address));
+        }
+        Some(change)
     }
 
     /// Takes over the endpoints of these hosts from a later registry, where their services are the same.
@@ -231,6 +242,16 @@ impl Registry {
 /// The IP addresses of endpoints.
 fn addresses(endpoints: &PortEndpoints) -> impl Iterator<Item = IpAddr> {
     endpoints.values().flat_map(|endpoints| endpoints.iter()).filter_map(|endpoint| endpoint.address.ip())
+}
+
+/// The IP addresses of endpoints, with the port of the service and the endpoint's own.
+fn targets(endpoints: &PortEndpoints) -> BTreeSet<(IpAddr, u16, u16)> {
+    let of_port = |(port, endpoints): (&u16, &Arc<[Endpoint]>)| {
+        let port = *port;
+        let targets = endpoints.iter().filter_map(move |at| Some((at.address.ip()?, port, at.port)));
+        targets.collect::<Vec<_>>()
+    };
+    endpoints.iter().flat_map(of_port).collect()
 }
 
 /// The value from before if it is equal, so that what was made of it need not be made again.

@@ -1,6 +1,7 @@
 //! Workloads: pods and workload entries.
 
 use super::endpoint::{Endpoint, EndpointAddress, Labels, Locality, REGION, SUBZONE, Workload, ZONE};
+use crate::world::EndpointChange;
 use k8s_openapi::api::core::v1::Pod;
 use lateen_galley::istio::WorkloadEntry;
 use lateen_galley::{Config, Kind, Object, Snapshot};
@@ -111,6 +112,14 @@ impl Workloads {
             from.take_while(move |((of, _), _)| *of == namespace).map(|(_, info)| info)
         };
         of(&self.pods).chain(of(&self.entries))
+    }
+
+    /// Adds what differs from other workloads.
+    pub fn differences(&self, before: &Workloads, change: &mut EndpointChange) {
+        let pods = before.pods.diff(&self.pods, Arc::ptr_eq);
+        change.pods.extend(pods.map(|((namespace, name), _, _)| (namespace.to_string(), name.to_string())));
+        let addresses = before.by_address.diff(&self.by_address, Arc::ptr_eq);
+        change.addresses.extend(addresses.map(|(address, _, _)| *address));
     }
 
     fn named(&self, kind: Kind, namespace: &str, name: &str) -> Option<&Arc<WorkloadInfo>> {

@@ -2,7 +2,7 @@
 //!
 //! Source: Istio `core/loadbalancer/loadbalancer.go` (GetEffectiveLbSetting), `xds/ads.go` (setTopologyLabels).
 
-use super::{Scope, ScopeKey};
+use super::{ScopeKey, View};
 use crate::generate::locality::{NETWORK, Preference, PreferenceRule};
 use crate::node::Node;
 use crate::registry::{
@@ -70,7 +70,7 @@ impl ScopeKey {
     }
 }
 
-impl Scope<'_> {
+impl View<'_> {
     /// Which endpoints of a cluster the proxy prefers, and whether localities take requests by their weights.
     pub fn preference(&self, service: &Service, policy: &Policy) -> (Option<Arc<Preference>>, bool) {
         let mesh = &self.world.config.locality_lb_setting;

@@ -1,0 +1,124 @@
+//! Connected proxies, and which of them a change is about.
+
+use crate::assemble;
+use crate::node::Node;
+use crate::registry::{Instance, Labels};
+use crate::scope::{Place, ScopeKey};
+use crate::world::{EndpointChange, World};
+use lateen_xds::ResourceSet;
+use lateen_xds::ads::server::StreamStatus;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// A connected proxy.
+#[derive(Debug)]
+pub struct Proxy {
+    pub node: Node,
+    pub(super) key: Arc<ScopeKey>,
+    pub(super) own: Own,
+    pub resources: watch::Sender<Arc<ResourceSet>>,
+    pub status: watch::Receiver<StreamStatus>,
+    /// Claims and servers that were not granted, in words.
+    pub problems: Vec<String>,
+}
+
+/// All of a workload that the part of its proxy's configuration depends on that no other proxy shares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Own {
+    pub labels: Labels,
+    /// Host, port of the service, port of the workload.
+    instances: Vec<(Arc<str>, u16, u16)>,
+    place: Place,
+}
+
+impl Own {
+    pub fn new(node: &Node, world: &World) -> Own {
+        let labels = assemble::labels(node, world);
+        let instances = world.registry.instances(&node.namespace, &node.addresses, &labels);
+        let instance =
+            |instance: &Instance| (Arc::clone(&instance.service.host), instance.port.number, instance.target);
+        let place = Place::new(node, &labels, world);
+        Own { instances: instances.iter().map(instance).collect(), labels, place }
+    }
+}
+
+/// All connected proxies, by number; those that a workload is known by can be found by that.
+#[derive(Debug, Default)]
+pub(super) struct Proxies {
+    by_id: BTreeMap<u64, Proxy>,
+    at_address: HashMap<IpAddr, BTreeSet<u64>>,
+    /// By namespace and name.
+    of_pod: HashMap<(String, String), BTreeSet<u64>>,
+}
+
+impl Proxies {
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Proxy> {
+        self.by_id.values()
+    }
+
+    pub fn ids(&self) -> Vec<u64> {
+        self.by_id.keys().copied().collect()
+    }
+
+    pub fn get(&self, id: u64) -> Option<&Proxy> {
+        self.by_id.get(&id)
+    }
+
+    pub fn get_mut(&mut self, id: u64) -> Option<&mut Proxy> {
+        self.by_id.get_mut(&id)
+    }
+
+    pub fn insert(&mut self, id: u64, proxy: Proxy) {
+        for address in &proxy.node.addresses {
+            self.at_address.entry(*address).or_default().insert(id);
+        }
+        if let Some(pod) = pod(&proxy.node) {
+            self.of_pod.entry(pod).or_default().insert(id);
+        }
+        self.by_id.insert(id, proxy);
+    }
+
+    /// Forgets proxies that are gone. Tells which they were, and which scope each had.
+    pub fn drop_closed(&mut self) -> Vec<(u64, Arc<ScopeKey>)> {
+        let closed = self.by_id.iter().filter(|(_, proxy)| proxy.resources.is_closed());
+        let closed: Vec<(u64, Arc<ScopeKey>)> = closed.map(|(id, proxy)| (*id, Arc::clone(&proxy.key))).collect();
+        for (id, _) in &closed {
+            let Some(proxy) = self.by_id.remove(id) else { continue };
+            for address in &proxy.node.addresses {
+                forget(&mut self.at_address, address, *id);
+            }
+            if let Some(pod) = pod(&proxy.node) {
+                forget(&mut self.of_pod, &pod, *id);
+            }
+        }
+        closed
+    }
+
+    /// Proxies to whose own workload a change means something.
+    pub fn own_among(&self, change: &EndpointChange, world: &World) -> BTreeSet<u64> {
+        let at = change.addresses.iter().filter_map(|address| self.at_address.get(address));
+        let of = change.pods.iter().filter_map(|pod| self.of_pod.get(pod));
+        let candidates: BTreeSet<u64> = at.chain(of).flatten().copied().collect();
+        let changed = |proxy: &Proxy| Own::new(&proxy.node, world) != proxy.own;
+        candidates.into_iter().filter(|id| self.get(*id).is_some_and(changed)).collect()
+    }
+}
+
+fn pod(node: &Node) -> Option<(String, String)> {
+    node.pod().map(|(name, namespace)| (namespace.to_owned(), name.to_owned()))
+}
+
+fn forget<K: std::hash::Hash + Eq>(index: &mut HashMap<K, BTreeSet<u64>>, key: &K, id: u64) {
+    if let Some(ids) = index.get_mut(key) {
+        ids.remove(&id);
+        if ids.is_empty() {
+            index.remove(key);
+        }
+    }
+}
