@@ -95,7 +95,7 @@ pub fn insert<K: Ord + Clone, V: Clone>(
 }
 
 /// The right half of what has become too long, as a node.
-fn split<K: Clone, T, V>(items: &mut Vec<(K, T)>, node: fn(Vec<(K, T)>) -> Node<K, V>) -> Option<Child<K, V>> {
+fn split<K: Clone, T, V>(items: &mut Vec<(K, T)>, node: impl Fn(Vec<(K, T)>) -> Node<K, V>) -> Option<Child<K, V>> {
     if items.len() <= MOST {
         return None;
     }
@@ -175,7 +175,7 @@ pub fn build<K: Clone, V>(entries: Vec<(K, V)>) -> Arc<Node<K, V>> {
     level.pop().map(|(_, root)| root).unwrap_or_default()
 }
 
-fn parts<K: Clone, T, V>(items: Vec<(K, T)>, node: fn(Vec<(K, T)>) -> Node<K, V>) -> Vec<Child<K, V>> {
+fn parts<K: Clone, T, V>(items: Vec<(K, T)>, node: impl Fn(Vec<(K, T)>) -> Node<K, V>) -> Vec<Child<K, V>> {
     let mut items = items.into_iter();
     let mut parts = Vec::with_capacity(items.len().div_ceil(BUILT));
     loop {
