@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use lateen_traffic::Config;
-use lateen_traffic::cluster::{Discovery, DnsFamily, EndpointAddress};
+use lateen_traffic::cluster::{Discovery, EndpointAddress};
 use rand::Rng as _;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
@@ -221,19 +221,6 @@ impl Shared {
             true
         });
     }
-}
-
-/// The addresses of a host that a cluster with this setting uses.
-pub fn of_family(addresses: &[IpAddr], family: DnsFamily) -> impl Iterator<Item = IpAddr> + '_ {
-    let (v4, v6) = (addresses.iter().any(IpAddr::is_ipv4), addresses.iter().any(IpAddr::is_ipv6));
-    let (use_v4, use_v6) = match family {
-        DnsFamily::V4 => (true, false),
-        DnsFamily::V6 => (false, true),
-        DnsFamily::V4Preferred => (true, !v4),
-        DnsFamily::V6Preferred => (!v6, true),
-        DnsFamily::All => (true, true),
-    };
-    addresses.iter().copied().filter(move |a| if a.is_ipv4() { use_v4 } else { use_v6 })
 }
 
 /// A panic elsewhere while the lock was held leaves a plain map behind, which is as good as before.

@@ -118,6 +118,21 @@ pub enum DnsFamily {
     All,
 }
 
+impl DnsFamily {
+    /// Those of a name's addresses that are used.
+    pub fn of(self, addresses: &[IpAddr]) -> impl Iterator<Item = IpAddr> + '_ {
+        let (v4, v6) = (addresses.iter().any(IpAddr::is_ipv4), addresses.iter().any(IpAddr::is_ipv6));
+        let (use_v4, use_v6) = match self {
+            Self::V4 => (true, false),
+            Self::V6 => (false, true),
+            Self::V4Preferred => (true, !v4),
+            Self::V6Preferred => (!v6, true),
+            Self::All => (true, true),
+        };
+        addresses.iter().copied().filter(move |a| if a.is_ipv4() { use_v4 } else { use_v6 })
+    }
+}
+
 /// Load-balancing policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LbPolicy {

@@ -471,7 +471,7 @@ pub fn targets(address: &EndpointAddress, discovery: &Discovery, resolved: &Reso
         }
     };
     let addresses = resolved.get(host).map_or(&[][..], |a| a);
-    crate::dns::of_family(addresses, family).take(take).map(|ip| EndpointAddress::ip(ip, *port)).collect()
+    family.of(addresses).take(take).map(|ip| EndpointAddress::ip(ip, *port)).collect()
 }
 
 /// The clusters one worker has used so far.

@@ -85,7 +85,7 @@ impl NameCaches {
             }
         };
         let addresses = cache.addresses(settings, host.to_ascii_lowercase()).await?;
-        let of_family = crate::dns::of_family(&addresses, settings.family).next();
+        let of_family = settings.family.of(&addresses).next();
         of_family.map(|ip| SocketAddr::new(ip, port)).ok_or(NameFailure::Unresolved("no address".into()))
     }
 }

@@ -1,0 +1,84 @@
+//! Who is behind the proxies: what a pod's own program does with what reaches it.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::LocalBoxFuture;
+use lateen_traffic::{Dice, ResponseHead};
+
+use crate::client::Target;
+use crate::message::{Answer, Request};
+use crate::trace::Trace;
+use crate::world::{Pod, World};
+use crate::{Heard, Said};
+
+/// A program in a pod.
+pub trait Application {
+    /// Whether it takes connections at a port.
+    fn listens(&self, port: u16) -> bool;
+
+    /// Its answer to a request. Who answered need not be filled in.
+    fn answer<'a>(&'a self, place: Place<'a>, request: Request) -> LocalBoxFuture<'a, Answer>;
+
+    /// What it sends back for bytes that are no HTTP, as a whole.
+    fn reply(&self, place: Place<'_>, bytes: &Bytes) -> Bytes;
+}
+
+/// A program nothing is known of: it listens everywhere, answers 200 without a body, and sends bytes back as they come.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unknown;
+
+impl Application for Unknown {
+    fn listens(&self, _: u16) -> bool {
+        true
+    }
+
+    fn answer<'a>(&'a self, _: Place<'a>, _: Request) -> LocalBoxFuture<'a, Answer> {
+        Box::pin(async { Answer { head: ResponseHead::new(200), ..Answer::default() } })
+    }
+
+    fn reply(&self, _: Place<'_>, bytes: &Bytes) -> Bytes {
+        bytes.clone()
+    }
+}
+
+/// Where a program is, and what it can do there.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub(crate) world: &'a Rc<World>,
+    pub(crate) pod: &'a Rc<Pod>,
+    /// The port that was connected to.
+    pub port: u16,
+    pub(crate) trace: &'a Trace,
+}
+
+impl<'a> Place<'a> {
+    /// The pod's name.
+    pub fn pod(&self) -> &'a str {
+        &self.pod.name
+    }
+
+    /// Lets time pass.
+    pub async fn wait(&self, length: Duration) {
+        self.world.clock.sleep(length).await;
+    }
+
+    /// A number from 0 to below 1.
+    pub fn chance(&self) -> f64 {
+        (self.world.dice().roll() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Asks somebody else, on a connection of its own.
+    pub fn call(&self, target: &'a Target, request: Request) -> LocalBoxFuture<'a, Result<Answer, String>> {
+        let Place { world, pod, trace, .. } = *self;
+        Box::pin(async move {
+            let peer = world.next_source(pod.address());
+            match world.from_pod(pod, target, peer, Said::Http(request), trace).await {
+                Heard::Http(answer) => Ok(answer),
+                Heard::Bytes { .. } => Err("the answer is no HTTP".to_owned()),
+                Heard::Closed(why) => Err(why),
+            }
+        })
+    }
+}

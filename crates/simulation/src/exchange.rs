@@ -1,0 +1,407 @@
+//! One request through one proxy: accepted, routed, forwarded or answered, in the order in which the proxy does it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lateen_traffic::Protocol;
+use lateen_traffic::cluster::{ClusterSettings, Discovery, LbPolicy};
+use lateen_traffic::filter::cors::Grant;
+use lateen_traffic::filter::{Asked, Step, Walk};
+use lateen_traffic::forwarding::{self, Client};
+use lateen_traffic::hashing::{self, NewCookies};
+use lateen_traffic::hcm::{Hcm, RouteSource};
+use lateen_traffic::record::Flags;
+use lateen_traffic::record::Record;
+use lateen_traffic::reply::{self, LocalReply, local_response};
+use lateen_traffic::route::{
+    Action, Forward, NotRouted, PathMatch, RouteConfig, RouteMatch, Routed, Target, WeightedBy, redirect_location,
+};
+use lateen_traffic::router::{self, Forwarding, NotAccepted, upgrade_allowed};
+use lateen_traffic::{RequestHead, ResponseHead};
+
+use crate::message::{Answer, Heard, Request};
+use crate::proxy::{Downstream, Proxy};
+use crate::trace::{Decision, Trace};
+use crate::upstream::Upstream;
+use crate::world::World;
+
+/// A request in a proxy's hands, and the answer as it comes about.
+pub(crate) struct Exchange<'a> {
+    pub world: &'a Rc<World>,
+    pub proxy: &'a Rc<Proxy>,
+    pub hcm: &'a Arc<Hcm>,
+    pub downstream: &'a Downstream,
+    pub trace: &'a Trace,
+    pub request: RequestHead,
+    pub body: Bytes,
+    pub record: Record,
+    pub response: ResponseHead,
+    pub answer: Bytes,
+    pub answered_by: Option<Rc<str>>,
+    pub cookies: NewCookies,
+    pub started: Duration,
+    /// When an injected delay ended: the router's times begin then.
+    pub delayed_to: Option<Duration>,
+    grant: Option<Grant>,
+    suffers_fault: bool,
+}
+
+/// Where a request is forwarded to.
+pub(crate) struct Plan<'a> {
+    pub way: Forwarding<'a>,
+    pub upstream: Rc<Upstream>,
+    pub settings: Arc<ClusterSettings>,
+    pub hash: Option<u64>,
+    /// The address of the host that the request names, in clusters that look it up.
+    pub named: Option<std::net::SocketAddr>,
+}
+
+impl<'a> Exchange<'a> {
+    /// A request that begins now.
+    pub fn new(
+        world: &'a Rc<World>,
+        proxy: &'a Rc<Proxy>,
+        hcm: &'a Arc<Hcm>,
+        downstream: &'a Downstream,
+        request: Request,
+        trace: &'a Trace,
+    ) -> Exchange<'a> {
+        Exchange {
+            record: Record { protocol: Some(request.head.protocol), ..downstream.record(world) },
+            world,
+            proxy,
+            hcm,
+            downstream,
+            trace,
+            request: request.head,
+            body: request.body,
+            response: ResponseHead::default(),
+            answer: Bytes::new(),
+            answered_by: None,
+            cookies: NewCookies::default(),
+            started: world.clock.now(),
+            delayed_to: None,
+            grant: None,
+            suffers_fault: false,
+        }
+    }
+
+    /// Serves it to its end.
+    pub async fn serve(mut self) -> Heard {
+        if self.request.protocol != Protocol::Http2 {
+            // It does not say so on the wire.
+            self.request.scheme.clear();
+        }
+        if !self.hcm.proxy_100_continue {
+            self.request.headers.remove("expect");
+        }
+        match self.accept() {
+            Ok(client) => {
+                let hcm = Arc::clone(self.hcm);
+                let routes = match &hcm.routes {
+                    RouteSource::Inline(routes) => Arc::clone(routes),
+                    RouteSource::Named(name) => self.proxy.config.routes.get(name).cloned().unwrap_or_default(),
+                };
+                self.route(&hcm, &routes, client).await;
+            }
+            Err(reply) => self.reply(&reply),
+        }
+        self.finish()
+    }
+
+    fn accept(&mut self) -> Result<Client, LocalReply> {
+        if let Err(not_accepted) = router::accept(&mut self.request, self.hcm) {
+            if let NotAccepted::Redirect { location } = &not_accepted {
+                self.response.headers.append("location", location);
+            }
+            return Err(not_accepted.reply());
+        }
+        let Downstream { peer, local, .. } = *self.downstream;
+        let dice = &mut self.world.dice();
+        let client = forwarding::prepare_request(&mut self.request, self.hcm, peer, local, false, dice);
+        self.record.downstream_remote = client.address;
+        Ok(client)
+    }
+
+    async fn route(&mut self, hcm: &Hcm, routes: &RouteConfig, client: Client) {
+        if !client.internal {
+            for name in &routes.internal_only_headers {
+                self.request.headers.remove(name);
+            }
+        }
+        let tls = self.request.headers.get("x-forwarded-proto") == Some(b"https");
+        let routed = routes.route(&self.request, tls, client.internal, &mut self.world.dice());
+        let routed = routed.map(|routed| {
+            let weighted = self.pick_weighted(routed);
+            Routed { weighted, ..routed }
+        });
+        self.tell_route(routes, &routed);
+        if let Ok(Routed { route, .. }) = routed
+            && !route.name.is_empty()
+        {
+            self.record.route_name = Some(Arc::clone(&route.name));
+        }
+        if !self.filters(hcm, routes, routed.ok()).await {
+            return;
+        }
+        match routed {
+            Ok(routed) => match &routed.route.action {
+                Action::Forward(forward) => self.forward(hcm, routes, routed, forward).await,
+                Action::Redirect(redirect) => {
+                    let location = redirect_location(&self.request, &routed.route.matches, redirect);
+                    self.response.headers.append("location", location);
+                    self.direct(redirect.status, Bytes::new(), Some((routes, routed)));
+                }
+                Action::Direct(direct) => self.direct(direct.status, direct.body.clone(), Some((routes, routed))),
+            },
+            Err(NotRouted::NotFound) => self.reply(&reply::ROUTE_NOT_FOUND),
+            Err(NotRouted::TlsRequired(_)) => {
+                // Unlike other redirects, these keep every port.
+                let location = format!("https://{}{}", self.request.authority, self.request.path);
+                self.response.headers.append("location", location);
+                self.direct(301, Bytes::new(), None);
+            }
+        }
+    }
+
+    /// Walks the filters. False: one of them answered.
+    async fn filters(&mut self, hcm: &Hcm, routes: &RouteConfig, routed: Option<Routed<'_>>) -> bool {
+        let mut walk = Walk::new(&hcm.filters);
+        loop {
+            let active_faults = || self.proxy.faults.borrow().get(&hcm.stat_prefix).copied().unwrap_or(0);
+            let asked = Asked { request: &self.request, routes, routed, active_faults: &active_faults };
+            match walk.next(&asked, &mut self.world.dice()) {
+                Step::Route => return true,
+                Step::Delay(wait) => {
+                    self.suffer_fault(routed);
+                    self.record.flags.add(Flags::DELAY_INJECTED);
+                    self.trace.tell(self.world, || Decision::Delayed(wait));
+                    self.world.clock.sleep(wait).await;
+                    self.delayed_to = Some(self.world.clock.now());
+                }
+                Step::Abort(reply) => {
+                    self.suffer_fault(routed);
+                    self.edit_instead(routes, routed);
+                    self.reply(&reply);
+                    return false;
+                }
+                Step::FaultsOverflow => {}
+                Step::Cors(decision) => {
+                    self.grant = decision.grant;
+                    if let Some(preflight) = decision.preflight {
+                        self.name_cluster(routed);
+                        self.record.details = "cors_response".into();
+                        let status = preflight.status;
+                        self.response = preflight;
+                        self.send_own(status, Bytes::new(), None);
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    fn suffer_fault(&mut self, routed: Option<Routed<'_>>) {
+        self.name_cluster(routed);
+        if !std::mem::replace(&mut self.suffers_fault, true) {
+            *self.proxy.faults.borrow_mut().entry(Arc::clone(&self.hcm.stat_prefix)).or_default() += 1;
+        }
+    }
+
+    /// The record names the cluster that the request would have gone to.
+    fn name_cluster(&mut self, routed: Option<Routed<'_>>) {
+        let clusters = &self.proxy.config.clusters;
+        let cluster = routed.and_then(|r| r.cluster(&self.request)).and_then(|name| clusters.get(name));
+        if let Some(cluster) = cluster {
+            self.record.upstream_cluster = Some(Arc::clone(&cluster.settings.name));
+            self.record.upstream_cluster_alt = cluster.settings.alt_stat_name.clone();
+        }
+    }
+
+    /// A route that forwards edits the answers that are given in its stead.
+    fn edit_instead(&mut self, routes: &RouteConfig, routed: Option<Routed<'_>>) {
+        if let Some(routed) = routed.filter(|r| matches!(r.route.action, Action::Forward(_))) {
+            self.edit(routes, routed);
+        }
+    }
+
+    async fn forward(&mut self, hcm: &Hcm, routes: &RouteConfig, routed: Routed<'_>, forward: &Forward) {
+        let name = routed.cluster(&self.request).unwrap_or_default().to_owned();
+        let Some(upstream) = self.proxy.upstream(self.world, &name) else {
+            self.trace.tell(self.world, || Decision::Cluster { name: name.as_str().into(), weight: None });
+            self.edit(routes, routed);
+            self.reply(&reply::cluster_not_found(forward.cluster_not_found_status));
+            return;
+        };
+        let settings = Arc::clone(upstream.settings());
+        self.record.upstream_cluster = Some(Arc::clone(&settings.name));
+        self.record.upstream_cluster_alt = settings.alt_stat_name.clone();
+        self.trace.tell(self.world, || Decision::Cluster {
+            name: Arc::clone(&settings.name),
+            weight: routed.weighted.map(|one| (one.weight, total(forward))),
+        });
+        let upgrade = match self.request.upgrade.as_str() {
+            "" if self.request.is_connect() => "connect",
+            other => other,
+        };
+        if !upgrade.is_empty() && !upgrade_allowed(hcm, forward, upgrade) {
+            self.edit(routes, routed);
+            self.reply(&reply::UPGRADE_FAILED);
+            return;
+        }
+        let mut way = Forwarding::new(hcm, routes, routed, forward, &mut self.request);
+        let before = (self.request.authority.clone(), self.request.path.clone());
+        way.prepare(&mut self.request, &self.record);
+        if (&self.request.authority, &self.request.path) != (&before.0, &before.1) {
+            self.trace.tell(self.world, || Decision::Rewritten {
+                authority: self.request.authority.clone(),
+                path: self.request.path.clone(),
+            });
+        }
+        let asked = way.asked(&mut self.request);
+        way.retry_as(asked.as_ref(), &self.request);
+        let mut plan = Plan { way, upstream, settings, hash: None, named: None };
+        if matches!(plan.settings.lb, LbPolicy::Hash(_)) {
+            // Of the head as it goes upstream.
+            plan.hash = self.hash(forward);
+        }
+        if let Discovery::Named(cache) = &plan.settings.discovery {
+            let (host, port) = match self.request.authority.rsplit_once(':') {
+                Some((host, port)) if port.parse::<u16>().is_ok() => (host, port.parse().unwrap_or(80)),
+                _ => (self.request.authority.as_str(), 80),
+            };
+            let found = match host.trim_matches(['[', ']']).parse() {
+                Ok(ip) => vec![ip],
+                Err(_) => self.world.addresses(host, &self.proxy.pod.namespace),
+            };
+            plan.named = cache.family.of(&found).next().map(|ip| std::net::SocketAddr::new(ip, port));
+        }
+        self.attempts(&plan).await;
+    }
+
+    /// Which of a route's clusters the request goes to.
+    fn pick_weighted<'p>(&mut self, routed: Routed<'p>) -> Option<&'p lateen_traffic::route::WeightedCluster> {
+        let Action::Forward(forward) = &routed.route.action else { return None };
+        let Target::Weighted(clusters) = &forward.target else { return None };
+        let hash = if forward.weighted_by == WeightedBy::Hash { self.hash(forward) } else { None };
+        forward.pick_weighted(clusters, &self.request, hash, &mut self.world.dice())
+    }
+
+    /// What the request is hashed to; cookies made for it go out with the answer.
+    fn hash(&mut self, forward: &Forward) -> Option<u64> {
+        if forward.hash_policies.is_empty() {
+            return None;
+        }
+        let Downstream { peer, local, .. } = *self.downstream;
+        let downstream = hashing::Downstream { client: self.record.downstream_remote.ip(), peer, local };
+        hashing::hash(&forward.hash_policies, &self.request, &downstream, &mut self.cookies)
+    }
+
+    pub fn edit(&mut self, routes: &RouteConfig, routed: Routed<'_>) {
+        router::edit_response(routes, routed, &self.request, &self.record, &mut self.response);
+    }
+
+    fn direct(&mut self, status: u16, body: Bytes, by: Option<(&RouteConfig, Routed<'_>)>) {
+        self.record.details = "direct_response".into();
+        if let Some((routes, routed)) = by {
+            self.edit(routes, routed);
+        }
+        self.send_own(status, body, None);
+    }
+
+    /// Answers by itself. The response head may have fields already.
+    pub fn reply(&mut self, reply: &LocalReply) {
+        self.record.flags.add(reply.flags);
+        self.record.details = reply.details.clone();
+        self.send_own(reply.status, Bytes::copy_from_slice(reply.body.as_bytes()), reply.grpc_status);
+    }
+
+    fn send_own(&mut self, status: u16, text: Bytes, grpc_status: Option<u32>) {
+        let body = local_response(status, &text, &self.request, grpc_status, &mut self.response);
+        self.record.code = self.response.status;
+        self.complete(true);
+        self.answer = if self.request.method == "HEAD" { Bytes::new() } else { body };
+        self.trace.tell(self.world, || Decision::Own {
+            status: self.record.code,
+            flags: self.record.flags,
+            details: self.record.details.to_string(),
+        });
+    }
+
+    /// What every response gets on its way out.
+    pub fn complete(&mut self, own: bool) {
+        // As if all of a run happened at the beginning of calendars.
+        let date = || "Thu, 01 Jan 1970 00:00:00 GMT";
+        router::complete_response(self.hcm, &self.request, &mut self.response, own, self.grant.as_ref(), date);
+    }
+
+    fn finish(mut self) -> Heard {
+        self.record.duration = self.world.clock.now() - self.started;
+        self.record.bytes_received = self.body.len() as u64;
+        self.record.bytes_sent = self.answer.len() as u64;
+        let answer = Answer {
+            head: std::mem::take(&mut self.response),
+            body: std::mem::take(&mut self.answer),
+            by: self.answered_by.take(),
+        };
+        self.proxy.log.write(&self.hcm.access_log, &self.record, &self.request, Some(&answer.head));
+        Heard::Http(answer)
+    }
+
+    fn tell_route(&self, routes: &RouteConfig, routed: &Result<Routed<'_>, NotRouted<'_>>) {
+        self.trace.tell(self.world, || match routed {
+            Ok(Routed { virtual_host, route, .. }) => Decision::Route {
+                virtual_host: Arc::clone(&virtual_host.name),
+                index: virtual_host.routes.iter().position(|one| std::ptr::eq(&**one, *route)).unwrap_or(0),
+                name: Arc::clone(&route.name),
+                matches: words(&route.matches),
+            },
+            Err(NotRouted::NotFound) => Decision::NoRoute {
+                authority: self.request.authority.clone(),
+                virtual_host: routes.virtual_host(&self.request.authority).map(|host| Arc::clone(&host.name)),
+            },
+            Err(NotRouted::TlsRequired(host)) => Decision::Route {
+                virtual_host: Arc::clone(&host.name),
+                index: 0,
+                name: "".into(),
+                matches: "everything that is not TLS is redirected".to_owned(),
+            },
+        });
+    }
+}
+
+impl Drop for Exchange<'_> {
+    fn drop(&mut self) {
+        if self.suffers_fault
+            && let Some(count) = self.proxy.faults.borrow_mut().get_mut(&self.hcm.stat_prefix)
+        {
+            *count -= 1;
+        }
+    }
+}
+
+fn total(forward: &Forward) -> u64 {
+    match &forward.target {
+        Target::Weighted(clusters) => clusters.iter().map(|one| u64::from(one.weight)).sum(),
+        Target::Cluster(_) | Target::Header(_) => 0,
+    }
+}
+
+/// What a route takes.
+fn words(matches: &RouteMatch) -> String {
+    let mut words = match &matches.path {
+        PathMatch::Prefix(prefix) => format!("paths that begin with {prefix}"),
+        PathMatch::Exact(path) => format!("the path {path}"),
+        PathMatch::Regex(pattern) => format!("paths like {pattern}"),
+        PathMatch::SegmentPrefix(prefix) => format!("paths at and below {prefix}"),
+        PathMatch::Connect => "CONNECT".to_owned(),
+    };
+    for (number, what) in [(matches.headers.len(), "headers"), (matches.query.len(), "query parameters")] {
+        if number > 0 {
+            words.push_str(&format!(", {number} {what}"));
+        }
+    }
+    words
+}

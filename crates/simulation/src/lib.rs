@@ -1,0 +1,38 @@
+//! A mesh that is only computed: what its proxies would do with requests, decided by `lateen-traffic` on the
+//! configuration that `lateen-pilot` makes of a cluster's objects, converted by `lateen-xds` as a proxy converts it.
+//!
+//! No socket is opened and no time is lost: the clock jumps to whatever is waited for next, and chance is drawn from a
+//! seed, so that a run is the same each time. What is simulated, and what is not, is said in docs/traffic-tests.md.
+//!
+//! - [`World`]: the pods of a cluster, and where its addresses lead
+//! - [`Target`], [`Said`], [`Heard`]: a client, and what it hears
+//! - [`Application`]: what a pod's program answers
+//! - [`Trace`]: why
+//!
+//! Knows nothing of the machine, of the proxy that carries decisions out, and of tests that judge them.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod application;
+mod attempts;
+mod client;
+mod clock;
+pub mod compile;
+mod exchange;
+mod log;
+mod message;
+mod mirror;
+mod pool;
+mod proxy;
+mod tcp;
+mod trace;
+mod upstream;
+mod world;
+
+pub use application::{Application, Place, Unknown};
+pub use client::Target;
+pub use clock::Clock;
+pub use log::Log;
+pub use message::{Answer, Heard, Request, Said};
+pub use proxy::Proxy;
+pub use trace::{Decision, Trace};
+pub use world::{Cast, Directory, Pod, World};

@@ -1,0 +1,236 @@
+//! A proxy: which listener and filter chain take a connection, and the clusters it has used.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures::future::LocalBoxFuture;
+use lateen_pilot::node::NodeType;
+use lateen_traffic::Config;
+use lateen_traffic::listener::{ConnectionFacts, Direction, FilterChain, Listener, Terminal};
+use lateen_traffic::record::{Flags, Record};
+use lateen_traffic::{Protocol, RequestHead};
+
+use crate::compile::Compiled;
+use crate::exchange::Exchange;
+use crate::log::Log;
+use crate::message::{Heard, Said};
+use crate::trace::{Decision, Trace};
+use crate::upstream::Upstream;
+use crate::world::{Pod, World};
+
+/// Where a sidecar takes over what its pod's program sends, and what comes for it (Istio's ports).
+const OUTBOUND_PORT: u16 = 15001;
+const INBOUND_PORT: u16 = 15006;
+/// Ports of the sidecar's own, which are not taken over.
+const SIDECAR_PORTS: [u16; 3] = [15020, 15021, 15090];
+
+/// A proxy at work.
+pub struct Proxy {
+    /// Where it is.
+    pub pod: Rc<Pod>,
+    node_type: NodeType,
+    pub(crate) config: Arc<Config>,
+    listeners: HashMap<SocketAddr, Arc<Listener>>,
+    upstreams: RefCell<HashMap<Arc<str>, Rc<Upstream>>>,
+    /// Requests that suffer a fault at this moment, by the connection manager's statistics.
+    pub(crate) faults: RefCell<HashMap<Arc<str>, u64>>,
+    /// What it writes to its access logs, if somebody wants it.
+    pub log: Log,
+}
+
+/// The two ends of a connection, as a proxy knows them.
+#[derive(Debug, Clone)]
+pub(crate) struct Downstream {
+    pub peer: SocketAddr,
+    /// Where the client wanted to.
+    pub local: SocketAddr,
+    /// The same, if the connection was turned to the proxy by a redirect rule.
+    pub original: Option<SocketAddr>,
+    /// TLS server name asked for.
+    pub server_name: Option<Arc<str>>,
+}
+
+impl Downstream {
+    pub(crate) fn record(&self, world: &World) -> Record {
+        Record { server_name: self.server_name.clone(), ..Record::begin(world.time(), self.local, self.peer) }
+    }
+}
+
+impl Proxy {
+    pub(crate) fn new(pod: Rc<Pod>, compiled: Compiled) -> Proxy {
+        let Compiled { config, node_type, problems: _ } = compiled;
+        let addresses = |listener: &Arc<Listener>| {
+            listener.addresses.iter().map(|a| (*a, Arc::clone(listener))).collect::<Vec<_>>()
+        };
+        Proxy {
+            pod,
+            node_type,
+            listeners: config.listeners.values().flat_map(addresses).collect(),
+            config,
+            upstreams: RefCell::default(),
+            faults: RefCell::default(),
+            log: Log::default(),
+        }
+    }
+
+    /// Whether it is beside a program, and takes over its connections.
+    pub fn is_sidecar(&self) -> bool {
+        self.node_type == NodeType::Sidecar
+    }
+
+    /// Whether it takes connections to this address.
+    pub(crate) fn inbound(&self, to: SocketAddr) -> bool {
+        self.inbound_listener(to).is_some()
+    }
+
+    fn inbound_listener(&self, to: SocketAddr) -> Option<&Arc<Listener>> {
+        let captured = self.is_sidecar() && !SIDECAR_PORTS.contains(&to.port());
+        let port = if captured { INBOUND_PORT } else { to.port() };
+        self.bound(SocketAddr::new(to.ip(), port))
+    }
+
+    /// The listener of a socket at this address: its very address, else the wildcard address of its port.
+    fn bound(&self, address: SocketAddr) -> Option<&Arc<Listener>> {
+        self.at(address).filter(|listener| listener.bind_to_port)
+    }
+
+    fn at(&self, address: SocketAddr) -> Option<&Arc<Listener>> {
+        let v4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let any = if address.is_ipv4() { v4 } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+        [address.ip(), any, v4].into_iter().find_map(|ip| self.listeners.get(&SocketAddr::new(ip, address.port())))
+    }
+
+    /// Takes over a connection that its pod's program makes.
+    pub(crate) async fn take_outbound(
+        self: &Rc<Self>,
+        world: &Rc<World>,
+        peer: SocketAddr,
+        to: SocketAddr,
+        said: Said,
+        trace: &Trace,
+    ) -> Heard {
+        let Some(listener) = self.bound(SocketAddr::new(self.pod.address(), OUTBOUND_PORT)) else {
+            return Heard::Closed("the sidecar has no outbound listener".to_owned());
+        };
+        self.take(world, listener, true, peer, to, said, trace).await
+    }
+
+    /// Takes a connection that comes for its pod.
+    pub(crate) async fn take_inbound(
+        self: &Rc<Self>,
+        world: &Rc<World>,
+        peer: SocketAddr,
+        to: SocketAddr,
+        said: Said,
+        trace: &Trace,
+    ) -> Heard {
+        let Some(listener) = self.inbound_listener(to) else {
+            return Heard::Closed(format!("nobody listens at {to}"));
+        };
+        let captured = self.is_sidecar() && !SIDECAR_PORTS.contains(&to.port());
+        self.take(world, listener, captured, peer, to, said, trace).await
+    }
+
+    #[allow(clippy::too_many_arguments)] // All of a connection, told once.
+    fn take<'a>(
+        self: &'a Rc<Self>,
+        world: &'a Rc<World>,
+        listener: &'a Arc<Listener>,
+        captured: bool,
+        peer: SocketAddr,
+        to: SocketAddr,
+        said: Said,
+        trace: &'a Trace,
+    ) -> LocalBoxFuture<'a, Heard> {
+        Box::pin(async move {
+            let original = captured.then_some(to);
+            let listener = match original {
+                Some(original) if listener.use_original_dst => self.at(original).unwrap_or(listener),
+                _ => listener,
+            };
+            let facts = facts(listener, peer, to, &said);
+            let server_name = facts.server_name.as_deref().map(Arc::from);
+            let downstream = Downstream { peer, local: to, original, server_name };
+            let Some(chain) = listener.find_chain(&facts) else {
+                trace.tell(world, || Decision::NoChain {
+                    at: self.title(listener),
+                    listener: Arc::clone(&listener.name),
+                });
+                let mut record = downstream.record(world);
+                record.flags = Flags::NO_ROUTE;
+                record.details = "filter_chain_not_found".into();
+                self.log.write(&listener.access_log, &record, &RequestHead::default(), None);
+                return Heard::Closed("reset: no filter chain fits".to_owned());
+            };
+            trace.tell(world, || Decision::Listener {
+                at: self.title(listener),
+                listener: Arc::clone(&listener.name),
+                chain: Arc::clone(&chain.name),
+                http: matches!(chain.terminal, Terminal::Http(_)),
+            });
+            let inner = trace.deeper();
+            self.serve(world, chain, downstream, said, &inner).await
+        })
+    }
+
+    async fn serve(
+        self: &Rc<Self>,
+        world: &Rc<World>,
+        chain: &FilterChain,
+        downstream: Downstream,
+        said: Said,
+        trace: &Trace,
+    ) -> Heard {
+        match (&chain.terminal, said) {
+            (Terminal::Http(hcm), Said::Http(request)) => {
+                Exchange::new(world, self, hcm, &downstream, request, trace).serve().await
+            }
+            // What is no HTTP is told so, as the codec does.
+            (Terminal::Http(_), Said::Bytes(_)) => Heard::Bytes {
+                bytes: "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into(),
+                by: None,
+            },
+            (Terminal::Tcp(tcp), said) => self.tunnel(world, tcp, &downstream, said, trace).await,
+        }
+    }
+
+    /// A cluster, if it is configured.
+    pub(crate) fn upstream(&self, world: &World, name: &str) -> Option<Rc<Upstream>> {
+        if let Some(known) = self.upstreams.borrow().get(name) {
+            return Some(Rc::clone(known));
+        }
+        let cluster = self.config.clusters.get(name)?;
+        let made = Rc::new(Upstream::new(world, &self.pod, cluster));
+        self.upstreams.borrow_mut().insert(Arc::clone(&cluster.settings.name), Rc::clone(&made));
+        Some(made)
+    }
+
+    /// What people call it.
+    fn title(&self, listener: &Listener) -> String {
+        let side = match (self.node_type, listener.direction) {
+            (NodeType::Router, _) => "gateway",
+            (NodeType::Sidecar, Direction::Inbound) => "inbound sidecar of",
+            (NodeType::Sidecar, Direction::Outbound | Direction::Unspecified) => "outbound sidecar of",
+        };
+        format!("{side} {}", self.pod.name)
+    }
+}
+
+/// What is known of a connection when its chain is chosen: addresses, and what a listener's inspectors find in what is
+/// said first.
+fn facts(listener: &Listener, peer: SocketAddr, to: SocketAddr, said: &Said) -> ConnectionFacts {
+    let mut facts = ConnectionFacts { destination: Some(to), source: Some(peer), ..ConnectionFacts::default() };
+    let looks = listener.http_inspector.as_ref().is_some_and(|inspector| inspector.runs_for(to.port()));
+    if let (true, Said::Http(request)) = (looks, said) {
+        let found = match request.head.protocol {
+            Protocol::Http10 => "http/1.0",
+            Protocol::Http11 => "http/1.1",
+            Protocol::Http2 => "h2c",
+        };
+        facts.application_protocols.push(found.to_owned());
+    }
+    facts
+}

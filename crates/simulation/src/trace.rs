@@ -1,0 +1,158 @@
+//! Why a request went where it went: the decisions made for it, in order, each with the depth of the proxy that made it.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lateen_traffic::record::Flags;
+
+use crate::world::World;
+
+/// One decision.
+#[derive(Debug, Clone)]
+pub enum Decision {
+    /// A program looked a host up.
+    Resolved { host: String, address: SocketAddr },
+    /// A proxy took the connection.
+    Listener { at: String, listener: Arc<str>, chain: Arc<str>, http: bool },
+    /// No filter chain takes it.
+    NoChain { at: String, listener: Arc<str> },
+    /// The request has a route: its virtual host, its place among that one's routes, its name, and what it matches.
+    Route { virtual_host: Arc<str>, index: usize, name: Arc<str>, matches: String },
+    /// It has none.
+    NoRoute { authority: String, virtual_host: Option<Arc<str>> },
+    /// It goes to this cluster, one of several if there is a weight: its own, and that of all.
+    Cluster { name: Arc<str>, weight: Option<(u32, u64)> },
+    /// Its head was changed on the way.
+    Rewritten { authority: String, path: String },
+    /// It waits, since a fault is injected.
+    Delayed(Duration),
+    /// A try, from 1, at a host.
+    Try { number: u32, host: String, pod: Option<Rc<str>> },
+    /// The try failed, or brought nothing good.
+    TryFailed(String),
+    /// Before the next try.
+    Pause(Duration),
+    /// A copy goes to another cluster.
+    Mirror { cluster: String },
+    /// A proxy answered by itself.
+    Own { status: u16, flags: Flags, details: String },
+    /// A pod's program has it, and answers with this status.
+    Program { pod: Rc<str>, status: Option<u16> },
+    /// It left the cluster; a plain 200 is taken for granted.
+    Outside,
+}
+
+/// The decisions made for one request. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Trace {
+    told: Option<Rc<RefCell<Vec<Told>>>>,
+    depth: u8,
+}
+
+#[derive(Debug)]
+struct Told {
+    depth: u8,
+    at: Duration,
+    decision: Decision,
+}
+
+impl Trace {
+    /// Nobody wants to know.
+    pub fn none() -> Trace {
+        Trace { told: None, depth: 0 }
+    }
+
+    /// Nothing decided so far.
+    pub fn new() -> Trace {
+        Trace { told: Some(Rc::default()), depth: 0 }
+    }
+
+    /// The same for whoever is next on the way.
+    pub(crate) fn deeper(&self) -> Trace {
+        Trace { told: self.told.clone(), depth: self.depth.saturating_add(1) }
+    }
+
+    pub(crate) fn tell(&self, world: &World, decision: impl FnOnce() -> Decision) {
+        if let Some(told) = &self.told {
+            let at = world.clock.now();
+            told.borrow_mut().push(Told { depth: self.depth, at, decision: decision() });
+        }
+    }
+
+    /// The decisions so far.
+    pub fn decisions(&self) -> Vec<Decision> {
+        self.told
+            .iter()
+            .flat_map(|told| told.borrow().iter().map(|one| one.decision.clone()).collect::<Vec<_>>())
+            .collect()
+    }
+}
+
+impl Default for Trace {
+    fn default() -> Trace {
+        Trace::new()
+    }
+}
+
+impl fmt::Display for Trace {
+    /// A line each, indented by depth, with the time since the first.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(told) = &self.told else { return Ok(()) };
+        let told = told.borrow();
+        let begin = told.first().map_or(Duration::ZERO, |first| first.at);
+        for Told { depth, at, decision } in told.iter() {
+            let ms = at.saturating_sub(begin).as_secs_f64() * 1e3;
+            writeln!(f, "{ms:>9.2} ms  {:indent$}{decision}", "", indent = usize::from(*depth) * 2)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resolved { host, address } => write!(f, "{host} is {address}"),
+            Self::Listener { at, listener, chain, http } => {
+                write!(f, "{at}: listener {listener}")?;
+                if !chain.is_empty() {
+                    write!(f, ", filter chain {chain}")?;
+                }
+                f.write_str(if *http { "" } else { ", as plain TCP" })
+            }
+            Self::NoChain { at, listener } => write!(f, "{at}: listener {listener} has no filter chain for it: reset"),
+            Self::Route { virtual_host, index, name, matches } => {
+                write!(f, "virtual host {virtual_host}, route {index}")?;
+                if !name.is_empty() {
+                    write!(f, " ({name})")?;
+                }
+                write!(f, ": {matches}")
+            }
+            Self::NoRoute { authority, virtual_host: None } => write!(f, "no virtual host for {authority:?}"),
+            Self::NoRoute { virtual_host: Some(host), .. } => write!(f, "no route of virtual host {host} fits"),
+            Self::Cluster { name, weight: None } => write!(f, "cluster {name}"),
+            Self::Cluster { name, weight: Some((weight, all)) } => {
+                write!(f, "cluster {name}, by weight {weight} of {all}")
+            }
+            Self::Rewritten { authority, path } => write!(f, "goes up as {authority}{path}"),
+            Self::Delayed(time) => write!(f, "waits {time:?}, an injected fault"),
+            Self::Try { number, host, pod } => {
+                write!(f, "try {number}: host {host}")?;
+                pod.as_ref().map_or(Ok(()), |pod| write!(f, " ({pod})"))
+            }
+            Self::TryFailed(why) => write!(f, "failed: {why}"),
+            Self::Pause(time) => write!(f, "tries again after {time:.1?}"),
+            Self::Mirror { cluster } => write!(f, "a copy goes to {cluster}"),
+            Self::Own { status, flags, details } => {
+                write!(f, "answers {status} itself: {details}")?;
+                if flags.is_empty() { Ok(()) } else { write!(f, " ({flags})") }
+            }
+            Self::Program { pod, status: Some(status) } => write!(f, "{pod} answers {status}"),
+            Self::Program { pod, status: None } => write!(f, "{pod} sends bytes back"),
+            Self::Outside => f.write_str("outside of the cluster: a plain 200 is taken for granted"),
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The cluster that is simulated: its pods, where addresses lead, the clock and the dice that all share.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures::future::LocalBoxFuture;
+use lateen_galley::Snapshot;
+use lateen_traffic::Dice;
+use lateen_xds::bootstrap::Bootstrap;
+use rand::rngs::SmallRng;
+use rand::{RngCore as _, SeedableRng as _};
+
+use crate::application::{Application, Place};
+use crate::client::outside_address;
+use crate::clock::Clock;
+use crate::compile::Compiler;
+use crate::message::{Answer, Heard, Said};
+use crate::proxy::Proxy;
+use crate::trace::{Decision, Trace};
+
+/// What one way between two sockets takes.
+const HOP: Duration = Duration::from_micros(50);
+
+/// A pod to be simulated.
+pub struct Cast {
+    pub name: String,
+    pub namespace: String,
+    /// At least one.
+    pub addresses: Vec<IpAddr>,
+    /// The bootstrap of its proxy, if it has one.
+    pub bootstrap: Option<Bootstrap>,
+    pub application: Box<dyn Application>,
+}
+
+/// What the cluster's name server and its virtual addresses know.
+pub struct Directory {
+    /// The addresses of a name, looked up in a namespace; `None` if it is one of the outside world.
+    pub names: Box<dyn Fn(&str, &str) -> Option<Vec<IpAddr>>>,
+    /// Where connections to a virtual address go; `None` if it is none.
+    pub services: Box<dyn Fn(SocketAddr) -> Option<Vec<SocketAddr>>>,
+    /// Whether an address can only be one of the cluster's.
+    pub inside: Box<dyn Fn(IpAddr) -> bool>,
+}
+
+/// A pod at work.
+pub struct Pod {
+    pub name: Rc<str>,
+    pub namespace: String,
+    pub addresses: Vec<IpAddr>,
+    /// Requests that reached its program.
+    pub received: Cell<u64>,
+    bootstrap: Option<Bootstrap>,
+    proxy: OnceCell<Option<Rc<Proxy>>>,
+    application: Box<dyn Application>,
+}
+
+/// A simulated cluster.
+pub struct World {
+    pub clock: Clock,
+    dice: RefCell<SmallRng>,
+    directory: Directory,
+    compiler: Compiler,
+    pods: Vec<Rc<Pod>>,
+    by_address: HashMap<IpAddr, Rc<Pod>>,
+    sources: Cell<u16>,
+    problems: RefCell<Vec<String>>,
+}
+
+/// Who connects.
+#[derive(Clone, Copy)]
+pub(crate) enum Origin<'a> {
+    Outside,
+    /// A pod's own program, past its sidecar.
+    Program(&'a Pod),
+    /// A pod's proxy.
+    Proxy(&'a Pod),
+    /// A sidecar, to the program beside it.
+    Beside(&'a Pod),
+}
+
+/// Who is at an address.
+#[derive(Clone)]
+pub(crate) enum Reached {
+    /// A pod's proxy, which takes what comes for its program.
+    Proxy(Rc<Proxy>, SocketAddr),
+    /// A pod's program.
+    Program(Rc<Pod>, u16),
+    /// Somebody outside of the cluster, of whom nothing is known.
+    Outside,
+}
+
+impl World {
+    /// A cluster with these objects and pods. `seed` is all that chance has.
+    pub fn new(
+        snapshot: Arc<Snapshot>,
+        cast: Vec<Cast>,
+        directory: Directory,
+        config: lateen_pilot::Config,
+        seed: u64,
+    ) -> Rc<World> {
+        let pods: Vec<Rc<Pod>> = cast.into_iter().map(|cast| Rc::new(Pod::new(cast))).collect();
+        let addresses = |pod: &Rc<Pod>| pod.addresses.iter().map(|ip| (*ip, Rc::clone(pod))).collect::<Vec<_>>();
+        Rc::new(World {
+            clock: Clock::default(),
+            dice: RefCell::new(SmallRng::seed_from_u64(seed)),
+            directory,
+            compiler: Compiler::new(snapshot, config),
+            by_address: pods.iter().flat_map(addresses).collect(),
+            pods,
+            sources: Cell::new(0),
+            problems: RefCell::default(),
+        })
+    }
+
+    /// All pods.
+    pub fn pods(&self) -> &[Rc<Pod>] {
+        &self.pods
+    }
+
+    /// What proxies that had to do something so far could not be given, or would refuse, in words.
+    pub fn problems(&self) -> Vec<String> {
+        self.problems.borrow().clone()
+    }
+
+    /// The dice.
+    pub fn dice(&self) -> impl Dice + '_ {
+        || self.dice.borrow_mut().next_u64()
+    }
+
+    /// The clock's time as a calendar's.
+    pub(crate) fn time(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.clock.now()
+    }
+
+    /// A client's end of a connection that is made now.
+    pub fn next_source(&self, ip: IpAddr) -> SocketAddr {
+        let next = self.sources.get().wrapping_add(1);
+        self.sources.set(next);
+        SocketAddr::new(ip, next | 0x8000)
+    }
+
+    pub(crate) async fn hop(&self) {
+        self.clock.sleep(HOP).await;
+    }
+
+    /// All addresses of a name.
+    pub(crate) fn addresses(&self, name: &str, namespace: &str) -> Vec<IpAddr> {
+        (self.directory.names)(name, namespace).unwrap_or_else(|| vec![outside_address(name)])
+    }
+
+    /// The name of the pod at an address.
+    pub(crate) fn pod_at(&self, ip: IpAddr) -> Option<&Rc<Pod>> {
+        self.by_address.get(&ip.to_canonical())
+    }
+
+    /// Who takes a connection to an address.
+    pub(crate) fn reach(&self, from: Origin<'_>, to: SocketAddr) -> Option<Reached> {
+        let to = SocketAddr::new(to.ip().to_canonical(), to.port());
+        if let Some(endpoints) = (self.directory.services)(to) {
+            // As the cluster's relay does: any one of them.
+            let at = self.dice().below(endpoints.len() as u64) as usize;
+            return self.reach_real(from, *endpoints.get(at)?);
+        }
+        self.reach_real(from, to)
+    }
+
+    fn reach_real(&self, from: Origin<'_>, to: SocketAddr) -> Option<Reached> {
+        let own = match from {
+            Origin::Outside => None,
+            Origin::Proxy(pod) | Origin::Program(pod) | Origin::Beside(pod) if to.ip().is_loopback() => {
+                self.pod_at(pod.address())
+            }
+            // As redirect rules have it: a proxy that calls its own pod as a client would comes in like any other.
+            Origin::Proxy(_) => None,
+            Origin::Program(pod) | Origin::Beside(pod) => {
+                self.pod_at(to.ip()).filter(|there| there.addresses == pod.addresses)
+            }
+        };
+        if let Some(own) = own {
+            return own.application.listens(to.port()).then(|| Reached::Program(Rc::clone(own), to.port()));
+        }
+        let Some(pod) = self.pod_at(to.ip()) else {
+            return (!(self.directory.inside)(to.ip()) && !to.ip().is_loopback()).then_some(Reached::Outside);
+        };
+        match pod.proxy(self) {
+            Some(proxy) => proxy.inbound(to).then(|| Reached::Proxy(Rc::clone(proxy), to)),
+            None => pod.application.listens(to.port()).then(|| Reached::Program(Rc::clone(pod), to.port())),
+        }
+    }
+}
+
+impl Reached {
+    /// Says something on a new connection, and hears the answer.
+    pub fn take<'a>(
+        self,
+        world: &'a Rc<World>,
+        peer: SocketAddr,
+        said: Said,
+        trace: &'a Trace,
+    ) -> LocalBoxFuture<'a, Heard> {
+        Box::pin(async move {
+            match self {
+                Reached::Proxy(proxy, to) => proxy.take_inbound(world, peer, to, said, trace).await,
+                Reached::Program(pod, port) => pod.take(world, port, said, trace).await,
+                Reached::Outside => {
+                    trace.tell(world, || Decision::Outside);
+                    world.hop().await;
+                    match said {
+                        Said::Http(_) => {
+                            Heard::Http(Answer { head: lateen_traffic::ResponseHead::new(200), ..Answer::default() })
+                        }
+                        Said::Bytes(bytes) => Heard::Bytes { bytes, by: None },
+                    }
+                }
+            }
+        })
+    }
+}
+
+impl Pod {
+    fn new(cast: Cast) -> Pod {
+        let Cast { name, namespace, addresses, bootstrap, application } = cast;
+        Pod {
+            name: name.into(),
+            namespace,
+            addresses,
+            received: Cell::new(0),
+            bootstrap,
+            proxy: OnceCell::new(),
+            application,
+        }
+    }
+
+    /// Its first address.
+    pub fn address(&self) -> IpAddr {
+        self.addresses.first().copied().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED))
+    }
+
+    /// Its proxy, told what it is to know when it is first needed.
+    pub(crate) fn proxy(self: &Rc<Self>, world: &World) -> Option<&Rc<Proxy>> {
+        let made = self.proxy.get_or_init(|| {
+            let bootstrap = self.bootstrap.as_ref()?;
+            match world.compiler.compile(bootstrap) {
+                Ok(compiled) => {
+                    let told = |problem: &String| format!("pod {}/{}: {problem}", self.namespace, self.name);
+                    world.problems.borrow_mut().extend(compiled.problems.iter().map(told));
+                    Some(Rc::new(Proxy::new(Rc::clone(self), compiled)))
+                }
+                Err(error) => {
+                    let text = format!("pod {}/{}: its proxy does not start: {error}", self.namespace, self.name);
+                    world.problems.borrow_mut().push(text);
+                    None
+                }
+            }
+        });
+        made.as_ref()
+    }
+
+    /// Its proxy, if that takes over what the pod's program sends.
+    pub(crate) fn sidecar(self: &Rc<Self>, world: &World) -> Option<&Rc<Proxy>> {
+        self.proxy(world).filter(|proxy| proxy.is_sidecar())
+    }
+
+    async fn take(self: &Rc<Self>, world: &Rc<World>, port: u16, said: Said, trace: &Trace) -> Heard {
+        self.received.set(self.received.get() + 1);
+        let place = Place { world, pod: self, port, trace };
+        match said {
+            Said::Http(request) => {
+                let mut answer = self.application.answer(place, request).await;
+                answer.by = Some(Rc::clone(&self.name));
+                trace
+                    .tell(world, || Decision::Program { pod: Rc::clone(&self.name), status: Some(answer.head.status) });
+                world.hop().await;
+                Heard::Http(answer)
+            }
+            Said::Bytes(bytes) => {
+                trace.tell(world, || Decision::Program { pod: Rc::clone(&self.name), status: None });
+                world.hop().await;
+                Heard::Bytes { bytes: self.application.reply(place, &bytes), by: Some(Rc::clone(&self.name)) }
+            }
+        }
+    }
+}
