@@ -15,10 +15,18 @@ use crate::error::Error;
 /// # Errors
 /// Everything that is wrong in any of them: nothing is left half read.
 pub fn read(paths: &[PathBuf], options: ReadOptions<'_>) -> Result<Vec<Manifest>, Error> {
+    read_sources(&sources(paths)?, options)
+}
+
+/// The same of what was read already.
+///
+/// # Errors
+/// Everything that is wrong in any of them.
+pub fn read_sources(sources: &[(String, Vec<u8>)], options: ReadOptions<'_>) -> Result<Vec<Manifest>, Error> {
     let mut manifests = Vec::new();
     let mut problems = Problems::default();
-    for (source, bytes) in sources(paths)? {
-        let read = read_manifests(&source, &bytes, options);
+    for (source, bytes) in sources {
+        let read = read_manifests(source, bytes, options);
         for warning in &read.passed_over {
             eprintln!("warning: {warning}");
         }

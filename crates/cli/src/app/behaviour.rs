@@ -46,9 +46,9 @@ impl Behaviour {
         Ok(self)
     }
 
-    /// Throws the dice for one request.
-    pub fn fails(&self) -> bool {
-        self.fail_rate > 0.0 && rand::random::<f64>() < self.fail_rate
+    /// Whether one request fails, when `chance` throws a number from 0 to below 1.
+    pub fn fails(&self, chance: impl FnOnce() -> f64) -> bool {
+        self.fail_rate > 0.0 && chance() < self.fail_rate
     }
 }
 
@@ -98,7 +98,8 @@ mod tests {
 
     #[test]
     fn the_dice() {
-        assert!(!PLAIN.fails());
-        assert!(Behaviour { fail_rate: 1.0, ..PLAIN }.fails());
+        assert!(!PLAIN.fails(|| 0.0));
+        let half = Behaviour { fail_rate: 0.5, ..PLAIN };
+        assert!(half.fails(|| 0.49) && !half.fails(|| 0.5));
     }
 }

@@ -15,10 +15,12 @@ use super::json::Object;
 /// Bytes of an answer that are taken.
 const LONGEST_ANSWER: usize = 1 << 20;
 /// How long one call may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// What is said of a call that took longer.
+pub(super) const TOO_LATE: &str = "no answer in time";
 
 /// Headers of a request that go along with the calls it causes: what ties a trace together, and what rules match on.
-const PASSED_ON: [HeaderName; 9] = [
+pub(super) const PASSED_ON: [HeaderName; 9] = [
     HeaderName::from_static("x-request-id"),
     HeaderName::from_static("traceparent"),
     HeaderName::from_static("tracestate"),
@@ -43,10 +45,16 @@ pub fn parse_url(text: &str) -> Result<Uri, String> {
 
 /// What a call brought, as JSON: `url`, and `status` with `answer`, or `error`.
 pub async fn call(url: &Uri, caused_by: &HeaderMap) -> String {
+    let brought = tokio::time::timeout(PATIENCE, exchange(url, caused_by)).await;
+    told(url, brought.unwrap_or_else(|_| Err(TOO_LATE.to_owned())))
+}
+
+/// The status and body a call brought, or why it brought none.
+pub(super) fn told(url: &Uri, brought: Result<(u16, Bytes), String>) -> String {
     let mut seen = Object::with_capacity(512);
     seen.string("url", &url.to_string());
-    match tokio::time::timeout(PATIENCE, exchange(url, caused_by)).await {
-        Ok(Ok((status, body))) => {
+    match brought {
+        Ok((status, body)) => {
             seen.number("status", status.into());
             match std::str::from_utf8(&body) {
                 // Only whole JSON may stand in JSON.
@@ -56,8 +64,7 @@ pub async fn call(url: &Uri, caused_by: &HeaderMap) -> String {
                 _ => seen.string("answer", &String::from_utf8_lossy(&body)),
             }
         }
-        Ok(Err(error)) => seen.string("error", &error),
-        Err(_) => seen.string("error", "no answer in time"),
+        Err(error) => seen.string("error", &error),
     }
     seen.finish(0).trim_end().to_owned()
 }

@@ -83,7 +83,7 @@ pub async fn answer(service: Arc<Service>, behaviour: Behaviour, request: Reques
         tokio::time::sleep(behaviour.delay).await;
     }
     let refusal = match request.uri().path() {
-        _ if behaviour.fails() => Some(FAILED),
+        _ if behaviour.fails(rand::random::<f64>) => Some(FAILED),
         "/lateen.sample.Echo/Echo" | "/lateen.sample.Echo/EchoStream" => None,
         _ => Some(UNIMPLEMENTED),
     };

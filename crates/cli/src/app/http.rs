@@ -16,12 +16,12 @@ use hyper::{Request, Response, StatusCode, Version};
 
 use super::body::Body;
 use super::json::Object;
-use super::{Behaviour, Service, call, grpc, websocket};
+use super::{Behaviour, Identity, Service, call, grpc, websocket};
 
 /// Tells which version answered without reading the body.
 const X_VERSION: HeaderName = HeaderName::from_static("x-version");
 /// Where readiness is asked.
-const READY: &str = "/ready";
+pub(super) const READY: &str = "/ready";
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Answers one request.
@@ -58,6 +58,46 @@ struct Received {
     broken: bool,
 }
 
+/// What is told of a request.
+pub(super) struct Seen<'a> {
+    pub method: &'a str,
+    pub path: &'a str,
+    pub query: Option<&'a str>,
+    pub host: &'a str,
+    pub protocol: &'a str,
+    pub body_bytes: u64,
+}
+
+impl Seen<'_> {
+    /// The beginning of an answer, which is to be `size` bytes long at least.
+    pub fn tell<'a>(
+        &self,
+        identity: &Identity,
+        call: u64,
+        headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+        size: usize,
+    ) -> Object {
+        let mut seen = Object::with_capacity(768 + size);
+        seen.string("pod", &identity.pod);
+        seen.string("version", &identity.version);
+        seen.number("call", call);
+        seen.string("method", self.method);
+        seen.string("path", self.path);
+        if let Some(query) = self.query {
+            seen.string("query", query);
+        }
+        seen.string("host", self.host);
+        seen.string("protocol", self.protocol);
+        seen.headers("headers", headers);
+        seen.number("body_bytes", self.body_bytes);
+        seen
+    }
+}
+
+fn fields(headers: &HeaderMap) -> impl Iterator<Item = (&str, &[u8])> {
+    headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
+}
+
 async fn receive(mut body: Incoming) -> Received {
     let mut received = Received { length: 0, trailers: None, broken: false };
     if body.is_end_stream() {
@@ -84,21 +124,17 @@ async fn wait(delay: Duration) {
 
 async fn report(service: &Service, behaviour: Behaviour, parts: &Parts, received: Received) -> Response<Body> {
     wait(behaviour.delay).await;
-    let mut seen = Object::with_capacity(768 + behaviour.size);
-    seen.string("pod", &service.identity.pod);
-    seen.string("version", &service.identity.version);
-    seen.number("call", service.next_call());
-    seen.string("method", parts.method.as_str());
-    seen.string("path", parts.uri.path());
-    if let Some(query) = parts.uri.query() {
-        seen.string("query", query);
-    }
-    seen.string("host", host(parts));
-    seen.string("protocol", protocol(parts.version));
-    seen.headers("headers", &parts.headers);
-    seen.number("body_bytes", received.length);
+    let seen = Seen {
+        method: parts.method.as_str(),
+        path: parts.uri.path(),
+        query: parts.uri.query(),
+        host: host(parts),
+        protocol: protocol(parts.version),
+        body_bytes: received.length,
+    };
+    let mut seen = seen.tell(&service.identity, service.next_call(), fields(&parts.headers), behaviour.size);
     if let Some(trailers) = &received.trailers {
-        seen.headers("trailers", trailers);
+        seen.headers("trailers", fields(trailers));
     }
     if !service.calls.is_empty() {
         let mut answers = Vec::with_capacity(service.calls.len());
@@ -109,7 +145,7 @@ async fn report(service: &Service, behaviour: Behaviour, parts: &Parts, received
     }
     let status = if received.broken {
         StatusCode::BAD_REQUEST
-    } else if behaviour.fails() {
+    } else if behaviour.fails(rand::random::<f64>) {
         StatusCode::SERVICE_UNAVAILABLE
     } else {
         StatusCode::from_u16(behaviour.status).unwrap_or(StatusCode::OK)

@@ -1,7 +1,5 @@
 //! Writes an answer's JSON straight into one buffer. A serializer over a struct would first need every header copied.
 
-use hyper::header::HeaderMap;
-
 /// One JSON object being written.
 pub struct Object {
     text: String,
@@ -43,14 +41,13 @@ impl Object {
         self.text.push_str(value);
     }
 
-    /// Headers as an object; a repeated header's values are joined with `, `, and bytes that are not UTF-8 become
-    /// U+FFFD.
-    pub fn headers(&mut self, key: &str, headers: &HeaderMap) {
+    /// Headers as an object; values of one name, which follow each other, are joined with `, `, and bytes that are not
+    /// UTF-8 become U+FFFD.
+    pub fn headers<'a>(&mut self, key: &str, headers: impl IntoIterator<Item = (&'a str, &'a [u8])>) {
         self.key(key);
         self.text.push('{');
         let mut previous = None;
         for (name, value) in headers {
-            // Values of one name follow each other.
             if previous == Some(name) {
                 self.text.pop();
                 self.text.push_str(", ");
@@ -58,10 +55,10 @@ impl Object {
                 if previous.is_some() {
                     self.text.push(',');
                 }
-                push_string(&mut self.text, name.as_str());
+                push_string(&mut self.text, name);
                 self.text.push_str(":\"");
             }
-            push_escaped(&mut self.text, &String::from_utf8_lossy(value.as_bytes()));
+            push_escaped(&mut self.text, &String::from_utf8_lossy(value));
             self.text.push('"');
             previous = Some(name);
         }
@@ -111,18 +108,13 @@ fn push_escaped(text: &mut String, value: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyper::header::HeaderValue;
     use proptest::prelude::*;
 
     #[test]
     fn repeated_headers_are_joined() {
-        let mut headers = HeaderMap::new();
-        headers.append("a", HeaderValue::from_static("1"));
-        headers.append("b", HeaderValue::from_static("\"x\\y\""));
-        headers.append("a", HeaderValue::from_static("2"));
-        headers.append("c", HeaderValue::from_bytes(b"\xff\t").unwrap());
+        let headers: [(&str, &[u8]); 4] = [("a", b"1"), ("a", b"2"), ("b", b"\"x\\y\""), ("c", b"\xff\t")];
         let mut object = Object::with_capacity(0);
-        object.headers("headers", &headers);
+        object.headers("headers", headers);
         let read: serde_json::Value = serde_json::from_str(&object.finish(0)).unwrap();
         assert_eq!(read["headers"], serde_json::json!({"a": "1, 2", "b": "\"x\\y\"", "c": "\u{fffd}\t"}));
     }

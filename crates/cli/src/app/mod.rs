@@ -10,6 +10,7 @@ mod echo;
 mod grpc;
 mod http;
 mod json;
+mod simulated;
 mod websocket;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -27,6 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub use behaviour::{Behaviour, parse_rate, parse_size};
 pub use call::parse_url;
+pub use simulated::Simulated;
 
 use crate::error::Error;
 

@@ -1,8 +1,11 @@
 //! `lateen app`: the sample service.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::Resettable;
+use clap::{Args as _, Command, FromArgMatches as _};
 use hyper::Uri;
 
 use crate::app::{self, Behaviour, Identity, Options};
@@ -49,26 +52,57 @@ pub struct Arguments {
     grace: Duration,
 }
 
+/// The service that a command line would start in a container with this environment, if it is one of the sample service.
+pub fn simulated(words: &[String], environment: &[(String, String)]) -> Option<Result<Options, String>> {
+    let program = words.first().and_then(|word| Path::new(word).file_name())?;
+    let rest = words.get(1..).and_then(|rest| rest.split_first()).filter(|(word, _)| *word == "app")?.1;
+    if program != "lateen" {
+        return None;
+    }
+    // The container's environment counts, not this process's.
+    let mut given = Vec::new();
+    let command = Arguments::augment_args(Command::new("app")).mut_args(|argument| {
+        let name = argument.get_env().map(|name| name.to_string_lossy().into_owned());
+        let value = environment.iter().find(|(known, _)| Some(known) == name.as_ref()).map(|(_, value)| value);
+        if let (Some(value), Some(long)) = (value, argument.get_long()) {
+            let flag = format!("--{long}");
+            if !rest.iter().any(|word| *word == flag || word.starts_with(&format!("{flag}="))) {
+                given.push(format!("{flag}={value}"));
+            }
+        }
+        argument.env(Resettable::Reset)
+    });
+    let arguments = ["app".to_owned()].into_iter().chain(given).chain(rest.iter().cloned());
+    let parsed = command.try_get_matches_from(arguments).and_then(|matches| Arguments::from_arg_matches(&matches));
+    Some(parsed.map(Arguments::options).map_err(|error| error.to_string()))
+}
+
 /// Serves until SIGTERM or SIGINT.
 pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
-    let options = Options {
-        port: arguments.port,
-        tcp_port: arguments.tcp_port,
-        tcp_says_who: arguments.tcp_says_who,
-        calls: arguments.calls,
-        grace: arguments.grace,
-        identity: Identity { pod: arguments.pod, version: arguments.version },
-        behaviour: Behaviour {
-            delay: arguments.delay,
-            status: arguments.status,
-            fail_rate: arguments.fail_rate,
-            size: arguments.response_size,
-        },
-    };
+    let options = arguments.options();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(Error::io("cannot start the service"))?;
     runtime.block_on(app::serve(options))?;
     Ok(ExitCode::SUCCESS)
+}
+
+impl Arguments {
+    fn options(self) -> Options {
+        Options {
+            port: self.port,
+            tcp_port: self.tcp_port,
+            tcp_says_who: self.tcp_says_who,
+            calls: self.calls,
+            grace: self.grace,
+            identity: Identity { pod: self.pod, version: self.version },
+            behaviour: Behaviour {
+                delay: self.delay,
+                status: self.status,
+                fail_rate: self.fail_rate,
+                size: self.response_size,
+            },
+        }
+    }
 }

@@ -9,8 +9,8 @@ use serde_json::Value;
 use crate::error::Error;
 use crate::state_dir::StateDir;
 
-const NAMESPACE: &str = "istio-system";
-const SERVICE: &str = "istio-ingressgateway";
+pub const NAMESPACE: &str = "istio-system";
+pub const SERVICE: &str = "istio-ingressgateway";
 
 #[derive(clap::Args)]
 pub struct Arguments {

@@ -65,7 +65,7 @@ impl Live {
         tokio::time::sleep(step.wait.0).await;
         self.steps += 1;
         let mark = format!("lateen-test/{:08x}.{}", self.run, self.steps);
-        let mut plan = plan(step, &mark)?;
+        let mut plan = Plan::of(&step.send, &mark)?;
         let began = Instant::now();
         let requests = if step.send.from == INGRESS {
             let authority = Ingress::find(&self.client).await?.authority(plan.port.into())?;
@@ -145,32 +145,6 @@ impl Live {
         let lines = text.lines().filter(|line| line.contains(mark) && line.contains(" inbound|"));
         Ok(lines.count() as u64)
     }
-}
-
-/// What a step sends, told apart from other requests by its user-agent unless it has one of its own.
-fn plan(step: &Step, mark: &str) -> Result<Plan, Error> {
-    let send = &step.send;
-    let target = send.target().ok_or_else(|| Error::Usage(format!("{:?} is not a URL", send.url)))?;
-    let mut headers = send.headers.clone();
-    if !send.names_user_agent() {
-        headers.insert("user-agent".to_owned(), mark.to_owned());
-    }
-    Ok(Plan {
-        address: None,
-        host: target.host,
-        port: target.port,
-        authority: target.authority,
-        path: target.path,
-        tcp: target.tcp,
-        method: send.method.clone(),
-        headers,
-        body: send.body.clone(),
-        count: send.count,
-        concurrency: send.concurrency,
-        clients: send.clients,
-        cookies: send.cookies,
-        timeout: send.timeout.0,
-    })
 }
 
 /// What a command in a pod writes.

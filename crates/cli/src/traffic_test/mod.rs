@@ -8,6 +8,7 @@ mod junit;
 mod kind;
 mod live;
 mod matching;
+mod offline;
 mod outcome;
 mod report;
 mod sending;
@@ -16,10 +17,13 @@ mod who;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use crate::error::Error;
+
 pub use judge::Verdict;
 pub use junit::junit;
 pub use kind::{Written, read};
 pub use live::Live;
+pub use offline::Offline;
 pub use outcome::Outcome;
 pub use report::Report;
 pub use sending::{Plan, run as send};
@@ -48,6 +52,23 @@ pub struct Result {
 }
 
 impl Result {
+    /// A test that has not been run yet.
+    pub fn of(written: &Written) -> Result {
+        Result {
+            test: written.test.metadata.name.clone(),
+            source: written.origin.source.to_string(),
+            steps: Vec::new(),
+            broken: None,
+        }
+    }
+
+    /// A step could not be run.
+    pub fn breaks(&mut self, step: &str, error: &Error, report: &Report) {
+        let reason = format!("{step}: {error}");
+        report.broken(&reason);
+        self.broken = Some(reason);
+    }
+
     pub fn passed(&self) -> bool {
         self.broken.is_none() && self.steps.iter().all(|step| step.verdicts.iter().all(|verdict| verdict.passed))
     }

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::offline::Explanation;
 use super::{Ran, Result, Verdict};
 use crate::terminal::Style;
 
@@ -83,6 +84,18 @@ impl Report {
         println!("      {}", self.style.bad(&format!("+ seen      {seen}")));
         for note in notes {
             println!("        {}", self.style.dim(note));
+        }
+    }
+
+    /// Why requests went where they went.
+    pub fn explain(&self, explanations: &[Explanation]) {
+        for Explanation { outcome, number, alike, trace } in explanations {
+            let like = if *alike == 1 { String::new() } else { format!(", {alike} like it") };
+            println!("      {} {}", self.style.accent("why"), self.style.bold(outcome));
+            println!("        {}", self.style.dim(&format!("request {number}{like}")));
+            for line in trace.to_string().lines() {
+                println!("        {}", self.style.dim(line));
+            }
         }
     }
 

@@ -20,7 +20,9 @@ use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 use super::cookies::Jar;
+use super::kind::Send;
 use super::outcome::Outcome;
+use crate::error::Error;
 
 /// Bytes of an answer's body that are kept.
 const LONGEST_BODY: usize = 64 << 10;
@@ -45,6 +47,36 @@ pub struct Plan {
     pub clients: u64,
     pub cookies: bool,
     pub timeout: Duration,
+}
+
+impl Plan {
+    /// What a step sends, told apart from other requests by its user-agent unless it has one of its own.
+    ///
+    /// # Errors
+    /// When its URL is none.
+    pub fn of(send: &Send, mark: &str) -> Result<Plan, Error> {
+        let target = send.target().ok_or_else(|| Error::Usage(format!("{:?} is not a URL", send.url)))?;
+        let mut headers = send.headers.clone();
+        if !send.names_user_agent() {
+            headers.insert("user-agent".to_owned(), mark.to_owned());
+        }
+        Ok(Plan {
+            address: None,
+            host: target.host,
+            port: target.port,
+            authority: target.authority,
+            path: target.path,
+            tcp: target.tcp,
+            method: send.method.clone(),
+            headers,
+            body: send.body.clone(),
+            count: send.count,
+            concurrency: send.concurrency,
+            clients: send.clients,
+            cookies: send.cookies,
+            timeout: send.timeout.0,
+        })
+    }
 }
 
 /// Sends everything; outcomes are in the order of sending. `done` counts those that are there.

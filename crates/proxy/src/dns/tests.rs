@@ -160,7 +160,7 @@ async fn the_systems_resolver_knows_localhost() {
 #[test]
 fn families_are_chosen() {
     let both: Vec<IpAddr> = ["10.0.0.1", "::1"].iter().map(|a| a.parse().unwrap()).collect();
-    let pick = |list: &[IpAddr], family| family.of(list).collect::<Vec<_>>();
+    let pick = |list: &[IpAddr], family: DnsFamily| family.of(list).collect::<Vec<_>>();
     assert_eq!(pick(&both, DnsFamily::V4), both[..1]);
     assert_eq!(pick(&both, DnsFamily::V6), both[1..]);
     assert_eq!(pick(&both, DnsFamily::V4Preferred), both[..1]);
