@@ -60,7 +60,7 @@ impl Compiler {
         let mut memo = self.memo.borrow_mut();
         let mut known = self.outbound.borrow_mut();
         let outbound =
-            known.entry(key.clone()).or_insert_with(|| Rc::new(assemble::outbound(&self.world, &key, &mut memo)));
+            known.entry(key.clone()).or_insert_with(|| Rc::new(assemble::outbound(&self.world, &key, None, &mut memo)));
         let assembled = assemble::assemble(&self.world, &node, &key, outbound, &ResourceSet::new("1"), &mut memo);
         let mut problems = assembled.problems;
         let mut state = State::new(bootstrap, Box::new(|_| Ok(Box::new(()))), SystemTime::UNIX_EPOCH)?;
