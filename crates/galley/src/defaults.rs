@@ -54,7 +54,9 @@ pub(crate) fn fill_in(kind: Kind, raw: &mut Value) {
         | Kind::ServiceEntry
         | Kind::WorkloadEntry
         | Kind::WorkloadGroup
-        | Kind::Sidecar => {}
+        | Kind::Sidecar
+        | Kind::AuthorizationPolicy
+        | Kind::RequestAuthentication => {}
     }
 }
 

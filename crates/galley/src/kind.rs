@@ -7,6 +7,9 @@ pub use lookup::{LookupError, by_api_version, by_path, by_typed_name};
 /// The API group of Istio's networking kinds.
 pub const NETWORKING: &str = "networking.istio.io";
 
+/// The API group of Istio's security kinds.
+pub const SECURITY: &str = "security.istio.io";
+
 /// A kind of object, whatever version of its group it is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)]
@@ -27,6 +30,8 @@ pub enum Kind {
     WorkloadEntry,
     WorkloadGroup,
     Sidecar,
+    AuthorizationPolicy,
+    RequestAuthentication,
 }
 
 /// Every name of a kind, and how its API behaves.
@@ -100,6 +105,9 @@ const ISTIO: KindInfo = KindInfo {
     has_generation: true,
     ..CORE
 };
+
+const ISTIO_SECURITY: KindInfo =
+    KindInfo { group: SECURITY, versions: &["v1", "v1beta1"], categories: &["istio-io", "security-istio-io"], ..ISTIO };
 
 static TABLE: [KindInfo; Kind::COUNT] = [
     KindInfo { namespaced: false, short_names: &["ns"], has_status: true, ..CORE },
@@ -219,11 +227,27 @@ static TABLE: [KindInfo; Kind::COUNT] = [
         ..ISTIO
     },
     KindInfo { kind: Kind::Sidecar, name: "Sidecar", plural: "sidecars", singular: "sidecar", ..ISTIO },
+    KindInfo {
+        kind: Kind::AuthorizationPolicy,
+        name: "AuthorizationPolicy",
+        plural: "authorizationpolicies",
+        singular: "authorizationpolicy",
+        short_names: &["ap"],
+        ..ISTIO_SECURITY
+    },
+    KindInfo {
+        kind: Kind::RequestAuthentication,
+        name: "RequestAuthentication",
+        plural: "requestauthentications",
+        singular: "requestauthentication",
+        short_names: &["ra"],
+        ..ISTIO_SECURITY
+    },
 ];
 
 impl Kind {
     /// How many kinds there are.
-    pub const COUNT: usize = Kind::Sidecar as usize + 1;
+    pub const COUNT: usize = Kind::RequestAuthentication as usize + 1;
 
     /// Every kind's description, in the order in which objects of a batch depend on each other.
     pub fn table() -> &'static [KindInfo] {
@@ -247,7 +271,7 @@ impl Kind {
 
     /// Whether it is one of Istio's.
     pub fn is_istio(self) -> bool {
-        self.info().group == NETWORKING
+        [NETWORKING, SECURITY].contains(&self.info().group)
     }
 }
 

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::istio::{
-    DestinationRule, Gateway, IstioStatus, ServiceEntry, Sidecar, VirtualService, WorkloadEntry, WorkloadGroup,
+    AuthorizationPolicy, DestinationRule, Gateway, IstioStatus, RequestAuthentication, ServiceEntry, Sidecar,
+    VirtualService, WorkloadEntry, WorkloadGroup,
 };
 use crate::kind::{self, Kind, LookupError};
 use crate::problem::{FieldProblem, Key, Subject};
@@ -128,6 +129,8 @@ resources! {
     WorkloadEntry => Config<WorkloadEntry>,
     WorkloadGroup => Config<WorkloadGroup>,
     Sidecar => Config<Sidecar>,
+    AuthorizationPolicy => Config<AuthorizationPolicy>,
+    RequestAuthentication => Config<RequestAuthentication>,
 }
 
 /// An object that never changes; a changed one is another object. Share it in an `Arc`.

@@ -36,6 +36,8 @@ const WORKLOAD_ENTRY: Kind = Kind::WorkloadEntry;
 const WORKLOAD_GROUP: Kind = Kind::WorkloadGroup;
 const SIDECAR: Kind = Kind::Sidecar;
 const SERVICE: Kind = Kind::Service;
+const AUTHORIZATION: Kind = Kind::AuthorizationPolicy;
+const AUTHENTICATION: Kind = Kind::RequestAuthentication;
 
 const CLAIM: &str = "@request.auth.claims";
 
@@ -63,6 +65,13 @@ const LINES: &[Line] = &[
     (SIDECAR, "spec.egress[].port.protocol", When::Is(&["GRPC-WEB", "HTTP_PROXY", "UDP"]), "this protocol"),
     (SIDECAR, "spec.ingress[].port.protocol", When::Is(&["GRPC-WEB", "HTTP_PROXY", "UDP"]), "this protocol"),
     (SIDECAR, "spec.ingress[].tls", When::Given, "ending TLS at a sidecar"),
+    (AUTHORIZATION, "spec.targetRef", When::Given, "applying to objects of the Gateway API or to waypoints"),
+    (AUTHORIZATION, "spec.targetRefs", When::Given, "applying to objects of the Gateway API or to waypoints"),
+    (AUTHORIZATION, "spec.action", When::Is(&["CUSTOM"]), "asking an authorization service"),
+    (AUTHENTICATION, "spec.jwtRules", When::Given, "verifying tokens"),
+    (AUTHENTICATION, "spec.targetRef", When::Given, "applying to objects of the Gateway API or to waypoints"),
+    (AUTHENTICATION, "spec.targetRefs", When::Given, "applying to objects of the Gateway API or to waypoints"),
+    (AUTHENTICATION, "spec.jwtRules[].presence", When::Is(&["REQUIRED"]), "demanding a token (a policy can)"),
     (SERVICE, "spec.loadBalancerSourceRanges", When::Given, "refusing clients by their address"),
     (SERVICE, "spec.externalIPs", When::Given, "serving external addresses"),
 ];

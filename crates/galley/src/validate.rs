@@ -2,6 +2,7 @@
 //! Works on one object at a time; knows nothing of what else there is, nor of what this version can carry out
 //! (that is [`crate::support`]).
 
+mod authorization_policy;
 mod change;
 mod destination_rule;
 mod gateway;
@@ -9,6 +10,8 @@ mod headers;
 mod metadata;
 mod names;
 mod plain;
+mod policy_target;
+mod request_authentication;
 mod service;
 mod service_entry;
 mod shared;
@@ -17,6 +20,7 @@ mod virtual_service;
 mod workload_group;
 mod workloads;
 
+use crate::istio::authorization_policy::DRY_RUN;
 use crate::istio::virtual_service::STICKY_WEIGHTS;
 use crate::object::{Object, Resource};
 use crate::problem::FieldProblem;
@@ -90,6 +94,10 @@ pub fn object(object: &Object) -> Findings {
         Resource::WorkloadEntry(config) => service_entry::check_workload(&config.spec, &mut findings),
         Resource::WorkloadGroup(config) => workload_group::check(&config.spec, &mut findings),
         Resource::Sidecar(config) => sidecar::check(own, &config.spec, &mut findings),
+        Resource::AuthorizationPolicy(config) => {
+            authorization_policy::check(&config.spec, object.annotation(DRY_RUN), &mut findings);
+        }
+        Resource::RequestAuthentication(config) => request_authentication::check(&config.spec, &mut findings),
     }
     findings
 }

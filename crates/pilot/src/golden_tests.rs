@@ -121,3 +121,8 @@ fn outliers() {
 fn pools() {
     check("pools", quiet(), &[SIDECAR], &[Cds, Lds]);
 }
+
+#[test]
+fn authorization() {
+    check("authorization", quiet(), &[SIDECAR, GATEWAY], &[Lds]);
+}

@@ -4,7 +4,7 @@
 
 use crate::config::Config;
 use crate::registry::Registry;
-use crate::rules::{DestinationRules, Sidecars, VirtualServiceRule, created};
+use crate::rules::{AccessRules, DestinationRules, Sidecars, VirtualServiceRule, created};
 use crate::scope::PlaceNeeds;
 use lateen_galley::istio::Gateway;
 use lateen_galley::{Config as IstioConfig, Kind, Object, Snapshot};
@@ -15,7 +15,14 @@ use std::sync::Arc;
 /// Kinds of objects that only the endpoints of services depend on.
 const ENDPOINT_KINDS: [Kind; 4] = [Kind::Endpoints, Kind::EndpointSlice, Kind::Pod, Kind::WorkloadEntry];
 /// Kinds of objects that rules are made of.
-const RULE_KINDS: [Kind; 4] = [Kind::VirtualService, Kind::DestinationRule, Kind::Gateway, Kind::Sidecar];
+const RULE_KINDS: [Kind; 6] = [
+    Kind::VirtualService,
+    Kind::DestinationRule,
+    Kind::Gateway,
+    Kind::Sidecar,
+    Kind::AuthorizationPolicy,
+    Kind::RequestAuthentication,
+];
 
 /// All services and rules.
 #[derive(Clone, Debug)]
@@ -30,6 +37,8 @@ pub struct World {
     pub virtual_services: Arc<Vec<VirtualServiceRule>>,
     pub destination_rules: Arc<DestinationRules>,
     pub sidecars: Arc<Sidecars>,
+    /// Who may do what, and which tokens are understood.
+    pub access: Arc<AccessRules>,
     /// All Gateways, the oldest first.
     pub gateways: Arc<Vec<Arc<Object>>>,
     /// Keys of labels that rules tell proxies apart by. Proxies alike in these get the same outbound configuration.
@@ -68,6 +77,7 @@ impl World {
             virtual_services: Arc::default(),
             destination_rules: Arc::default(),
             sidecars: Arc::default(),
+            access: Arc::default(),
             gateways: Arc::default(),
             label_keys: Arc::default(),
             place_needs: PlaceNeeds::default(),
@@ -101,6 +111,7 @@ impl World {
         let virtual_services = self.virtual_services(&snapshot, &config);
         let destination_rules = DestinationRules::new(&snapshot, &config);
         let sidecars = Sidecars::new(&snapshot, &config.root_namespace);
+        let access = AccessRules::new(&snapshot, &config);
         let mut label_keys = label_keys(&virtual_services, &destination_rules);
         label_keys.extend(localities.into_iter().flat_map(|mesh| &mesh.failover_priority).cloned());
         let place_needs = PlaceNeeds::of(&registry, &destination_rules, localities);
@@ -117,6 +128,7 @@ impl World {
             virtual_services: Arc::new(virtual_services),
             destination_rules: Arc::new(destination_rules),
             sidecars: Arc::new(sidecars),
+            access: Arc::new(access),
             gateways: Arc::new(gateways),
             label_keys: Arc::new(label_keys),
             place_needs,
@@ -129,6 +141,7 @@ impl World {
             && same(&self.virtual_services, &before.virtual_services)
             && same(&self.destination_rules, &before.destination_rules)
             && same(&self.sidecars, &before.sidecars)
+            && same(&self.access, &before.access)
             && same(&self.gateways, &before.gateways);
         match self.registry.endpoint_changes(&before.registry) {
             _ if !rules_same => Change::Anything,

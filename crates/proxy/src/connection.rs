@@ -1,12 +1,13 @@
 //! What is known about a downstream connection while it lives.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use lateen_traffic::hcm::Hcm;
+use lateen_traffic::rbac::Peer;
 use lateen_traffic::record::Record;
 use lateen_traffic::tls::TlsConnection;
 use tokio::sync::Notify;
@@ -39,6 +40,18 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Its ends, as rules see them. `remote`: the client, as far as the peer is trusted to say who that is.
+    pub fn ends(&self, remote: IpAddr) -> Peer<'_> {
+        Peer {
+            source: self.peer.ip(),
+            direct: self.direct.ip(),
+            remote,
+            local: self.local,
+            server_name: self.server_name.as_deref(),
+            tls: self.tls.as_deref(),
+        }
+    }
+
     /// The record of a request that begins now.
     pub fn record(&self) -> Record {
         Record {

@@ -7,6 +7,7 @@
 
 pub mod access_log;
 pub mod admin;
+mod admission;
 mod connection;
 pub mod dns;
 mod http1;

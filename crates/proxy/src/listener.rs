@@ -25,6 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::admission;
 use crate::connection::{Connection, Drain};
 use crate::inspect::{self, HttpInspection, Inspection};
 use crate::io::Io;
@@ -402,16 +403,21 @@ impl Drop for Open {
 async fn serve(
     accepted: Accepted,
     chain: &FilterChain,
-    stream: TcpStream,
-    prefix: BytesMut,
+    mut stream: TcpStream,
+    mut prefix: BytesMut,
     ready: Option<crate::tcp::Ready>,
 ) {
     match &chain.terminal {
         Terminal::Tcp(proxy) => {
             let io = Rc::new(Io::tcp(stream, prefix.freeze()));
-            crate::tcp::serve(io, accepted, Arc::clone(proxy), ready).await;
+            crate::tcp::serve(io, accepted, Arc::clone(proxy), &chain.rbac, ready).await;
         }
-        Terminal::Http(hcm) => serve_http(accepted, Arc::clone(hcm), stream, prefix).await,
+        Terminal::Http(hcm) => {
+            if !chain.rbac.is_empty() && !admission::admits(&accepted, &chain.rbac, &mut stream, &mut prefix).await {
+                return;
+            }
+            serve_http(accepted, Arc::clone(hcm), stream, prefix).await;
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! own scopes and writes to them without locks; the registry's locks are taken only when a scope is first seen and
 //! when statistics are read. Knows nothing of HTTP serving: [`Snapshot`] renders to text, the admin server sends it.
 
+mod by_prefix;
 mod cells;
 mod prometheus;
 mod scopes;
@@ -22,7 +23,7 @@ use lateen_traffic::listener::{Listener, Terminal};
 pub use cells::{BOUNDS_MS, Counter, Distribution, Gauge, Histogram, SharedCounter, SharedGauge};
 pub use scopes::{
     ClusterManagerStats, ClusterStats, ControlPlaneStats, DnsStats, FilesystemStats, HttpStats, ListenerManagerStats,
-    ListenerStats, ServerStats, TcpStats,
+    ListenerStats, RbacStats, ServerStats, TcpStats,
 };
 pub use snapshot::{Buckets, ClusterFacts, Filter, Snapshot, Types};
 
@@ -65,6 +66,7 @@ struct Scopes {
     clusters: Named<ClusterStats>,
     http: Named<HttpStats>,
     listeners: Named<ListenerStats>,
+    rbac: Named<RbacStats>,
     tcp: Named<TcpStats>,
 }
 
@@ -147,12 +149,14 @@ impl Stats {
             scopes.clusters.retain(&names.clusters);
             scopes.http.retain(&names.http);
             scopes.listeners.retain(&names.listeners);
+            scopes.rbac.retain(&names.rbac);
             scopes.tcp.retain(&names.tcp);
         }
         lock(&self.resets).retain(|kind, name| match kind {
             snapshot::Kind::Cluster => names.clusters.contains(name),
             snapshot::Kind::Http => names.http.contains(name),
             snapshot::Kind::Listener => names.listeners.contains(name),
+            snapshot::Kind::Rbac => names.rbac.contains(name),
             snapshot::Kind::Tcp => names.tcp.contains(name),
             _ => true,
         });
@@ -207,6 +211,11 @@ impl WorkerStats {
         self.scopes().listeners.get(name)
     }
 
+    /// The scope of rules about connections, by the name they give it, for example `tcp.rbac`.
+    pub fn rbac(&self, name: &Arc<str>) -> Arc<RbacStats> {
+        self.scopes().rbac.get(name)
+    }
+
     /// The scope of a TCP proxy, by its `stat_prefix`.
     pub fn tcp(&self, prefix: &Arc<str>) -> Arc<TcpStats> {
         self.scopes().tcp.get(prefix)
@@ -242,6 +251,7 @@ struct ConfigScopes {
     clusters: HashSet<Arc<str>>,
     http: HashSet<Arc<str>>,
     listeners: HashSet<Arc<str>>,
+    rbac: HashSet<Arc<str>>,
     tcp: HashSet<Arc<str>>,
 }
 
@@ -252,6 +262,7 @@ impl ConfigScopes {
         for listener in config.listeners.values() {
             names.listeners.insert(listener_scope(listener));
             for chain in listener.chains.iter().chain(&listener.default_chain) {
+                names.rbac.extend(chain.rbac.iter().map(|rbac| rbac.stat_scope.clone()));
                 match &chain.terminal {
                     Terminal::Http(hcm) => names.http.insert(hcm.stat_prefix.clone()),
                     Terminal::Tcp(tcp) => names.tcp.insert(tcp.stat_prefix.clone()),

@@ -13,13 +13,16 @@ use lateen_traffic::RequestHead;
 use lateen_traffic::cluster::{Discovery, NameCache};
 use lateen_traffic::format::Facts;
 use lateen_traffic::hashing;
+use lateen_traffic::metadata::Metadata;
 use lateen_traffic::outlier::Report;
+use lateen_traffic::rbac::Rbac;
 use lateen_traffic::record::{Flags, Record};
 use lateen_traffic::reply::UpstreamFailure;
 use lateen_traffic::tcp::TcpProxy;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::time::Instant;
 
+use crate::admission;
 use crate::io::Io;
 use crate::listener::Accepted;
 use crate::timer::Timer;
@@ -82,7 +85,14 @@ pub async fn ask(
 }
 
 /// Serves a connection to its end, with a connection to a host that is there already or one that is made now.
-pub async fn serve(client: Rc<Io>, accepted: Accepted, proxy: Arc<TcpProxy>, ready: Option<Ready>) {
+/// `rules` say whether the client may go on once it has spoken.
+pub async fn serve(
+    client: Rc<Io>,
+    accepted: Accepted,
+    proxy: Arc<TcpProxy>,
+    rules: &[Arc<Rbac>],
+    ready: Option<Ready>,
+) {
     let worker = &accepted.worker;
     let stats = worker.stats.tcp(&proxy.stat_prefix);
     stats.downstream_cx_total.inc();
@@ -101,11 +111,20 @@ pub async fn serve(client: Rc<Io>, accepted: Accepted, proxy: Arc<TcpProxy>, rea
         Some(upstream) => {
             upstream.stats.upstream_rq_total.inc();
             record.upstream_local = upstream.io.local_addr();
-            let over = exchange(&client, &upstream.io, &proxy, started).await;
+            let (mut metadata, mut denial) = (Metadata::default(), None);
+            let mut admit = || {
+                denial = admission::denial(&accepted, rules, &mut metadata);
+                denial.is_none()
+            };
+            let over = exchange(&client, &upstream.io, &proxy, started, &mut admit).await;
+            record.metadata = metadata;
             record.bytes_received = client.received();
             record.bytes_sent = client.sent();
             match over {
                 Over::Ended => {}
+                Over::Denied => {
+                    record.termination_details = denial.map(|denial| denial.details()).unwrap_or_default().into();
+                }
                 Over::Idle => stats.idle_timeout.inc(),
                 Over::Duration => {
                     stats.max_downstream_connection_duration.inc();
@@ -196,14 +215,23 @@ async fn named(accepted: &Accepted, proxy: &TcpProxy, cache: &NameCache) -> Opti
 
 enum Over {
     Ended,
+    Denied,
     Broken,
     Idle,
     Duration,
 }
 
-async fn exchange(client: &Io, upstream: &Io, proxy: &TcpProxy, started: Instant) -> Over {
+/// `admit` is asked once, when the client's first bytes or its end have come.
+async fn exchange(
+    client: &Io,
+    upstream: &Io,
+    proxy: &TcpProxy,
+    started: Instant,
+    admit: &mut dyn FnMut() -> bool,
+) -> Over {
     let active = Cell::new(started);
-    let both = async { tokio::try_join!(pump(client, upstream, &active), pump(upstream, client, &active)) };
+    let both =
+        async { tokio::try_join!(pump(client, upstream, &active, Some(admit)), pump(upstream, client, &active, None)) };
     let mut both = std::pin::pin!(both);
     let mut timer = Timer::default();
     let end = proxy.max_downstream_connection_duration.map(|t| started + t);
@@ -212,7 +240,8 @@ async fn exchange(client: &Io, upstream: &Io, proxy: &TcpProxy, started: Instant
         let deadline = [idle, end].into_iter().flatten().min();
         match crate::timer::before(&mut timer, deadline, both.as_mut()).await {
             Some(Ok(_)) => return Over::Ended,
-            Some(Err(_)) => return Over::Broken,
+            Some(Err(Stopped::Denied)) => return Over::Denied,
+            Some(Err(Stopped::Broken)) => return Over::Broken,
             None => {
                 let now = Instant::now();
                 if end.is_some_and(|at| at <= now) {
@@ -226,36 +255,56 @@ async fn exchange(client: &Io, upstream: &Io, proxy: &TcpProxy, started: Instant
     }
 }
 
-/// Moves bytes one way until the end of the stream, which is passed on.
-async fn pump(from: &Io, to: &Io, active: &Cell<Instant>) -> io::Result<()> {
+/// Why bytes move no further before the end of their stream.
+enum Stopped {
+    Broken,
+    Denied,
+}
+
+impl From<io::Error> for Stopped {
+    fn from(_: io::Error) -> Self {
+        Self::Broken
+    }
+}
+
+/// Moves bytes one way until the end of the stream, which is passed on. `admit` is asked once, before anything is moved.
+async fn pump(
+    from: &Io,
+    to: &Io,
+    active: &Cell<Instant>,
+    mut admit: Option<&mut dyn FnMut() -> bool>,
+) -> Result<(), Stopped> {
     loop {
         let (ended, rest) = std::future::poll_fn(|cx| {
             SCRATCH.with_borrow_mut(|scratch| {
                 let mut buffer = ReadBuf::new(scratch);
                 let mut source = from;
                 ready!(Pin::new(&mut source).poll_read(cx, &mut buffer))?;
+                if admit.take().is_some_and(|admit| !admit()) {
+                    return Poll::Ready(Err(Stopped::Denied));
+                }
                 let mut data: &[u8] = buffer.filled();
                 let ended = data.is_empty();
                 let mut sink = to;
                 while !data.is_empty() {
                     match Pin::new(&mut sink).poll_write(cx, data) {
                         Poll::Ready(Ok(n)) => data = &data[n..],
-                        Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                        Poll::Ready(Err(e)) => return Poll::Ready(Err(e.into())),
                         // What does not fit leaves the shared buffer; nothing more is read until it is written.
                         Poll::Pending => break,
                     }
                 }
-                Poll::Ready(Ok::<_, io::Error>((ended, data.to_vec())))
+                Poll::Ready(Ok::<_, Stopped>((ended, data.to_vec())))
             })
         })
         .await?;
         active.set(Instant::now());
         if ended {
             // The other direction may go on (half-close).
-            return to
-                .shutdown()
-                .await
-                .or_else(|e| if e.kind() == io::ErrorKind::NotConnected { Ok(()) } else { Err(e) });
+            return match to.shutdown().await {
+                Err(e) if e.kind() != io::ErrorKind::NotConnected => Err(e.into()),
+                _ => Ok(()),
+            };
         }
         if !rest.is_empty() {
             to.write(&rest).await?;

@@ -171,8 +171,9 @@ impl<'a> Exchange<'a> {
         let mut walk = Walk::new(&hcm.filters);
         loop {
             let active_faults = || self.proxy.faults.borrow().get(&hcm.stat_prefix).copied().unwrap_or(0);
-            let asked = Asked { request: &self.request, routes, routed, active_faults: &active_faults };
-            match walk.next(&asked, &mut self.world.dice()) {
+            let peer = self.downstream.ends(self.record.downstream_remote.ip());
+            let asked = Asked { request: &self.request, peer, routes, routed, active_faults: &active_faults };
+            match walk.next(&asked, &mut self.record.metadata, &mut self.world.dice()) {
                 Step::Route => return true,
                 Step::Delay(wait) => {
                     self.suffer_fault(routed);
@@ -188,6 +189,13 @@ impl<'a> Exchange<'a> {
                     return false;
                 }
                 Step::FaultsOverflow => {}
+                Step::Rbac(_, verdict) => {
+                    if let Some(denial) = verdict.denial() {
+                        self.edit_instead(routes, routed);
+                        self.reply(&denial.reply());
+                        return false;
+                    }
+                }
                 Step::Cors(decision) => {
                     self.grant = decision.grant;
                     if let Some(preflight) = decision.preflight {

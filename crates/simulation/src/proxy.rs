@@ -10,6 +10,8 @@ use futures::future::LocalBoxFuture;
 use lateen_pilot::node::NodeType;
 use lateen_traffic::Config;
 use lateen_traffic::listener::{ConnectionFacts, Direction, FilterChain, Listener, Terminal};
+use lateen_traffic::metadata::Metadata;
+use lateen_traffic::rbac::Peer;
 use lateen_traffic::record::{Flags, Record};
 use lateen_traffic::{Protocol, RequestHead};
 
@@ -54,6 +56,18 @@ pub(crate) struct Downstream {
 }
 
 impl Downstream {
+    /// The connection's ends, as rules see them. `remote`: the client, as far as the peer is trusted to say who that is.
+    pub(crate) fn ends(&self, remote: IpAddr) -> Peer<'_> {
+        Peer {
+            source: self.peer.ip(),
+            direct: self.peer.ip(),
+            remote,
+            local: self.local,
+            server_name: self.server_name.as_deref(),
+            tls: None,
+        }
+    }
+
     pub(crate) fn record(&self, world: &World) -> Record {
         Record { server_name: self.server_name.clone(), ..Record::begin(world.time(), self.local, self.peer) }
     }
@@ -184,6 +198,12 @@ impl Proxy {
         said: Said,
         trace: &Trace,
     ) -> Heard {
+        let mut metadata = Metadata::default();
+        let ends = downstream.ends(downstream.peer.ip());
+        let verdicts = chain.rbac.iter().map(|rbac| rbac.decide(ends, None, &mut metadata));
+        if let Some(denial) = verdicts.filter_map(|verdict| verdict.denial().cloned()).next() {
+            return Heard::Closed(denial.details());
+        }
         match (&chain.terminal, said) {
             (Terminal::Http(hcm), Said::Http(request)) => {
                 Exchange::new(world, self, hcm, &downstream, request, trace).serve().await

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::message::{RequestHead, ResponseHead};
+use crate::metadata::{Metadata, Value};
 use crate::record::Record;
 
 /// Why a format string is refused.
@@ -58,6 +59,7 @@ enum Operator {
     ServerName,
     RouteName,
     Attempts,
+    Metadata(Arc<str>, Box<[Arc<str>]>),
 }
 
 /// Header names of `REQ(A?B)`: the first that is there.
@@ -225,6 +227,12 @@ impl Operator {
             "REQUESTED_SERVER_NAME" => Self::ServerName,
             "ROUTE_NAME" => Self::RouteName,
             "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Self::Attempts,
+            "DYNAMIC_METADATA" => {
+                let mut path = arguments.unwrap_or_default().split(':').map(Arc::from);
+                let filter: Option<Arc<str>> = path.next().filter(|filter: &Arc<str>| !filter.is_empty());
+                let filter = filter.ok_or_else(|| FormatError::Arguments(text.into(), "a filter's name is needed"))?;
+                Self::Metadata(filter, path.collect())
+            }
             _ => return Err(FormatError::Unknown(text.to_owned())),
         };
         Ok((operator, length))
@@ -268,6 +276,7 @@ impl Operator {
             Self::ServerName => record.server_name.as_ref().is_some_and(|n| put(out, n)),
             Self::RouteName => record.route_name.as_ref().is_some_and(|n| put(out, n)),
             Self::Attempts => number(out, u64::from(record.attempts)),
+            Self::Metadata(filter, path) => write_metadata(&record.metadata, filter, path, out),
         }
     }
 }
@@ -297,6 +306,24 @@ fn write_field<'a>(Fields(first, second): &Fields, out: &mut String, get: impl F
     match std::str::from_utf8(value) {
         Ok(text) => out.push_str(text),
         Err(_) => out.push_str(&String::from_utf8_lossy(value)),
+    }
+    true
+}
+
+/// A string as it is, everything else as JSON; without a key, all that the filter told.
+fn write_metadata(metadata: &Metadata, filter: &str, path: &[Arc<str>], out: &mut String) -> bool {
+    let value = match path {
+        [] => {
+            let mut all: Vec<_> = metadata.of(filter).map(|(key, value)| (key.clone(), value.clone())).collect();
+            all.sort_by(|(a, _), (b, _)| a.cmp(b));
+            (!all.is_empty()).then(|| Value::Struct(all.into()))
+        }
+        path => metadata.get(filter, path).cloned(),
+    };
+    match value {
+        Some(Value::Text(text)) => out.push_str(&text),
+        Some(value) => value.write_json(out),
+        None => return false,
     }
     true
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::access_log::AccessLog;
 use crate::hcm::Hcm;
 use crate::matcher::Cidr;
+use crate::rbac::Rbac;
 use crate::tcp::TcpProxy;
 
 /// Envoy's `Listener`.
@@ -89,6 +90,8 @@ pub struct FilterChain {
     pub name: Arc<str>,
     /// Which connections.
     pub matches: ChainMatch,
+    /// Who may use it, as one says of connections. They act in order, on a client's first bytes.
+    pub rbac: Box<[Arc<Rbac>]>,
     /// What is done.
     pub terminal: Terminal,
 }

@@ -124,6 +124,11 @@ impl HeaderMatcher {
         self.decide(&request.headers, request.field(&self.name))
     }
 
+    /// Whether a message without any field matches.
+    pub fn matches_nothing(&self) -> bool {
+        self.decide(&Headers::new(), None)
+    }
+
     /// Whether the response matches; its pseudo header is `:status`.
     pub fn matches_response(&self, response: &ResponseHead) -> bool {
         let status = response.status.to_string();

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::cluster::EndpointAddress;
 use crate::message::Protocol;
+use crate::metadata::Metadata;
 use crate::tls::TlsConnection;
 
 /// What happened to one request (or one TCP connection).
@@ -55,6 +56,8 @@ pub struct Record {
     pub route_name: Option<Arc<str>>,
     /// Attempts made.
     pub attempts: u32,
+    /// What filters found out.
+    pub metadata: Metadata,
 }
 
 impl Record {
@@ -82,6 +85,7 @@ impl Record {
             downstream_tls: None,
             route_name: None,
             attempts: 0,
+            metadata: Metadata::default(),
         }
     }
 }

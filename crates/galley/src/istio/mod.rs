@@ -1,14 +1,18 @@
-//! Istio's networking API (`networking.istio.io` v1, v1beta1 and v1alpha3: one schema, three names), typed field by field.
+//! Istio's networking API (`networking.istio.io` v1, v1beta1 and v1alpha3: one schema, three names) and security API
+//! (`security.istio.io` v1 and v1beta1), typed field by field.
 //!
 //! These are the `spec`s alone; metadata and status are [`crate::Object`]'s. Proto3's rules hold: a scalar, string, list or
 //! map that is absent equals its zero value (`0`, `""`, `[]`, `{}`), so those are plain fields; messages and wrapper types,
 //! where absence means something, are `Option`s; a `oneof` is an `Option` of a Rust enum.
 //! Which fields this version carries out is `crate::support`'s to say, not this module's.
 
+pub mod authorization_policy;
 pub mod destination_rule;
 mod duration;
 pub mod gateway;
 mod matching;
+pub mod policy_target;
+pub mod request_authentication;
 pub mod service_entry;
 pub mod sidecar;
 pub mod status;
@@ -16,10 +20,12 @@ pub mod virtual_service;
 pub mod workload_entry;
 pub mod workload_group;
 
+pub use authorization_policy::AuthorizationPolicy;
 pub use destination_rule::DestinationRule;
 pub use duration::{Duration, InvalidDuration};
 pub use gateway::Gateway;
 pub use matching::{Percent, PortSelector, StringMatch};
+pub use request_authentication::RequestAuthentication;
 pub use service_entry::ServiceEntry;
 pub use sidecar::Sidecar;
 pub use status::IstioStatus;

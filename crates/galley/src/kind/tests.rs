@@ -35,12 +35,14 @@ fn what_people_type_is_understood() {
         ("we", Kind::WorkloadEntry),
         ("wg", Kind::WorkloadGroup),
         ("sidecars", Kind::Sidecar),
+        ("ap", Kind::AuthorizationPolicy),
+        ("requestauthentications.security.istio.io", Kind::RequestAuthentication),
     ] {
         assert_eq!(by_typed_name(typed), Ok(vec![kind]), "{typed}");
     }
     assert_eq!(by_typed_name("all"), Ok(vec![Kind::Service, Kind::Pod, Kind::Deployment]));
     assert_eq!(by_typed_name("dr,vs,dr"), Ok(vec![Kind::DestinationRule, Kind::VirtualService]));
-    assert_eq!(by_typed_name("istio-io").map(|kinds| kinds.len()), Ok(7));
+    assert_eq!(by_typed_name("istio-io").map(|kinds| kinds.len()), Ok(9));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::scope::Scope;
 use crate::world;
 use lateen_xds::Resource;
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 /// Listeners and routes of a gateway; servers that are not served are added to `problems`.
 pub fn build(
@@ -29,6 +30,7 @@ pub fn build(
             .iter()
             .map(|refused| format!("server {} of gateway {}: {}", refused.server, refused.gateway, refused.reason)),
     );
+    let access = Arc::new(scope.world.access.find(&node.namespace, labels));
     let mut listeners = Vec::new();
     let mut routes = Vec::new();
     for (key, planned) in &plan.listeners {
@@ -43,6 +45,7 @@ pub fn build(
             addresses: key.0.map_or_else(|| scope.key.wildcards(), |address| vec![address]),
             port: key.1,
             chains,
+            access: Arc::clone(&access),
             settings: scope.key.settings.clone(),
         }));
     }

@@ -10,7 +10,7 @@ use crate::generate::inbound::{BoundInbound, InboundPort, VirtualInbound};
 use crate::names;
 use crate::node::{Interception, Node};
 use crate::registry::{EndpointAddress, Instance, Labels, Protocol};
-use crate::rules::{Policy, SidecarRule};
+use crate::rules::{Access, Policy, SidecarRule};
 use crate::scope::ScopeKey;
 use crate::world::World;
 use lateen_galley::istio::destination_rule::ConnectionPoolSettings;
@@ -18,6 +18,7 @@ use lateen_galley::istio::sidecar::{CaptureMode, IngressListener};
 use lateen_xds::Resource;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 /// A proxy, and what is made for it.
 pub struct Inbound<'a> {
@@ -25,6 +26,7 @@ pub struct Inbound<'a> {
     key: &'a ScopeKey,
     node: &'a Node,
     by_target: BTreeMap<u16, Vec<Instance>>,
+    access: Arc<Access>,
 }
 
 impl<'a> Inbound<'a> {
@@ -36,7 +38,8 @@ impl<'a> Inbound<'a> {
                 by_target.entry(instance.target).or_default().push(instance);
             }
         }
-        Inbound { world, key, node, by_target }
+        let access = Arc::new(world.access.find(&node.namespace, labels));
+        Inbound { world, key, node, by_target, access }
     }
 
     /// Adds what leads to the workload.
@@ -58,6 +61,7 @@ impl<'a> Inbound<'a> {
                 addresses: self.key.wildcards(),
                 transparent: self.key.interception == Interception::Tproxy,
                 ports,
+                access: Arc::clone(&self.access),
                 settings: self.key.settings.clone(),
             }));
         }
@@ -136,7 +140,11 @@ impl<'a> Inbound<'a> {
                 CaptureMode::None => true,
             };
             if opens {
-                bound.push(BoundInbound { port: inbound, settings: self.key.settings.clone() });
+                bound.push(BoundInbound {
+                    port: inbound,
+                    access: Arc::clone(&self.access),
+                    settings: self.key.settings.clone(),
+                });
             } else {
                 ports.push(inbound);
             }

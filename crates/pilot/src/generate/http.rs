@@ -3,8 +3,9 @@
 //! Source: Istio `core/listener_builder.go` (buildHTTPConnectionManager), `core/listener_inbound.go`, `core/gateway.go`
 //! (buildGatewayConnectionManager). Envoy's `istio.*` filters are not in a plain Envoy and never written.
 
-use super::{access_log, named_hosts, route_filters, wire};
+use super::{access_log, authorization, named_hosts, route_filters, wire};
 use crate::node::Families;
+use crate::rules::Access;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, filter::ConfigType};
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
@@ -51,17 +52,37 @@ pub struct HttpSettings {
 }
 
 /// A connection manager that takes its routes from RDS under `route_name`.
-pub fn with_rds(side: Side, stat_prefix: &str, route_name: &str, grpc_web: bool, settings: &HttpSettings) -> Filter {
+pub fn with_rds(
+    side: Side,
+    stat_prefix: &str,
+    route_name: &str,
+    grpc_web: bool,
+    access: &Access,
+    settings: &HttpSettings,
+) -> Filter {
     let rds = Rds { config_source: Some(wire::ads()), route_config_name: route_name.to_owned() };
-    manager(side, stat_prefix, RouteSpecifier::Rds(rds), grpc_web, settings)
+    manager(side, stat_prefix, RouteSpecifier::Rds(rds), grpc_web, access, settings)
 }
 
 /// A connection manager with its routes written in.
-pub fn with_routes(side: Side, stat_prefix: &str, routes: RouteConfiguration, settings: &HttpSettings) -> Filter {
-    manager(side, stat_prefix, RouteSpecifier::RouteConfig(routes), false, settings)
+pub fn with_routes(
+    side: Side,
+    stat_prefix: &str,
+    routes: RouteConfiguration,
+    access: &Access,
+    settings: &HttpSettings,
+) -> Filter {
+    manager(side, stat_prefix, RouteSpecifier::RouteConfig(routes), false, access, settings)
 }
 
-fn manager(side: Side, stat_prefix: &str, routes: RouteSpecifier, grpc_web: bool, settings: &HttpSettings) -> Filter {
+fn manager(
+    side: Side,
+    stat_prefix: &str,
+    routes: RouteSpecifier,
+    grpc_web: bool,
+    access: &Access,
+    settings: &HttpSettings,
+) -> Filter {
     let inbound = matches!(side, Side::SidecarInbound { .. });
     let gateway = side == Side::Gateway;
     let HttpSettings { headers, topology, .. } = settings;
@@ -73,7 +94,7 @@ fn manager(side: Side, stat_prefix: &str, routes: RouteSpecifier, grpc_web: bool
         _ if inbound || gateway => "istio-envoy",
         _ => "",
     };
-    let mut filters = Vec::new();
+    let mut filters = authorization::http_filters(access);
     if grpc_web {
         filters.push(http_filter("envoy.filters.http.grpc_web", wire::any(&GrpcWeb::default())));
     }

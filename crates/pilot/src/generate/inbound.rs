@@ -7,12 +7,13 @@
 use super::http::{self, HttpSettings, Side};
 use super::listener::{self, ChainMatch, PLAINTEXT_HTTP, RAW_BUFFER};
 use super::tcp::{self, TcpRoute};
-use super::{access_log, retry, wire};
+use super::{access_log, authorization, retry, wire};
 use crate::names;
 use crate::registry::{Protocol, Shape};
+use crate::rules::Access;
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::{
-    FilterChain, FilterChainMatch, Listener, ListenerFilter, ListenerFilterChainMatchPredicate,
+    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, ListenerFilterChainMatchPredicate,
     listener_filter_chain_match_predicate::{MatchSet, Rule},
 };
 use envoy_types::pb::envoy::config::route::v3::{
@@ -26,6 +27,7 @@ use envoy_types::pb::envoy::extensions::filters::listener::{
 };
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Port that inbound connections are redirected to.
@@ -68,6 +70,7 @@ pub struct VirtualInbound {
     pub transparent: bool,
     /// In ascending order, no port twice.
     pub ports: Vec<InboundPort>,
+    pub access: Arc<Access>,
     pub settings: HttpSettings,
 }
 
@@ -77,7 +80,7 @@ impl VirtualInbound {
         let mut chains = vec![blackhole()];
         chains.extend(self.passthrough());
         for port in &self.ports {
-            chains.extend(port_chains(port, &self.settings));
+            chains.extend(port_chains(port, &self.access, &self.settings));
         }
         Listener {
             name: names::VIRTUAL_INBOUND.to_owned(),
@@ -105,6 +108,7 @@ impl VirtualInbound {
                     Side::SidecarInbound { http2: false },
                     cluster,
                     routes(cluster, 0, ":0/*", true),
+                    &self.access,
                     &self.settings,
                 )],
                 ..Default::default()
@@ -112,7 +116,7 @@ impl VirtualInbound {
             FilterChain {
                 name: names::VIRTUAL_INBOUND.to_owned(),
                 filter_chain_match: Some(chain_match(None, raw_buffer())),
-                filters: vec![tcp::proxy(&TcpRoute::to(cluster), self.settings.access_log.as_deref())],
+                filters: bytes(cluster, &self.access, &self.settings),
                 ..Default::default()
             },
         ]
@@ -137,6 +141,7 @@ impl VirtualInbound {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BoundInbound {
     pub port: InboundPort,
+    pub access: Arc<Access>,
     pub settings: HttpSettings,
 }
 
@@ -148,7 +153,7 @@ impl BoundInbound {
 
     /// The listener.
     pub fn build(&self) -> Listener {
-        let chains = port_chains(&self.port, &self.settings);
+        let chains = port_chains(&self.port, &self.access, &self.settings);
         let sniffs = ports_without_inspection(&chains).is_empty();
         Listener {
             name: self.name(),
@@ -166,12 +171,12 @@ impl BoundInbound {
 }
 
 /// The chains of one port.
-fn port_chains(port: &InboundPort, settings: &HttpSettings) -> Vec<FilterChain> {
+fn port_chains(port: &InboundPort, access: &Access, settings: &HttpSettings) -> Vec<FilterChain> {
     let cluster = names::inbound_cluster(port.port);
-    let chain = |matches, filter| FilterChain {
+    let chain = |matches, filters| FilterChain {
         name: port.name(),
         filter_chain_match: Some(chain_match(Some(port.port), matches)),
-        filters: vec![filter],
+        filters,
         metadata: port.origin.as_deref().map(wire::config_metadata),
         ..Default::default()
     };
@@ -181,17 +186,25 @@ fn port_chains(port: &InboundPort, settings: &HttpSettings) -> Vec<FilterChain> 
             Side::SidecarInbound { http2: port.protocol.is_http2() },
             &format!("inbound_{}", port.name()),
             routes(&cluster, port.service_port, &operation, !port.protocol.is_grpc()),
+            access,
             settings,
         );
-        chain(matches, filter)
+        chain(matches, vec![filter])
     };
-    let tcp = || chain(raw_buffer(), tcp::proxy(&TcpRoute::to(&cluster), settings.access_log.as_deref()));
+    let tcp = || chain(raw_buffer(), bytes(&cluster, access, settings));
     match port.protocol.shape() {
         Some(Shape::Http) => vec![http(raw_buffer())],
         Some(Shape::Tcp) => vec![tcp()],
         Some(Shape::Auto) => vec![http(ChainMatch::plaintext_http()), tcp()],
         None => Vec::new(),
     }
+}
+
+/// Bytes to a cluster, for those who may.
+fn bytes(cluster: &str, access: &Access, settings: &HttpSettings) -> Vec<Filter> {
+    let mut filters = authorization::network_filters(access);
+    filters.push(tcp::proxy(&TcpRoute::to(cluster), settings.access_log.as_deref()));
+    filters
 }
 
 /// Ports whose protocol is declared: looking at their bytes would only delay servers that speak first.

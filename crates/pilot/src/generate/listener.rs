@@ -5,9 +5,10 @@
 
 use super::http::{self, HttpSettings, Side};
 use super::tcp::{self, TcpRoute};
-use super::{access_log, proxy_protocol, wire};
+use super::{access_log, authorization, proxy_protocol, wire};
 use crate::names;
 use crate::registry::Cidr;
+use crate::rules::Access;
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::{
     AdditionalAddress, FilterChain, FilterChainMatch, Listener, ListenerFilter, listener_filter,
@@ -17,6 +18,7 @@ use envoy_types::pb::envoy::extensions::filters::listener::{
 };
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What a chain takes; empty takes everything.
@@ -159,12 +161,16 @@ pub struct Chain {
 }
 
 impl Chain {
-    fn message(&self, side: Side, stat_prefix: &str, settings: &HttpSettings) -> FilterChain {
+    fn message(&self, side: Side, stat_prefix: &str, access: &Access, settings: &HttpSettings) -> FilterChain {
         let filters = match &self.action {
             ChainAction::Http { route_name, grpc_web } => {
-                vec![http::with_rds(side, stat_prefix, route_name, *grpc_web, settings)]
+                vec![http::with_rds(side, stat_prefix, route_name, *grpc_web, access, settings)]
             }
-            ChainAction::Tcp(route) => tcp::filters(route, settings.access_log.as_deref()),
+            ChainAction::Tcp(route) => {
+                let mut filters = authorization::network_filters(access);
+                filters.extend(tcp::filters(route, settings.access_log.as_deref()));
+                filters
+            }
         };
         FilterChain {
             filter_chain_match: (!self.matches.is_everything()).then(|| self.matches.message()),
@@ -218,7 +224,9 @@ impl OutboundListener {
                 some.push(only);
                 None
             }
-            (Some(default), false) => Some(default.message(Side::SidecarOutbound, &stat_prefix, &self.settings)),
+            (Some(default), false) => {
+                Some(default.message(Side::SidecarOutbound, &stat_prefix, &Access::default(), &self.settings))
+            }
             (None, _) => Some(FilterChain {
                 filter_chain_match: Some(FilterChainMatch::default()),
                 name: names::PASSTHROUGH_FILTER_CHAIN.to_owned(),
@@ -232,7 +240,7 @@ impl OutboundListener {
             additional_addresses: additional(&self.addresses, self.port),
             filter_chains: some
                 .iter()
-                .map(|chain| chain.message(Side::SidecarOutbound, &stat_prefix, &self.settings))
+                .map(|chain| chain.message(Side::SidecarOutbound, &stat_prefix, &Access::default(), &self.settings))
                 .collect(),
             default_filter_chain: default,
             listener_filters,
@@ -307,6 +315,7 @@ pub struct GatewayListener {
     pub port: u16,
     /// At least one, no two with equal matches.
     pub chains: Vec<Chain>,
+    pub access: Arc<Access>,
     pub settings: HttpSettings,
 }
 
@@ -327,7 +336,7 @@ impl GatewayListener {
             filter_chains: self
                 .chains
                 .iter()
-                .map(|chain| chain.message(Side::Gateway, &stat_prefix, &self.settings))
+                .map(|chain| chain.message(Side::Gateway, &stat_prefix, &self.access, &self.settings))
                 .collect(),
             listener_filters: [
                 self.settings.topology.proxy_protocol.map(|_| proxy_protocol::filter()),

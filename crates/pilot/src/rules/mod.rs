@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of proxies or xDS.
 
+mod access;
 mod balancing;
 mod destination_rule;
 mod outlier;
@@ -9,6 +10,7 @@ mod policy;
 mod sidecar;
 mod virtual_service;
 
+pub use access::{Access, AccessPolicy, AccessRules};
 pub use balancing::{Balancing, HashBy, Warmup};
 pub use destination_rule::{DestinationRules, Merged};
 pub use outlier::Outlier;

@@ -59,8 +59,9 @@ impl Exchange<'_, '_> {
         let mut walk = Walk::new(&hcm.filters);
         loop {
             let active_faults = || connection.worker.stats.all().active_faults(&hcm.stat_prefix);
-            let asked = Asked { request: self.request, routes, routed, active_faults: &active_faults };
-            match walk.next(&asked, &mut connection.worker.dice()) {
+            let peer = connection.ends(self.record.downstream_remote.ip());
+            let asked = Asked { request: self.request, peer, routes, routed, active_faults: &active_faults };
+            match walk.next(&asked, &mut self.record.metadata, &mut connection.worker.dice()) {
                 Step::Route => return true,
                 Step::Delay(wait) => {
                     self.suffers_fault();
@@ -88,6 +89,15 @@ impl Exchange<'_, '_> {
                     stats.fault().aborts_injected.inc();
                     self.reply(&reply).await;
                     return false;
+                }
+                Step::Rbac(rbac, verdict) => {
+                    stats.rbac().count(&rbac, &verdict);
+                    if let Some(denial) = verdict.denial() {
+                        self.name_cluster(config, routed);
+                        self.edit_reply(routes, routed);
+                        self.reply(&denial.reply()).await;
+                        return false;
+                    }
                 }
                 Step::FaultsOverflow => stats.fault().faults_overflow.inc(),
                 Step::Cors(decision) => {

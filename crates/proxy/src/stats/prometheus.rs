@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
 use super::Tags;
-use super::snapshot::{Kind, Snapshot, Value, buckets};
+use super::snapshot::{Kind, Scope, Snapshot, Value, buckets};
 
 /// Metrics come sorted by type, then name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,16 +27,17 @@ impl Snapshot {
     pub fn prometheus(self) -> impl Iterator<Item = String> + Send {
         let mut metrics: BTreeMap<(Type, String), Vec<(u32, u32)>> = BTreeMap::new();
         // Thousands of clusters share some sixty names: each is worked out once.
-        let mut known: HashMap<(Kind, &str), (Type, String)> = HashMap::new();
+        let mut known: HashMap<(&str, &str), (Type, String)> = HashMap::new();
         for (s, scope) in self.scopes.iter().enumerate() {
             for (e, entry) in scope.entries.iter().enumerate() {
-                let key = known.entry((scope.kind, entry.name.as_ref())).or_insert_with(|| {
+                let prefix = scope.metric_prefix();
+                let key = known.entry((prefix, entry.name.as_ref())).or_insert_with(|| {
                     let kind = match entry.value {
                         Value::Counter(_) => Type::Counter,
                         Value::Gauge { .. } => Type::Gauge,
                         Value::Histogram(_) => Type::Histogram,
                     };
-                    (kind, parse(scope.kind, &entry.name).metric)
+                    (kind, parse(scope, &entry.name).metric)
                 });
                 let at = (s as u32, e as u32);
                 match metrics.get_mut(key) {
@@ -63,7 +64,7 @@ impl Snapshot {
                 let scope = &snapshot.scopes[s as usize];
                 let entry = &scope.entries[e as usize];
                 labels.clear();
-                write_labels(snapshot.tags, scope.kind, &scope.name, &parse(scope.kind, &entry.name), &mut labels);
+                write_labels(snapshot.tags, scope.kind, &scope.name, &parse(scope, &entry.name), &mut labels);
                 let _ = match &entry.value {
                     Value::Counter(n) => writeln!(out, "{metric}{{{labels}}} {n}"),
                     Value::Gauge { value, .. } => writeln!(out, "{metric}{{{labels}}} {value}"),
@@ -84,12 +85,12 @@ impl Snapshot {
     }
 }
 
-fn parse(kind: Kind, entry: &str) -> Parsed<'_> {
+fn parse<'a>(scope: &Scope, entry: &'a str) -> Parsed<'a> {
     let mut parsed = Parsed { metric: String::from("envoy_"), worker: None, code: None, class: None };
-    push_sanitised(kind.prefix(), &mut parsed.metric);
+    push_sanitised(scope.metric_prefix(), &mut parsed.metric);
     parsed.metric.push('_');
     let mut rest = entry;
-    if kind == Kind::Listener
+    if scope.kind == Kind::Listener
         && let Some((worker, tail)) = entry.strip_prefix("worker_").and_then(|t| t.split_once('.'))
     {
         parsed.worker = Some(worker);

@@ -1,7 +1,10 @@
 //! The numbers Envoy keeps, under Envoy's names. A field's name is the statistic's name.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use lateen_traffic::rbac::{Decision, Rbac, Verdict};
+
+use super::by_prefix::ByPrefix;
 use super::cells::{Cell, Counter, Gauge, Histogram, Responses, SharedCounter, SharedGauge};
 use super::snapshot::{Entry, Value};
 
@@ -110,6 +113,50 @@ scope! {
 }
 
 scope! {
+    /// What rules decided, of one prefix.
+    Decisions {
+        allowed: Counter,
+        denied: Counter,
+    }
+}
+
+/// What the rules of a connection manager or of connections decided on one worker (`http.PREFIX.rbac.`, `tcp.rbac.`).
+/// Rules that are only tried are counted apart, as `shadow_allowed` and `shadow_denied`.
+#[derive(Debug, Default)]
+pub struct RbacStats {
+    enforced: ByPrefix<Decisions>,
+    tried: ByPrefix<Decisions>,
+}
+
+impl RbacStats {
+    /// Counts what a filter says.
+    pub fn count(&self, rbac: &Rbac, verdict: &Verdict) {
+        let count = |of: &ByPrefix<Decisions>, prefix: &Arc<str>, decision: &Decision| {
+            let decisions = of.get(prefix);
+            if decision.allowed { decisions.allowed.inc() } else { decisions.denied.inc() }
+        };
+        if let Some(decision) = &verdict.shadow {
+            count(&self.tried, &rbac.shadow_stat_prefix, decision);
+        }
+        if let Some(decision) = &verdict.enforced {
+            count(&self.enforced, &rbac.stat_prefix, decision);
+        }
+    }
+
+    pub(super) fn read(&self, out: &mut Vec<Entry>) {
+        for (of, shadow) in [(&self.enforced, ""), (&self.tried, "shadow_")] {
+            for (prefix, decisions) in of.iter() {
+                let mut entries = Vec::new();
+                decisions.read(&mut entries);
+                out.extend(
+                    entries.into_iter().map(|e| Entry { name: format!("{prefix}{shadow}{}", e.name).into(), ..e }),
+                );
+            }
+        }
+    }
+}
+
+scope! {
     /// An HTTP connection manager's statistics on one worker (`http.PREFIX.`).
     HttpStats {
         downstream_rq_total: Counter,
@@ -152,6 +199,7 @@ scope! {
     responses: Responses,
     fault: OnceLock<Box<FaultStats>>,
     cors: OnceLock<Box<CorsStats>>,
+    rbac: OnceLock<Box<RbacStats>>,
 }
 
 impl HttpStats {
@@ -165,6 +213,11 @@ impl HttpStats {
         self.cors.get_or_init(Box::default)
     }
 
+    /// Statistics of access control (`http.PREFIX.rbac.`), likewise.
+    pub fn rbac(&self) -> &RbacStats {
+        self.rbac.get_or_init(Box::default)
+    }
+
     pub(super) fn read_filters(&self, out: &mut Vec<Entry>) {
         let mut of = |filter: &str, read: &dyn Fn(&mut Vec<Entry>)| {
             let mut entries = Vec::new();
@@ -176,6 +229,9 @@ impl HttpStats {
         }
         if let Some(cors) = self.cors.get() {
             of("cors", &|entries| cors.read(entries));
+        }
+        if let Some(rbac) = self.rbac.get() {
+            of("rbac", &|entries| rbac.read(entries));
         }
     }
 

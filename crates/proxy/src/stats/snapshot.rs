@@ -8,7 +8,7 @@ use lateen_traffic::Config;
 use lateen_traffic::cluster::{Cluster, Health};
 
 use super::cells::{BOUNDS_MS, Distribution};
-use super::scopes::{ClusterStats, HttpStats, ListenerStats, TcpStats};
+use super::scopes::{ClusterStats, HttpStats, ListenerStats, RbacStats, TcpStats};
 use super::{Stats, Tags, cluster_scope};
 
 /// One statistic's value.
@@ -71,6 +71,8 @@ pub(super) enum Kind {
     Http,
     Listener,
     ListenerManager,
+    /// Rules about connections, whose whole name is the configuration's.
+    Rbac,
     Server,
     Tcp,
 }
@@ -87,6 +89,7 @@ impl Kind {
             Self::Http => "http",
             Self::Listener => "listener",
             Self::ListenerManager => "listener_manager",
+            Self::Rbac => "",
             Self::Server => "server",
             Self::Tcp => "tcp",
         }
@@ -107,14 +110,17 @@ impl Scope {
         Self { kind, name: name.clone(), entries }
     }
 
+    /// The first part of its metrics' names: what is no label of theirs.
+    pub(super) fn metric_prefix(&self) -> &str {
+        if self.kind == Kind::Rbac { &self.name } else { self.kind.prefix() }
+    }
+
     /// A statistic's whole name.
     pub(super) fn full_name(&self, entry: &Entry, out: &mut String) {
-        out.push_str(self.kind.prefix());
-        if !self.name.is_empty() {
+        for part in [self.kind.prefix(), &self.name].into_iter().filter(|part| !part.is_empty()) {
+            out.push_str(part);
             out.push('.');
-            out.push_str(&self.name);
         }
-        out.push('.');
         out.push_str(&entry.name);
     }
 }
@@ -166,6 +172,19 @@ pub(super) fn merge(stats: &Stats, config: &Config, facts: &dyn Fn(&Cluster) -> 
         scopes.push(Scope::new(kind, &none, entries));
     };
     single(Kind::ListenerManager, &|out| stats.listener_manager.read(out));
+    for (name, workers) in stats.by_name(|s| &s.rbac) {
+        let values = workers.iter().map(|(_, rbac): &(_, Arc<RbacStats>)| {
+            let mut out = Vec::new();
+            rbac.read(&mut out);
+            out
+        });
+        scopes.push(Scope::new(Kind::Rbac, &name, sum(values)));
+    }
+    let mut single = |kind, fill: &dyn Fn(&mut Vec<Entry>)| {
+        let mut entries = Vec::new();
+        fill(&mut entries);
+        scopes.push(Scope::new(kind, &none, entries));
+    };
     single(Kind::Server, &|out| {
         stats.server.read(out);
         let memory = crate::admin::memory::read();

@@ -42,6 +42,7 @@ fn sniffing(address: SocketAddr, cluster: &str) -> Listener {
         default_chain: Some(Arc::new(FilterChain {
             name: "".into(),
             matches: ChainMatch::default(),
+            rbac: Box::default(),
             terminal: Terminal::Tcp(Arc::new(tcp)),
         })),
         ..plain

@@ -136,6 +136,7 @@ pub fn config(address: SocketAddr, hcm: Hcm, clusters: Vec<Cluster>) -> Arc<Conf
         chains: vec![Arc::new(FilterChain {
             name: "".into(),
             matches: ChainMatch::default(),
+            rbac: Box::default(),
             terminal: Terminal::Http(Arc::new(hcm)),
         })],
         default_chain: None,

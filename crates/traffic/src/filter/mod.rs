@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use crate::Dice;
 use crate::message::RequestHead;
+use crate::metadata::Metadata;
+use crate::rbac::{Peer, Rbac, Verdict};
 use crate::reply::LocalReply;
 use crate::route::{RouteConfig, Routed};
 
@@ -37,6 +39,8 @@ pub enum FilterKind {
     Fault(Arc<Fault>),
     /// Answers to cross-origin requests; by the policies of routes alone.
     Cors,
+    /// Who may do what, where no route says otherwise. `None`: by the rules of routes alone.
+    Rbac(Option<Arc<Rbac>>),
 }
 
 /// What a route, virtual host, weighted cluster or route configuration says of a filter.
@@ -50,6 +54,8 @@ pub enum Override {
     Fault(Arc<Fault>),
     /// It acts by this policy.
     Cors(Arc<CorsPolicy>),
+    /// It acts by these rules.
+    Rbac(Arc<Rbac>),
 }
 
 /// Settings of filters at one level (Envoy's `typed_per_filter_config`), by the filter's name.
@@ -73,6 +79,8 @@ impl Overrides {
 pub struct Asked<'a> {
     /// The request.
     pub request: &'a RequestHead,
+    /// The connection it came on.
+    pub peer: Peer<'a>,
     /// The route configuration.
     pub routes: &'a RouteConfig,
     /// Its route, if it has one.
@@ -107,6 +115,8 @@ pub enum Step {
     FaultsOverflow,
     /// What CORS says of the request; go on unless it is answered.
     Cors(cors::Decision),
+    /// What rules say of the request; go on unless it is denied. The filter is that whose statistics count it.
+    Rbac(Arc<Rbac>, Verdict),
 }
 
 /// The way of one request through the filters.
@@ -125,10 +135,10 @@ impl<'a> Walk<'a> {
         Self { filters, again: false, fault: fault::Progress::default() }
     }
 
-    /// What is to be done next.
-    pub fn next(&mut self, asked: &Asked<'_>, dice: &mut dyn Dice) -> Step {
+    /// What is to be done next. `metadata` is what filters find out of the request.
+    pub fn next(&mut self, asked: &Asked<'_>, metadata: &mut Metadata, dice: &mut dyn Dice) -> Step {
         while let Some((filter, rest)) = self.filters.split_first() {
-            if let Some(step) = self.act(filter, asked, dice) {
+            if let Some(step) = self.act(filter, asked, metadata, dice) {
                 return step;
             }
             *self = Self::new(rest);
@@ -137,7 +147,13 @@ impl<'a> Walk<'a> {
     }
 
     /// `None`: this filter is through.
-    fn act(&mut self, filter: &Filter, asked: &Asked<'_>, dice: &mut dyn Dice) -> Option<Step> {
+    fn act(
+        &mut self,
+        filter: &Filter,
+        asked: &Asked<'_>,
+        metadata: &mut Metadata,
+        dice: &mut dyn Dice,
+    ) -> Option<Step> {
         let again = std::mem::replace(&mut self.again, true);
         let most_specific = asked.overrides(&filter.name).next();
         match most_specific {
@@ -153,7 +169,14 @@ impl<'a> Walk<'a> {
                 };
                 self.fault.step(settings, asked, dice)
             }
-            FilterKind::Cors if again => None,
+            FilterKind::Cors | FilterKind::Rbac(_) if again => None,
+            FilterKind::Rbac(rbac) => {
+                let rbac = match most_specific {
+                    Some(Override::Rbac(rbac)) => rbac,
+                    _ => rbac.as_ref()?,
+                };
+                Some(Step::Rbac(rbac.clone(), rbac.decide(asked.peer, Some(asked.request), metadata)))
+            }
             FilterKind::Cors => {
                 let policies = asked.overrides(&filter.name).filter_map(|o| match o {
                     Override::Cors(policy) => Some(&**policy),

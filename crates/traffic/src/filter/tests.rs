@@ -54,11 +54,13 @@ impl Way {
         };
         let routed = Routed { virtual_host: &self.host, route: &route, weighted: Some(&self.weighted) };
         let active_faults = || active;
-        let asked = Asked { request, routes: &self.routes, routed: Some(routed), active_faults: &active_faults };
+        let peer = crate::rbac::tests::peer();
+        let asked = Asked { request, peer, routes: &self.routes, routed: Some(routed), active_faults: &active_faults };
+        let mut metadata = Metadata::default();
         let mut walk = Walk::new(filters);
         let mut steps = Vec::new();
         loop {
-            match walk.next(&asked, &mut unlucky()) {
+            match walk.next(&asked, &mut metadata, &mut unlucky()) {
                 Step::Route => return steps,
                 step => steps.push(step),
             }
@@ -99,6 +101,7 @@ fn told(steps: &[Step]) -> String {
         Step::Cors(Decision { allowed, preflight, grant }) => {
             format!("cors {allowed} {} {}", preflight.is_some(), grant.is_some())
         }
+        Step::Rbac(_, verdict) => format!("rbac {}", verdict.denial().is_none()),
     };
     steps.iter().map(one).collect::<Vec<_>>().join(", ")
 }

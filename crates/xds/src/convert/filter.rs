@@ -1,7 +1,7 @@
 //! HTTP filters of a connection manager.
 //!
-//! - reject: every filter not named here, unless it is optional; RBAC and JWT filters that say anything; a chain that
-//!   does not end in the router
+//! - reject: every filter not named here, unless it is optional; JWT filters that say anything; a chain that does not
+//!   end in the router
 //! - note: gRPC statistics, compression; optional filters left out; the router's own logs and statistics
 
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use lateen_traffic::filter::{Filter, FilterKind};
 use super::address::{type_name, unpack};
 use super::dynamic_forward_proxy;
 use super::fault::fault;
+use super::rbac;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 
 /// What a connection manager's filters say.
@@ -79,6 +80,10 @@ fn http_filter(filter: HttpFilter, notes: &mut Notes) -> Result<Converted, Rejec
         Some(FilterKind::Fault(Arc::new(fault(settings, notes).at("typed_config")?)))
     } else if let Some(Cors {}) = unpack::<Cors>(&any).at("typed_config")? {
         Some(FilterKind::Cors)
+    } else if let Some(rbac) = unpack::<Rbac>(&any).at("typed_config")? {
+        // A filter without rules still names the place where a route's rules act.
+        let rbac = rbac::http(rbac, notes).at("typed_config")?;
+        Some(FilterKind::Rbac(rbac.map(Arc::new)))
     } else {
         None
     };
@@ -113,21 +118,6 @@ fn carried_out(any: &Any, notes: &mut Notes) -> Result<bool, Reject> {
             let Some(config) = unpack::<DynamicForwardProxy>(any)? else { return Ok(false) };
             dynamic_forward_proxy::http_filter(config, notes)?;
             notes.add("HttpFilter.dynamic_forward_proxy");
-            Ok(true)
-        }
-        "envoy.extensions.filters.http.rbac.v3.RBAC" => {
-            let Some(rbac) = unpack::<Rbac>(any)? else { return Ok(false) };
-            let Rbac {
-                rules,
-                rules_stat_prefix,
-                matcher,
-                shadow_rules,
-                shadow_matcher,
-                shadow_rules_stat_prefix,
-                track_per_rule_stats,
-            } = rbac;
-            reject_if_set!(rules, matcher, shadow_rules, shadow_matcher);
-            note_if_set!(notes, "RBAC": rules_stat_prefix, shadow_rules_stat_prefix, track_per_rule_stats);
             Ok(true)
         }
         "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication" => {

@@ -16,19 +16,21 @@ use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::Ori
 use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
-use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac;
+use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as PbRbac;
 use envoy_types::pb::envoy::extensions::filters::network::sni_dynamic_forward_proxy::v3::FilterConfig as SniDynamicForwardProxy;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use lateen_traffic::listener::{
     ChainMatch, Direction, ExpectHeader, FilterChain, Inspector, Listener, SourceType, Terminal, TransportProtocol,
 };
+use lateen_traffic::rbac::Rbac;
 
 use super::access_log::access_logs;
 use super::address::{cidr, port, socket_address, timeout, type_name, unpack};
 use super::dynamic_forward_proxy;
 use super::hcm::{Surroundings, http_connection_manager};
 use super::proxy_protocol;
+use super::rbac;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 use super::tcp::tcp_proxy;
 
@@ -285,12 +287,17 @@ fn filter_chain(chain: pb::FilterChain, listener: Surroundings, notes: &mut Note
     let last = filters.len().checked_sub(1).ok_or_else(|| Reject::field("filters", "empty"))?;
     let mut terminal = None;
     let mut named_port = None;
+    let mut rbac = Vec::new();
     let mut at = 0;
     each("filters", filters, |filter| {
         let found = match network_filter(filter, listener, notes)? {
             NetworkFilter::Terminal(terminal) => Some(terminal),
             NetworkFilter::Named { port } => {
                 named_port = Some(port);
+                None
+            }
+            NetworkFilter::Rbac(rules) => {
+                rbac.push(rules);
                 None
             }
             NetworkFilter::Passes => None,
@@ -306,7 +313,7 @@ fn filter_chain(chain: pb::FilterChain, listener: Surroundings, notes: &mut Note
     if let Terminal::Tcp(proxy) = &mut terminal {
         Arc::make_mut(proxy).named_port = named_port;
     }
-    Ok(FilterChain { name: name.into(), matches, terminal })
+    Ok(FilterChain { name: name.into(), matches, rbac: rbac.into(), terminal })
 }
 
 /// Refuses every transport socket but that of plain bytes.
@@ -331,6 +338,8 @@ enum NetworkFilter {
     Terminal(Terminal),
     /// It has the server name a client sends looked up, for a proxy to this port.
     Named { port: u16 },
+    /// Rules say who may go on.
+    Rbac(Arc<Rbac>),
     /// Nothing, as it is configured.
     Passes,
 }
@@ -356,20 +365,9 @@ fn network_filter(value: pb::Filter, listener: Surroundings, notes: &mut Notes) 
         let port = dynamic_forward_proxy::sni_filter(named, notes).at("typed_config")?;
         return Ok(NetworkFilter::Named { port });
     }
-    if let Some(rbac) = unpack::<Rbac>(&any).at("typed_config")? {
-        let Rbac {
-            rules,
-            matcher,
-            shadow_rules,
-            shadow_matcher,
-            shadow_rules_stat_prefix,
-            stat_prefix,
-            enforcement_type,
-            delay_deny,
-        } = rbac;
-        reject_if_set!(rules, matcher, shadow_rules, shadow_matcher);
-        note_if_set!(notes, "network.RBAC": shadow_rules_stat_prefix, stat_prefix, enforcement_type, delay_deny);
-        return Ok(NetworkFilter::Passes);
+    if let Some(rbac) = unpack::<PbRbac>(&any).at("typed_config")? {
+        let rbac = rbac::network(rbac).at("typed_config")?;
+        return Ok(rbac.map_or(NetworkFilter::Passes, |rbac| NetworkFilter::Rbac(Arc::new(rbac))));
     }
     let reason = format_args!("filter {name:?} of type {} is not supported yet", type_name(&any.type_url));
     Err(Reject::field("typed_config", reason))

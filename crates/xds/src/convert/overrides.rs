@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::config::core::v3::HeaderValueOption;
 use envoy_types::pb::envoy::config::route::v3::FilterConfig;
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
+use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::RbacPerRoute;
 use envoy_types::pb::google::protobuf::Any;
 use lateen_traffic::edit::HeaderEdits;
 use lateen_traffic::filter::{Override, Overrides};
@@ -19,6 +20,7 @@ use super::address::{type_name, unpack};
 use super::cors::cors_policy;
 use super::fault::fault;
 use super::matcher::edits;
+use super::rbac;
 use super::reject::{At as _, Notes, Reject};
 
 /// The header edits of one level, as its fields carry them.
@@ -80,6 +82,9 @@ fn plain(any: &Any, notes: &mut Notes) -> Result<Option<Override>, Reject> {
     }
     if let Some(policy) = unpack::<CorsPolicy>(any)? {
         return Ok(Some(Override::Cors(Arc::new(cors_policy(policy, notes)?))));
+    }
+    if let Some(rbac) = unpack::<RbacPerRoute>(any)? {
+        return rbac::per_route(rbac, notes).map(Some);
     }
     if any.value.is_empty() {
         return Ok(None);

@@ -5,6 +5,7 @@ mod balance;
 mod fates;
 mod filters;
 mod meaning;
+mod rbac;
 mod retries;
 
 use std::sync::OnceLock;

@@ -18,6 +18,7 @@ mod outliers;
 mod paths;
 mod pools;
 mod proxy_protocol;
+mod rbac;
 mod retries;
 mod retry_policies;
 mod routing;

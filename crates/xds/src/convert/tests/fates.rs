@@ -145,11 +145,18 @@ fn routes_refused() {
         (
             action(
                 "redirect: {}, typed_per_filter_config: {x: {'@type': \
-                 type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute, rbac: {}}}",
+                 type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute, rbac: {matcher: {}}}}",
+            ),
+            format!("{at}.typed_per_filter_config[\"x\"].rbac.matcher: not supported yet"),
+        ),
+        (
+            action(
+                "redirect: {}, typed_per_filter_config: {x: {'@type': type.googleapis.com/\
+                 envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute, disabled: true}}",
             ),
             format!(
                 "{at}.typed_per_filter_config[\"x\"]: \
-                 envoy.extensions.filters.http.rbac.v3.RBACPerRoute is not supported yet"
+                 envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute is not supported yet"
             ),
         ),
         (
@@ -270,9 +277,10 @@ fn connection_managers_refused() {
         (
             format!(
                 "http_filters: [{{name: rbac, typed_config: {{'@type': \
-                 type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC, rules: {{}}}}}}, {router}]"
+                 type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC, rules: {{policies: {{p: {{\
+                 permissions: [{{any: true}}], principals: [{{or_ids: {{ids: [{{any: false}}]}}}}]}}}}}}}}}}, {router}]"
             ),
-            "http_filters[0].typed_config.rules: not supported yet",
+            "http_filters[0].typed_config.rules.policies[\"p\"].principals[0].or_ids.ids[0].any: must be true",
         ),
         (
             "http2_protocol_options: {initial_stream_window_size: 1}".to_owned(),

@@ -5,6 +5,8 @@ use std::time::Duration;
 use lateen_traffic::filter::cors::CorsPolicy;
 use lateen_traffic::filter::fault::{AbortWith, Fault, Percentage};
 use lateen_traffic::filter::{Asked, FilterKind, Step, Walk};
+use lateen_traffic::metadata::Metadata;
+use lateen_traffic::rbac::Peer;
 use lateen_traffic::route::{RouteConfig, Target};
 use lateen_traffic::{RequestHead, route};
 
@@ -63,8 +65,16 @@ fn aborted(config: &RouteConfig, path: &str) -> Option<u16> {
     {
         routed.weighted = forward.pick_weighted(clusters, &request, None, &mut dice);
     }
-    let asked = Asked { request: &request, routes: config, routed: Some(routed), active_faults: &|| 0 };
-    match Walk::new(&hcm.filters).next(&asked, &mut dice) {
+    let peer = Peer {
+        source: [10, 0, 0, 1].into(),
+        direct: [10, 0, 0, 1].into(),
+        remote: [10, 0, 0, 1].into(),
+        local: ([10, 0, 0, 2], 80).into(),
+        server_name: None,
+        tls: None,
+    };
+    let asked = Asked { request: &request, peer, routes: config, routed: Some(routed), active_faults: &|| 0 };
+    match Walk::new(&hcm.filters).next(&asked, &mut Metadata::default(), &mut dice) {
         Step::Abort(reply) => Some(reply.status),
         _ => None,
     }

@@ -1,0 +1,27 @@
+//! What policies apply to. Schemas: istio/api `type/v1beta1/selector.proto`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Workloads by their labels.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct WorkloadSelector {
+    /// All of these; empty is every workload.
+    pub match_labels: BTreeMap<String, String>,
+}
+
+/// An object of the policy's namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PolicyTargetReference {
+    /// Its API group; empty for Kubernetes' core group.
+    pub group: String,
+    /// Its kind.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Must be empty.
+    pub namespace: String,
+}

@@ -1,0 +1,139 @@
+//! Access control: which policies and which tokens hold for a workload.
+//!
+//! Source: Istio `pilot/pkg/model/authorization.go`, `pilot/pkg/model/authentication.go`.
+
+use super::{created, digest};
+use crate::config::Config as MeshSettings;
+use crate::registry::{Labels, selects};
+use lateen_galley::istio::authorization_policy::{Action, DRY_RUN, Rule};
+use lateen_galley::istio::request_authentication::JwtRule;
+use lateen_galley::istio::{AuthorizationPolicy, RequestAuthentication};
+use lateen_galley::{Config, Kind, Object, Snapshot};
+use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+/// An AuthorizationPolicy. Two are equal if they say the same.
+#[derive(Clone, Debug)]
+pub struct AccessPolicy {
+    pub namespace: String,
+    pub name: String,
+    pub action: Action,
+    /// It is only tried.
+    pub dry_run: bool,
+    /// Who is asked, for CUSTOM; else empty.
+    pub provider: String,
+    pub rules: Vec<Rule>,
+    selector: Labels,
+    digest: u64,
+}
+
+impl AccessPolicy {
+    fn new(object: &Object) -> Option<AccessPolicy> {
+        let spec = &object.typed::<Config<AuthorizationPolicy>>()?.spec;
+        let selector = spec.selector.as_ref().map(|selector| selector.match_labels.clone());
+        Some(AccessPolicy {
+            namespace: object.namespace().to_owned(),
+            name: object.name().to_owned(),
+            action: spec.action,
+            dry_run: object.annotation(DRY_RUN).is_some_and(|said| said.starts_with(['1', 't', 'T'])),
+            provider: spec.provider.as_ref().map(|provider| provider.name.clone()).unwrap_or_default(),
+            rules: spec.rules.clone(),
+            selector: selector.unwrap_or_default(),
+            digest: digest(object),
+        })
+    }
+}
+
+impl PartialEq for AccessPolicy {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+            && (&self.namespace, &self.name, self.action, self.dry_run)
+                == (&other.namespace, &other.name, other.action, other.dry_run)
+            && (&self.provider, &self.selector, &self.rules) == (&other.provider, &other.selector, &other.rules)
+    }
+}
+
+impl Eq for AccessPolicy {}
+
+impl Hash for AccessPolicy {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.digest.hash(state);
+    }
+}
+
+/// A RequestAuthentication's rules, and whom they hold for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Tokens {
+    selector: Labels,
+    rules: Vec<Arc<JwtRule>>,
+}
+
+/// What holds for one workload.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Access {
+    /// Those of the root namespace first, in each namespace the oldest first.
+    pub policies: Vec<Arc<AccessPolicy>>,
+    /// By their issuer.
+    pub tokens: Vec<Arc<JwtRule>>,
+    /// The mesh's own trust domain, then its aliases.
+    pub trust_domains: Vec<String>,
+}
+
+/// All policies and token rules, by namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AccessRules {
+    policies: BTreeMap<String, Vec<Arc<AccessPolicy>>>,
+    tokens: BTreeMap<String, Vec<Tokens>>,
+    root: String,
+    trust_domains: Vec<String>,
+}
+
+impl AccessRules {
+    /// Reads all of a snapshot. What is in the root namespace holds for all namespaces.
+    pub fn new(snapshot: &Snapshot, config: &MeshSettings) -> AccessRules {
+        let mut rules = AccessRules {
+            root: config.root_namespace.clone(),
+            trust_domains: vec![config.trust_domain.clone()],
+            ..AccessRules::default()
+        };
+        for object in oldest_first(snapshot, Kind::AuthorizationPolicy) {
+            if let Some(policy) = AccessPolicy::new(object) {
+                rules.policies.entry(policy.namespace.clone()).or_default().push(Arc::new(policy));
+            }
+        }
+        for object in oldest_first(snapshot, Kind::RequestAuthentication) {
+            let Some(config) = object.typed::<Config<RequestAuthentication>>() else { continue };
+            let selector = config.spec.selector.as_ref().map(|selector| selector.match_labels.clone());
+            rules.tokens.entry(object.namespace().to_owned()).or_default().push(Tokens {
+                selector: selector.unwrap_or_default(),
+                rules: config.spec.jwt_rules.iter().cloned().map(Arc::new).collect(),
+            });
+        }
+        rules
+    }
+
+    /// What holds for a workload.
+    pub fn find(&self, namespace: &str, labels: &Labels) -> Access {
+        let own = (namespace != self.root).then_some(namespace);
+        let namespaces: Vec<&str> = [self.root.as_str()].into_iter().chain(own).collect();
+        let policies = namespaces.iter().filter_map(|namespace| self.policies.get(*namespace)).flatten();
+        let tokens = namespaces.iter().filter_map(|namespace| self.tokens.get(*namespace)).flatten();
+        let mut tokens: Vec<Arc<JwtRule>> =
+            tokens.filter(|tokens| selects(&tokens.selector, labels)).flat_map(|tokens| tokens.rules.clone()).collect();
+        tokens.sort_by(|a, b| a.issuer.cmp(&b.issuer));
+        let policies: Vec<_> = policies.filter(|policy| selects(&policy.selector, labels)).cloned().collect();
+        // Where there is no policy, nothing depends on the mesh's name.
+        let trust_domains = if policies.is_empty() { Vec::new() } else { self.trust_domains.clone() };
+        Access { policies, tokens, trust_domains }
+    }
+}
+
+fn oldest_first(snapshot: &Snapshot, kind: Kind) -> Vec<&Arc<Object>> {
+    let mut objects: Vec<&Arc<Object>> = snapshot.objects(kind).collect();
+    objects.sort_by(|a, b| {
+        let age = |object: &Object| created(object.metadata());
+        age(a).cmp(&age(b)).then_with(|| a.name().cmp(b.name())).then_with(|| a.namespace().cmp(b.namespace()))
+    });
+    objects
+}
