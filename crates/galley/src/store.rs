@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use crate::object::Object;
 use crate::problem::{FieldProblem, Key, Origin, Problem, Problems};
 use crate::snapshot::Snapshot;
-use admit::Writer;
+use admit::{Writer, Written};
 use history::History;
 pub use history::{Event, EventKind, Expired};
 pub use watch::{Filter, Watch};
@@ -298,11 +298,7 @@ impl Store {
     /// [`BatchRefused`] with every change that cannot be made.
     pub fn commit(&self, batch: Batch, now: SystemTime) -> Result<Committed, BatchRefused> {
         let mut state = self.lock();
-        let mut writer = Writer::new(&state, &self.shared.settings, now);
-        for (index, (change, origin)) in batch.into_iter().enumerate() {
-            writer.change(index, change, origin);
-        }
-        let written = writer.finish()?;
+        let written = self.admit(&state, batch, now)?;
         let revision = written.snapshot.revision();
         state.snapshot = written.snapshot;
         state.objects = written.objects;
@@ -318,6 +314,24 @@ impl Store {
             newer
         });
         Ok(Committed { revision, outcomes: written.outcomes, warnings: written.warnings })
+    }
+
+    /// What [`Self::commit`] would do, without doing it. Uids and revisions are not yet given away.
+    ///
+    /// # Errors
+    /// Those of [`Self::commit`].
+    pub fn rehearse(&self, batch: Batch, now: SystemTime) -> Result<Committed, BatchRefused> {
+        let written = self.admit(&self.lock(), batch, now)?;
+        let revision = written.snapshot.revision();
+        Ok(Committed { revision, outcomes: written.outcomes, warnings: written.warnings })
+    }
+
+    fn admit(&self, state: &State, batch: Batch, now: SystemTime) -> Result<Written, BatchRefused> {
+        let mut writer = Writer::new(state, &self.shared.settings, now);
+        for (index, (change, origin)) in batch.into_iter().enumerate() {
+            writer.change(index, change, origin);
+        }
+        writer.finish()
     }
 
     /// At most `most` changes after a revision, oldest first.

@@ -12,7 +12,7 @@ mod tests;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use lateen_galley::store::{Batch, BatchRefused, Change, Committed, Done, Outcome, Refusal, Refused, Store};
+use lateen_galley::store::{Batch, BatchRefused, Change, Committed, Outcome, Refusal, Refused, Store};
 use lateen_galley::{Kind, Object, Problem, Snapshot};
 use serde_json::Value;
 
@@ -45,60 +45,7 @@ impl Admission {
     /// # Errors
     /// Every change that is refused.
     pub fn commit(&self, batch: Batch) -> Result<Committed, BatchRefused> {
-        // Nothing is left half done by a panic here: what was allocated is only known once it is stored.
-        let _allocating = self.allocating.lock().unwrap_or_else(PoisonError::into_inner);
-        let prepared = prepare(&self.store.snapshot(), batch)?;
-        let told = told(&prepared);
-        let mut committed = self.store.commit(prepared, SystemTime::now())?;
-        committed.warnings.extend(told);
-        Ok(committed)
-    }
-
-    /// What [`Self::write`] would do, without doing it. Warnings and uids are those of a real write only.
-    ///
-    /// # Errors
-    /// Why it would be refused.
-    pub fn rehearse(&self, change: Change) -> Result<(Outcome, Vec<Problem>), Refusal> {
-        let key = change.key();
-        let snapshot = self.store.snapshot();
-        let there = snapshot.get(&key);
-        match (&change, there) {
-            (Change::Create(_), Some(_)) => return Err(Refusal::AlreadyExists(key)),
-            (Change::Update(_) | Change::UpdateStatus(_) | Change::Delete { .. }, None) => {
-                return Err(Refusal::NotFound(key));
-            }
-            _ => {}
-        }
-        let missing = snapshot.find(Kind::Namespace, "", &key.namespace).is_none();
-        if key.kind.info().namespaced && missing {
-            return Err(Refusal::NoNamespace(key));
-        }
-        let batch = prepare(&snapshot, vec![(change, None)]).map_err(|refused| {
-            refused.0.into_iter().next().map_or(Refusal::NotFound(key.clone()), |first| first.refusal)
-        })?;
-        let (object, done) = match (batch.into_iter().next(), there) {
-            (Some((Change::Delete { .. }, _)), Some(old)) => (old.clone(), Done::Deleted),
-            (
-                Some((
-                    Change::Create(object)
-                    | Change::Update(object)
-                    | Change::Upsert(object)
-                    | Change::UpdateStatus(object),
-                    _,
-                )),
-                _,
-            ) => {
-                let done = if there.is_some() { Done::Configured } else { Done::Created };
-                (Arc::new(object), done)
-            }
-            _ => return Err(Refusal::NotFound(key)),
-        };
-        let findings = lateen_galley::validate::object(&object);
-        if findings.errors.is_empty() {
-            Ok((Outcome { done, object }, Vec::new()))
-        } else {
-            Err(Refusal::Invalid { key, problems: findings.errors })
-        }
+        self.admit(batch, Store::commit)
     }
 
     /// Makes one change.
@@ -106,8 +53,30 @@ impl Admission {
     /// # Errors
     /// Why it is refused.
     pub fn write(&self, change: Change) -> Result<(Outcome, Vec<Problem>), Refusal> {
+        self.admit_one(change, Store::commit)
+    }
+
+    /// What [`Self::write`] would do, without doing it.
+    ///
+    /// # Errors
+    /// Those of [`Self::write`].
+    pub fn rehearse(&self, change: Change) -> Result<(Outcome, Vec<Problem>), Refusal> {
+        self.admit_one(change, Store::rehearse)
+    }
+
+    fn admit(&self, batch: Batch, by: Taking) -> Result<Committed, BatchRefused> {
+        // Nothing is left half done by a panic here: what was allocated is only known once it is stored.
+        let _allocating = self.allocating.lock().unwrap_or_else(PoisonError::into_inner);
+        let prepared = prepare(&self.store.snapshot(), batch)?;
+        let told = told(&prepared);
+        let mut committed = by(&self.store, prepared, SystemTime::now())?;
+        committed.warnings.extend(told);
+        Ok(committed)
+    }
+
+    fn admit_one(&self, change: Change, by: Taking) -> Result<(Outcome, Vec<Problem>), Refusal> {
         let key = change.key();
-        match self.commit(vec![(change, None)]) {
+        match self.admit(vec![(change, None)], by) {
             Ok(committed) => {
                 let outcome = committed.outcomes.into_iter().next().ok_or(Refusal::NotFound(key))?;
                 Ok((outcome, committed.warnings))
@@ -116,6 +85,9 @@ impl Admission {
         }
     }
 }
+
+/// How the store takes a batch: in earnest, or for show.
+type Taking = fn(&Store, Batch, SystemTime) -> Result<Committed, BatchRefused>;
 
 /// What of a batch is accepted and not carried out.
 fn told(batch: &Batch) -> Vec<Problem> {

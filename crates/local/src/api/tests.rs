@@ -128,6 +128,12 @@ async fn what_is_wrong_is_told_with_its_field() {
     client.apply(&service("dry"), "shop", true).await.unwrap();
     assert_eq!(admission.store().revision(), revision, "a dry run stores nothing");
     assert_eq!(refused(client.apply(&wrong, "shop", true).await).code, 422);
+    // Known, and not carried out.
+    wrong["spec"] = json!({"hosts": ["a"], "tcp": [
+        {"match": [{"sourceSubnet": "10.0.0.0/8"}], "route": [{"destination": {"host": "a"}}]}]});
+    let not_yet = refused(client.apply(&wrong, "shop", true).await);
+    assert_eq!(not_yet, refused(client.apply(&wrong, "shop", false).await));
+    assert_eq!(not_yet.causes[0].0, "spec.tcp[0].match[0].sourceSubnet");
 }
 
 #[tokio::test]
