@@ -147,13 +147,8 @@ fn request_id(headers: &mut Headers, hcm: &Hcm, internal: bool, dice: &mut dyn D
     let edge = &hcm.edge;
     let distrust = edge.use_remote_address && !internal && !edge.preserve_external_request_id;
     let given = headers.get("x-request-id").is_some_and(|id| !id.is_empty());
-    if given && !distrust {
-        return;
-    }
-    if !edge.generate_request_id {
-        if distrust {
-            headers.remove("x-request-id");
-        }
+    // Without one of its own the proxy has nothing to put in its place.
+    if !edge.generate_request_id || given && !distrust {
         return;
     }
     let sampled = hcm.tracing.is_some_and(|t| (dice.below(10_000) as f64) < t.random_sampling * 100.0);

@@ -108,4 +108,6 @@ fn request_ids_are_random_uuids() {
         .0
         .contains(&"x-request-id: mine".to_owned())
     );
+    let (headers, _) = seen(&edge(true), &[("x-request-id", "mine")]);
+    assert_eq!(headers[0], "x-request-id: mine", "one is not taken away where none is made");
 }
