@@ -12,14 +12,21 @@ async fn seen(mesh: &Mesh, client: &str, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&mesh.run(&command).await.stdout).into_owned()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn outside_the_mesh() {
-    let _alone = crate::one_mesh_at_a_time().await;
+/// Sends a word to `db.test:9000` and prints what comes back.
+const CONVERSATION: &str = "
+import socket
+with socket.create_connection(('db.test', 9000), 5) as server:
+    server.sendall(b'echoed')
+    server.shutdown(socket.SHUT_WR)
+    print(server.recv(100).decode(), end='')
+";
+
+async fn outside_the_mesh(options: &[&str]) {
     let dir = Mesh::place(User::Invoker);
     let manifests = dir.path().join("manifests");
     std::fs::create_dir(&manifests).unwrap();
     std::fs::write(manifests.join("hosts.yaml"), include_str!("hosts.yaml")).unwrap();
-    let mut mesh = Mesh::up(dir, User::Invoker, &[]);
+    let mut mesh = Mesh::up(dir, User::Invoker, options);
     mesh.ready("istio-system", 2).await;
     let client = mesh.pod("shop", "client-").await;
 
@@ -37,10 +44,32 @@ async fn outside_the_mesh() {
     let closed = seen(&mesh, &client, &[&format!("{world}:9000/")]).await;
     assert!(closed.starts_with("000 "), "a port nobody declared: {closed}");
 
+    let echo = mesh.run(&["exec", "-n", "shop", &client, "--", "python3", "-c", CONVERSATION]).await;
+    assert_eq!(String::from_utf8_lossy(&echo.stdout), "echoed", "{}", String::from_utf8_lossy(&echo.stderr));
+    let gateway = mesh.pod("istio-system", "istio-egressgateway-").await;
+    wait::until("the egress gateway tells of the connection", || async {
+        let log = mesh.prints(&["logs", "-n", "istio-system", &gateway]).await;
+        log.lines().any(|line| line.contains(" 6 6 ") && line.contains("outbound|9000||db.test")).then_some(())
+    })
+    .await;
+
     let dump = mesh.control_plane(&format!("/debug/config_dump?proxyID={client}.shop")).await;
     assert!(
         !dump.contains("outbound|80||outside.world.svc.cluster.local"),
         "what the Sidecar does not import is not sent"
     );
     mesh.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outside_the_mesh_by_ours() {
+    let _alone = crate::one_mesh_at_a_time().await;
+    outside_the_mesh(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outside_the_mesh_by_envoy() {
+    let _alone = crate::one_mesh_at_a_time().await;
+    let image = format!("auto={}", crate::real_envoy::envoy());
+    outside_the_mesh(&["--image", &image]).await;
 }
