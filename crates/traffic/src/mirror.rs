@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::Dice;
 use crate::edit::HeaderEdits;
@@ -78,8 +79,9 @@ impl Mirror {
         }
     }
 
-    /// The copy's head, made of the head that goes to the main cluster. `own` is the proxy's address.
-    pub fn copy(&self, request: &RequestHead, record: &Record, own: IpAddr) -> RequestHead {
+    /// The copy's head, made of the head that goes to the main cluster. `own` is the proxy's address, `timeout` the time
+    /// that the copy has, if that is limited: there is no second try of it, nor a limit of one.
+    pub fn copy(&self, request: &RequestHead, record: &Record, own: IpAddr, timeout: Option<Duration>) -> RequestHead {
         let mut copy = request.clone();
         for mutation in &self.mutations {
             match mutation {
@@ -98,6 +100,9 @@ impl Mirror {
         // The copy's receiver sees a client of the mesh, and where it is.
         copy.headers.set("x-envoy-internal", "true");
         add_to_list(&mut copy.headers, "x-forwarded-for", &own.to_string(), ",");
+        if let Some(timeout) = timeout {
+            copy.headers.set("x-envoy-expected-rq-timeout-ms", timeout.as_millis().to_string());
+        }
         copy
     }
 }
@@ -125,7 +130,7 @@ mod tests {
             ..Default::default()
         };
         let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        mirror.copy(&request, &Record::begin(SystemTime::UNIX_EPOCH, nowhere, nowhere), [10, 0, 0, 1].into())
+        mirror.copy(&request, &Record::begin(SystemTime::UNIX_EPOCH, nowhere, nowhere), [10, 0, 0, 1].into(), None)
     }
 
     #[test]

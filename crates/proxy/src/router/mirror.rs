@@ -98,11 +98,12 @@ impl Exchange<'_, '_> {
             self.body.copies.push(giver);
             taker
         });
+        let timeout = plan.timeout.filter(|t| !t.is_zero());
         let copied = Copied {
-            request: mirror.copy(self.request, &self.record, worker.process.own_address),
+            request: mirror.copy(self.request, &self.record, worker.process.own_address, timeout),
             framing: if body.is_some() { request_framing(&self.body, self.request) } else { Framing::None },
             body,
-            timeout: plan.timeout.filter(|t| !t.is_zero()),
+            timeout,
             original: self.original(&settings),
             worker: Rc::clone(worker),
             upstream,

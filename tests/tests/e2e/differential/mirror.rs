@@ -54,6 +54,18 @@ fn resources(layout: &Layout) -> Resources {
         route("/timed", "up", json!([to("shadow")]), json!({"timeout": "0.3s"})),
         route("/untimed", "up", json!([to("shadow")]), json!({"timeout": "0s"})),
         route(
+            "/try",
+            "up",
+            json!([to("shadow")]),
+            json!({"timeout": "9s", "retry_policy": {"retry_on": "5xx", "per_try_timeout": "4s"}})
+        ),
+        route(
+            "/only-try",
+            "up",
+            json!([to("shadow")]),
+            json!({"timeout": "0s", "retry_policy": {"retry_on": "5xx", "per_try_timeout": "4s"}})
+        ),
+        route(
             "/rewritten",
             "up",
             json!([to("shadow")]),
@@ -129,6 +141,8 @@ fn cases() -> Vec<Case> {
         get("rewritten", "/rewritten/x", 2),
         get("timed", "/timed", 2),
         get("untimed", "/untimed", 2),
+        get("timed for each try", "/try", 2),
+        get("timed for each try alone", "/only-try", 2),
         get("literal", "/literal", 2),
         get("mutated", "/mutated", 2),
         post("mutated POST", "/mutated", "abc", 2),
