@@ -109,7 +109,8 @@ impl Exchange<'_, '_> {
                         self.name_cluster(config, routed);
                         *self.response = preflight;
                         self.record.details = "cors_response".into();
-                        self.send_own(self.response.status, Bytes::new(), None).await;
+                        // Unlike other answers of our own it does not care whether the client speaks gRPC.
+                        self.send_whole(Bytes::new()).await;
                         return false;
                     }
                 }

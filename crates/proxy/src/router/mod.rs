@@ -230,6 +230,15 @@ impl<'a, 'r> Exchange<'a, 'r> {
     /// Sends an answer of our own: what the response head has already, then what such an answer says of itself.
     /// `grpc_status`: what a gRPC client is told instead of what stands for the status.
     async fn send_own(&mut self, status: u16, text: Bytes, grpc_status: Option<u32>) {
+        if status == 400 {
+            self.responder.close_after();
+        }
+        let body = local_response(status, &text, self.request, grpc_status, self.response);
+        self.send_whole(body).await;
+    }
+
+    /// Sends an answer of our own whose head is complete.
+    async fn send_whole(&mut self, body: Bytes) {
         if self.filtered.delayed_to.is_some() {
             // Its body came in while the request waited, and is not in the way of the connection's next.
             self.read_at_hand().await;
@@ -238,10 +247,9 @@ impl<'a, 'r> Exchange<'a, 'r> {
             Source::Http1(reader) => !reader.body_done() && !self.body.ended,
             Source::Empty | Source::Http2(_) | Source::Feed(_) => false,
         };
-        if unread || status == 400 || !self.request.upgrade.is_empty() {
+        if unread || !self.request.upgrade.is_empty() {
             self.responder.close_after();
         }
-        let body = local_response(status, &text, self.request, grpc_status, self.response);
         self.record.code = self.response.status;
         self.complete_response(true);
         let empty = body.is_empty() || self.request.method == "HEAD";

@@ -85,6 +85,11 @@ fn cases() -> Vec<Case> {
             let preflight = format!("OPTIONS {path} HTTP/1.1\r\nhost: a.test\r\n{origin_line}{asked}@@\r\n\r\n");
             cases.push(Case::raw(&format!("preflight {path} from {origin:?}"), preflight).upstream(ok()));
         }
+        let grpc = format!(
+            "OPTIONS {path} HTTP/1.1\r\nhost: a.test\r\norigin: http://a\r\naccess-control-request-method: PUT\r\n\
+             content-type: application/grpc\r\n@@\r\n\r\n"
+        );
+        cases.push(Case::raw(&format!("preflight {path} of a gRPC client"), grpc).upstream(ok()));
         let options = format!("OPTIONS {path} HTTP/1.1\r\nhost: a.test\r\norigin: http://a\r\n@@\r\n\r\n");
         cases.push(Case::raw(&format!("OPTIONS {path} without a method"), options).upstream(ok()));
         cases.push(Case::get(&format!("GET {path} without origin"), path).upstream(ok()));
