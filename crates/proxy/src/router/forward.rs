@@ -77,6 +77,8 @@ impl<'a> Exchange<'a, '_> {
             match worker.process.upstreams.names.resolve(cache, &self.request.authority, 80).await {
                 Ok(address) => self.named = Some(address),
                 Err(failure) => {
+                    // Its body came in while the name was looked up.
+                    self.read_at_hand().await;
                     self.reply(&failure.reply()).await;
                     return;
                 }
