@@ -1,5 +1,7 @@
 //! `pods/exec` over WebSocket (`v5.channel.k8s.io`).
 
+use std::time::Duration;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
 use http::header::{
@@ -12,9 +14,10 @@ use lateen_galley::{Key, Kind};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::channel::{Channel, SUBPROTOCOL};
 use super::path::ObjectPath;
@@ -26,6 +29,8 @@ use crate::kubelet::{Command, Running};
 
 /// Bytes of output sent at once.
 const PIECE: usize = 32 * 1024;
+/// How long a client has to take note that a command is over.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// The largest message taken, in bytes.
 const MESSAGE_LIMIT: usize = 1 << 20;
 
@@ -122,7 +127,11 @@ async fn serve(socket: Socket, mut running: Running) {
     match exit {
         Some(code) => {
             let _ = sink.send(framed(Channel::Error, status(code).to_string().as_bytes())).await;
-            let _ = sink.close().await;
+            // kubectl takes an end without a code for a broken connection.
+            let end = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+            let _ = sink.send(Message::Close(Some(end))).await;
+            let noted = async { while source.next().await.is_some_and(|message| message.is_ok()) {} };
+            let _ = tokio::time::timeout(FAREWELL, noted).await;
         }
         // The client is gone: so is its command.
         None => running.kill().await,

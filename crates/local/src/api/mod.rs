@@ -10,6 +10,7 @@ mod discovery;
 mod exec;
 mod logs;
 mod objects;
+mod openapi;
 mod patch;
 pub mod path;
 mod request;

@@ -16,6 +16,15 @@ pub enum Route {
         /// The version.
         version: String,
     },
+    /// `/openapi/v3`: of which versions of which groups there is a description.
+    OpenApi,
+    /// `/openapi/v3/api/v1` and `/openapi/v3/apis/GROUP/VERSION`.
+    OpenApiOf {
+        /// Empty for the core group.
+        group: String,
+        /// The version.
+        version: String,
+    },
     /// `/version`.
     Version,
     /// `/healthz`, `/livez`, `/readyz`.
@@ -69,6 +78,13 @@ pub fn parse(path: &str) -> Option<Route> {
         ["api", version] => Some(Route::Resources { group: String::new(), version: (*version).to_owned() }),
         ["apis", group, version] => {
             Some(Route::Resources { group: (*group).to_owned(), version: (*version).to_owned() })
+        }
+        ["openapi", "v3"] => Some(Route::OpenApi),
+        ["openapi", "v3", "api", version] => {
+            Some(Route::OpenApiOf { group: String::new(), version: (*version).to_owned() })
+        }
+        ["openapi", "v3", "apis", group, version] => {
+            Some(Route::OpenApiOf { group: (*group).to_owned(), version: (*version).to_owned() })
         }
         ["api", version, rest @ ..] => objects("", version, rest),
         ["apis", group, version, rest @ ..] => objects(group, version, rest),

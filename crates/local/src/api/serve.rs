@@ -18,7 +18,7 @@ use tokio::net::UnixListener;
 use super::path::{self, ObjectPath, Route};
 use super::request::Call;
 use super::status::Refusal;
-use super::{Server, authentication, discovery, exec, logs, objects, watching};
+use super::{Server, authentication, discovery, exec, logs, objects, openapi, watching};
 use crate::tokens::Tokens;
 use lateen_galley::Kind;
 
@@ -110,6 +110,8 @@ fn about(server: &Server, route: &Route) -> Option<Response<Body>> {
         Route::Resources { group, version } => discovery::resources(group, version)?,
         Route::Keys => server.tokens.jwks(),
         Route::OpenId => Tokens::configuration(),
+        Route::OpenApi => openapi::index(),
+        Route::OpenApiOf { group, version } => openapi::of(group, version)?,
         Route::Health => return Some(text("ok")),
         Route::Objects(_) => return None,
     };

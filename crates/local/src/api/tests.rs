@@ -255,6 +255,9 @@ async fn discovery_and_refusals_are_what_any_client_expects() {
         ("/api", "APIVersions"),
         ("/apis", "networking.istio.io"),
         ("/apis/apps/v1", "deployments"),
+        ("/openapi/v3", "/openapi/v3/apis/networking.istio.io/v1beta1"),
+        ("/openapi/v3/api/v1", "/api/v1/namespaces/{name}"),
+        ("/openapi/v3/apis/apps/v1", "fieldValidation"),
         ("/healthz", "ok"),
     ] {
         let answer = raw(&world, &get(path)).await;
@@ -263,6 +266,7 @@ async fn discovery_and_refusals_are_what_any_client_expects() {
     for (path, status) in [
         ("/api/v1/namespaces/shop/gadgets", "404"),
         ("/apis/apps/v9/deployments", "404"),
+        ("/openapi/v3/apis/apps/v9", "404"),
         ("/api/v1/services?labelSelector=%3D", "400"),
         ("/api/v1/services?fieldSelector=spec.color%3Dred", "400"),
         ("/api/v1/services?watch=1&resourceVersion=x", "400"),
