@@ -17,6 +17,7 @@ pub mod h2_upstream;
 pub mod load;
 pub mod mesh;
 pub mod message;
+pub mod names;
 pub mod network;
 pub mod peers;
 pub mod ports;

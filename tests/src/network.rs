@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 use std::process::Command;
 
-use crate::peers;
+use crate::{names, peers};
 
 /// Clients' addresses: what comes from here is redirected, what a proxy sends is not.
 pub const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 16, 0, 0);
@@ -13,14 +13,18 @@ const CLIENTS_PREFIX: u8 = 12;
 
 /// Moves the calling thread, with every thread and process it starts from now on, into a new network. There
 /// connections from [`CLIENTS`] to `pod` arrive at port 15006 and those to any other address at 15001, apart from
-/// those to `direct`, which arrive where they are sent.
+/// those to `direct`, which arrive where they are sent. Names are asked of [`names::SERVER`].
 ///
 /// # Panics
 /// When the kernel refuses: it takes root, or a user namespace in which one is root.
 pub fn enter(pod: Ipv4Addr, direct: Ipv4Addr) {
     // SAFETY: concerns the calling thread alone.
-    let entered = unsafe { libc::unshare(libc::CLONE_NEWNET) };
-    assert_eq!(entered, 0, "a network namespace (run as root): {}", std::io::Error::last_os_error());
+    let entered = unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS) };
+    assert_eq!(entered, 0, "namespaces of its own (run as root): {}", std::io::Error::last_os_error());
+    run("mount", &["--make-rprivate", "/"]);
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), format!("nameserver {}\n", names::SERVER)).expect("it can be written");
+    run("mount", &["--bind", &file.path().to_string_lossy(), "/etc/resolv.conf"]);
     run("ip", &["link", "set", "lo", "up"]);
     run("ip", &["route", "add", "local", "0.0.0.0/0", "dev", "lo"]);
     let clients = format!("{CLIENTS}/{CLIENTS_PREFIX}");

@@ -23,6 +23,7 @@ use crate::differential::{Outcome, settle};
 use crate::drawn::scenery::GATEWAY_PORTS;
 use crate::h2_upstream::{self, H2Act, H2Scripts};
 use crate::load::Target;
+use crate::names;
 use crate::network;
 use crate::proxy::{Kind, Proxy};
 use crate::upstream::{self, Act, Stage};
@@ -202,6 +203,7 @@ impl Running {
         }
         let first = TcpListener::bind(("0.0.0.0", SERVER_FIRST_PORT)).await.expect("an upstream port");
         tokio::spawn(speak_first(first));
+        tokio::spawn(names::serve());
         serve_discovery(&pilot).await;
         let proxy = proxy(kind, role, dir.path()).await;
         Running { proxy, role, pilot, stage, h2_scripts, read: 0, _dir: dir }
@@ -217,14 +219,18 @@ impl Running {
         self.in_force(round).await;
         self.read = self.proxy.process.output().len();
         let stage = &self.stage;
-        let facts: Vec<Vec<String>> = futures::stream::iter(cases)
-            .map(|placed| client::play(&placed.case, network::client(placed.client), placed.to, stage))
-            .buffered(TOGETHER)
+        // Whichever ends makes room: one that waits for a timeout holds up none.
+        let mut facts: Vec<(usize, Vec<String>)> = futures::stream::iter(cases.iter().enumerate())
+            .map(async |(index, placed)| {
+                (index, client::play(&placed.case, network::client(placed.client), placed.to, stage).await)
+            })
+            .buffer_unordered(TOGETHER)
             .collect()
             .await;
+        facts.sort_by_key(|(index, _)| *index);
         let log = self.settled_log(cases.len()).await;
         let mut outcomes = BTreeMap::new();
-        for (placed, facts) in cases.iter().zip(facts) {
+        for (placed, (_, facts)) in cases.iter().zip(facts) {
             let case = &placed.case;
             let address = network::client(placed.client);
             let own = |line: &String| settle(line).replace(&address.to_string(), "<client>");

@@ -78,6 +78,9 @@ fn to_services(dice: &mut Dice, subject: &Subject<'_>, rewritable: bool, route: 
         if dice.chance(50) {
             route["mirrorPercentage"] = json!({"value": ([0.0, 100.0][dice.below(2)])});
         }
+    } else if dice.chance(3) {
+        let mirror = |dice: &mut Dice| json!({"destination": destination(dice, subject), "percentage": {"value": ([0.0, 100.0][dice.below(2)])}});
+        route["mirrors"] = json!([mirror(dice), mirror(dice)]);
     }
 }
 
@@ -90,7 +93,14 @@ fn destination(dice: &mut Dice, subject: &Subject<'_>) -> Value {
         0 => destination["host"] = json!("nobody.shop.svc.cluster.local"),
         1 => destination["port"]["number"] = json!(1),
         2..8 => destination["subset"] = json!(dice.word(&["v1", "v1", "v2", "v3", "v4"])),
+        // A short name is one of the rule's own namespace.
+        8 => destination["host"] = json!(service.name),
+        9 => destination["host"] = json!(format!("{}.{}", service.name, service.namespace)),
         _ => {}
+    }
+    if dice.chance(8) {
+        // The service's only port, else the listener's.
+        destination.as_object_mut().map(|fields| fields.remove("port"));
     }
     destination
 }
@@ -148,6 +158,9 @@ fn matching(dice: &mut Dice, edge: bool) -> Value {
     }
     if dice.chance(8) {
         matching["port"] = json!(if edge { *dice.pick(&[80, 8090]) } else { *dice.pick(&[80, 8000]) });
+    }
+    if dice.chance(5) {
+        matching["gateways"] = json!([dice.word(&["shop/public", "other/second", "mesh"])]);
     }
     if dice.chance(6) {
         matching["sourceLabels"] = json!({"team": dice.word(&["a", "b"])});
@@ -264,7 +277,12 @@ fn cors(dice: &mut Dice) -> Value {
 
 fn fault(dice: &mut Dice) -> Value {
     let mut fault = json!({});
-    let percentage = |dice: &mut Dice| json!({"value": ([0.0, 100.0, 100.0][dice.below(3)])});
+    // None is never.
+    let percentage = |dice: &mut Dice| match dice.below(8) {
+        0 => Value::Null,
+        1 | 2 => json!({"value": 0.0}),
+        _ => json!({"value": 100.0}),
+    };
     if dice.chance(40) {
         fault["delay"] = json!({"fixedDelay": "0.02s", "percentage": percentage(dice)});
     }

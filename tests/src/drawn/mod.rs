@@ -6,12 +6,16 @@
 //! running proxies, and some hundred requests, all at once.
 
 pub mod dice;
+mod entries;
 mod http;
+mod policies;
 mod requests;
 mod rules;
 mod run;
 pub mod scenery;
+mod scope;
 mod shrink;
+mod tls;
 mod words;
 
 use serde_json::Value;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::dice::Dice;
 use super::rules::Subject;
 use super::scenery::{GATEWAY_PORTS, OWN_PORTS, Service, Speaks};
+use super::tls;
 use super::words::{HEADERS, METHODS, PATHS, TAILS, VALUES};
 use crate::case::{Case, Do};
 use crate::h2_upstream::H2Act;
@@ -21,7 +22,10 @@ pub fn draw(dice: &mut Dice, subject: &Subject<'_>, index: usize) -> Placed {
             let host = public_name(dice, subject);
             hello(dice, &name, Role::Gateway, at(GATEWAY, GATEWAY_PORTS[2].target), &host)
         }
-        50..53 => tcp(dice, &name, Role::Gateway, at(GATEWAY, GATEWAY_PORTS[3].target)),
+        50..53 => {
+            let port = GATEWAY_PORTS[3 + dice.below(2)].target;
+            tcp(dice, &name, Role::Gateway, at(GATEWAY, port))
+        }
         53..90 => from_workload(dice, subject, &name),
         _ => to_workload(dice, subject, &name),
     }
@@ -61,20 +65,19 @@ fn at_gateway(dice: &mut Dice, subject: &Subject<'_>, name: &str) -> Placed {
 
 fn from_workload(dice: &mut Dice, subject: &Subject<'_>, name: &str) -> Placed {
     let role = Role::Sidecar;
-    let [low, high] = (subject.round as u16).to_le_bytes();
-    if dice.chance(15) {
+    if dice.chance(20) {
         // A service written by hand, or nobody's address.
-        let (host, third) = dice.pick(&subject.entries()).clone();
+        let entry = dice.pick(&subject.entries()).clone();
         let address = match dice.below(5) {
-            0 => Ipv4Addr::new(10, 90, 1, third),
-            _ => Ipv4Addr::new(10, 92 + high, low, third),
+            0 => Ipv4Addr::new(10, 90, 1, entry.address.octets()[3]),
+            _ => entry.address,
         };
-        let host = host.replace('*', "some");
+        let host = entry.asked(dice, subject.round);
         return match dice.below(6) {
             0 => tcp(dice, name, role, at(address, 9000)),
-            1 => hello(dice, name, role, at(address, 443), &host),
+            1 => hello(dice, name, role, at(address, entry.tls), &host),
             _ => {
-                let port = *dice.pick(&[80, 80, 80, 8081]);
+                let port = *dice.pick(entry.http);
                 http(dice, name, role, at(address, port), &host)
             }
         };
@@ -91,7 +94,9 @@ fn from_workload(dice: &mut Dice, subject: &Subject<'_>, name: &str) -> Placed {
         Speaks::ServerFirst => greeted(dice, name, to),
         Speaks::Tls => hello(dice, name, role, to, &service.host()),
         Speaks::Auto if dice.chance(30) => tcp(dice, name, role, to),
+        Speaks::Auto if dice.chance(20) => hello(dice, name, role, to, &service.host()),
         _ if dice.chance(3) => tcp(dice, name, role, to),
+        _ if dice.chance(2) => hello(dice, name, role, to, &service.host()),
         _ => {
             let host = host_of(dice, service, port.number);
             http(dice, name, role, to, &host)
@@ -135,7 +140,8 @@ fn to_workload(dice: &mut Dice, subject: &Subject<'_>, name: &str) -> Placed {
 }
 
 fn http(dice: &mut Dice, name: &str, role: Role, to: SocketAddr, host: &str) -> Placed {
-    let method = dice.word(METHODS);
+    // Whether a body is read before it is known that a name does not exist depends on who asked for it before.
+    let method = if host.starts_with("gone.") { "GET" } else { dice.word(METHODS) };
     let (script, h2_script) = answers(dice, method);
     let case = if dice.chance(30) { h2(dice, name, method, host) } else { http1(dice, name, method, host) };
     Placed { h2_script, ..placed(case.tries(script), role, to) }
@@ -152,11 +158,14 @@ fn target(dice: &mut Dice) -> String {
             false => dice.word(&["q", "r", ""]).to_owned(),
         })
         .collect();
+    // Envoy makes two slashes of a path of nothing but slashes; see the rows on paths.
+    if path.trim_matches('/').is_empty() {
+        path = "/".to_owned();
+    }
     if !pairs.is_empty() {
         path = format!("{path}?{}", pairs.join("&"));
     }
-    // Envoy makes two slashes of a path of nothing but slashes; see the rows on paths.
-    if path.trim_matches('/').is_empty() { "/".to_owned() } else { path }
+    path
 }
 
 /// Header names and values, some twice.
@@ -332,27 +341,9 @@ fn hello(dice: &mut Dice, name: &str, role: Role, to: SocketAddr, host: &str) ->
         2 => host.to_ascii_uppercase(),
         _ => host.to_owned(),
     };
-    let random = dice.bytes(32);
     let alpn: &[&str] = [&["h2", "http/1.1"][..], &["http/1.1"], &[]][dice.below(3)];
-    let case = Case::of(name).client(vec![Do::Send(client_hello(&random, &host, alpn)), Do::End]);
-    placed(case, role, to)
-}
-
-/// A TLS record with a client hello (RFC 8446, 4.1.2).
-fn client_hello(random: &[u8], host: &str, alpn: &[&str]) -> Vec<u8> {
-    let short = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
-    let mut extensions = Vec::new();
-    if !host.is_empty() {
-        let names = short(&[&[0][..], &short(host.as_bytes())].concat());
-        extensions.extend([0, 0]);
-        extensions.extend(short(&names));
-    }
-    if !alpn.is_empty() {
-        let names: Vec<u8> = alpn.iter().flat_map(|name| [&[name.len() as u8][..], name.as_bytes()].concat()).collect();
-        extensions.extend([0, 16]);
-        extensions.extend(short(&short(&names)));
-    }
-    let body = [&[3, 3][..], random, &[0, 0, 2, 0x13, 0x01, 1, 0], &short(&extensions)].concat();
-    let message = [&[1, 0][..], &short(&body)].concat();
-    [&[22, 3, 1][..], &short(&message)].concat()
+    let hello = tls::client_hello(dice, &host, alpn);
+    let mut acts = pieces(dice, &hello);
+    acts.push(Do::End);
+    placed(Case::of(name).client(acts), role, to)
 }

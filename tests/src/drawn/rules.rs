@@ -1,10 +1,13 @@
-//! Istio's resources of a round: gateways, rules for hosts, policies for services, services written by hand.
+//! Istio's resources of a round: gateways, rules for hosts, and whatever else a round has beside them.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::dice::Dice;
+use super::entries::{self, Entry};
 use super::http;
+use super::policies::policy;
 use super::scenery::{Service, Speaks};
+use super::scope;
 
 /// What a round's rules are about.
 pub struct Subject<'a> {
@@ -20,15 +23,9 @@ impl Subject<'_> {
             .into()
     }
 
-    /// Hosts of services written by hand, and the last octet but one of their addresses.
-    pub fn entries(&self) -> [(String, u8); 4] {
-        let round = self.round;
-        [
-            (format!("static{round}.ext"), 1),
-            (format!("dns{round}.ext"), 2),
-            (format!("none{round}.ext"), 3),
-            (format!("*.wild{round}.ext"), 4),
-        ]
+    /// Services written by hand.
+    pub fn entries(&self) -> Vec<Entry> {
+        entries::all(self.round)
     }
 }
 
@@ -54,12 +51,19 @@ pub fn draw(dice: &mut Dice, subject: &Subject<'_>) -> Vec<Value> {
     if dice.chance(50) {
         add("Gateway", "second".to_owned(), "other", second_gateway(dice, subject));
     }
-    for (index, spec) in entries(dice, subject).into_iter().enumerate() {
-        add("ServiceEntry", format!("entry-{index}"), "shop", spec);
+    for (index, (kind, spec)) in entries::draw(dice, subject).into_iter().enumerate() {
+        add(kind, format!("entry-{index}"), "shop", spec);
+    }
+    for (namespace, spec) in scope::sidecars(dice, subject) {
+        add("Sidecar", "scope".to_owned(), namespace, spec);
     }
     for (index, service) in subject.services.iter().enumerate() {
-        if dice.chance(65) {
-            add("DestinationRule", format!("policy-{index}"), service.namespace, policy(dice, &service.host()));
+        // Of the service's namespace; at times also, or only, of the client's or the root namespace, and twice in one.
+        for (place, percent) in [(service.namespace, 65), (service.namespace, 10), ("shop", 10), ("istio-system", 10)] {
+            if dice.chance(percent) {
+                let name = format!("policy-{index}-{place}-{percent}");
+                add("DestinationRule", name, place, policy(dice, &service.host()));
+            }
         }
     }
     for index in 0..3 + dice.below(3) {
@@ -86,6 +90,7 @@ pub fn draw(dice: &mut Dice, subject: &Subject<'_>) -> Vec<Value> {
             json!({"hosts": hosts, "gateways": ["shop/public"], "http": [block(0), block(1)]}),
         );
     }
+    rules.extend(scope::mesh_settings(dice));
     rules
 }
 
@@ -100,8 +105,10 @@ fn gateway(dice: &mut Dice, subject: &Subject<'_>) -> Value {
     };
     let mut servers = vec![
         json!({"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": hosts}),
-        json!({"port": {"number": 443, "name": "tls", "protocol": "TLS"}, "hosts": ["*"], "tls": {"mode": "PASSTHROUGH"}}),
+        json!({"port": {"number": 443, "name": "tls", "protocol": dice.word(&["TLS", "HTTPS"])},
+            "hosts": if dice.chance(50) { json!(["*"]) } else { json!(hosts) }, "tls": {"mode": "PASSTHROUGH"}}),
         json!({"port": {"number": 31400, "name": "tcp", "protocol": "TCP"}, "hosts": ["*"]}),
+        json!({"port": {"number": 31401, "name": "tcp-alt", "protocol": "TCP"}, "hosts": [dice.word(&["*", "shop/*", "./*"])]}),
     ];
     if dice.chance(30) {
         servers.push(json!({"port": {"number": 80, "name": "redirect", "protocol": "HTTP"},
@@ -115,130 +122,8 @@ fn second_gateway(dice: &mut Dice, subject: &Subject<'_>) -> Value {
     let number = *dice.pick(&[80, 8090]);
     json!({"selector": {"istio": "ingressgateway"}, "servers": [
         {"port": {"number": number, "name": "http", "protocol": dice.word(&["HTTP", "HTTP2", "GRPC"])}, "hosts": [host]},
+        {"port": {"number": 443, "name": "tls", "protocol": "TLS"}, "hosts": [host], "tls": {"mode": "PASSTHROUGH"}},
     ]})
-}
-
-fn entries(dice: &mut Dice, subject: &Subject<'_>) -> Vec<Value> {
-    let [low, high] = (subject.round as u16).to_le_bytes();
-    let ports = json!([{"number": 80, "name": "http", "protocol": "HTTP", "targetPort": 8080},
-        {"number": 9000, "name": "tcp", "protocol": "TCP"}, {"number": 443, "name": "tls", "protocol": "TLS", "targetPort": 9443}]);
-    let plain = json!([{"number": 80, "name": "http", "protocol": "HTTP"}, {"number": 8081, "name": "alt", "protocol": "HTTP"}]);
-    let mut drawn = Vec::new();
-    for (host, third) in subject.entries() {
-        if dice.chance(40) {
-            continue;
-        }
-        let address = format!("10.{}.{low}.{third}", 92 + high);
-        let endpoints: Vec<Value> = (0..1 + dice.below(3))
-            .map(|index| {
-                json!({"address": format!("10.{}.{low}.{}", 123 + high, u32::from(third) * 10 + index as u32),
-                "labels": {"version": if index == 0 { "v1" } else { "v2" }}})
-            })
-            .collect();
-        drawn.push(match third {
-            1 => json!({"hosts": [host], "addresses": [address], "ports": ports, "resolution": "STATIC",
-                "location": dice.word(&["MESH_INTERNAL", "MESH_EXTERNAL"]), "endpoints": endpoints}),
-            2 => json!({"hosts": [host], "addresses": [address], "ports": ports, "resolution": dice.word(&["DNS", "DNS_ROUND_ROBIN"]),
-                "endpoints": [endpoints[0].clone()]}),
-            3 => json!({"hosts": [host], "addresses": [address], "ports": plain, "resolution": "NONE"}),
-            _ => json!({"hosts": [host], "ports": plain, "resolution": "NONE"}),
-        });
-    }
-    drawn
-}
-
-fn policy(dice: &mut Dice, host: &str) -> Value {
-    let mut spec = json!({"host": host});
-    if dice.chance(70) {
-        spec["trafficPolicy"] = traffic_policy(dice);
-    }
-    if dice.chance(85) {
-        let subsets: Vec<Value> = ["v1", "v2", "v3"]
-            .iter()
-            .map(|version| {
-                let mut subset = json!({"name": version, "labels": {"version": version}});
-                if dice.chance(20) {
-                    subset["trafficPolicy"] = traffic_policy(dice);
-                }
-                subset
-            })
-            .collect();
-        spec["subsets"] = json!(subsets);
-    }
-    if dice.chance(10) {
-        spec["exportTo"] = json!([dice.word(&["*", ".", "shop"])]);
-    }
-    if dice.chance(10) {
-        spec["workloadSelector"] = json!({"matchLabels": {"team": dice.word(&["a", "b"])}});
-    }
-    spec
-}
-
-fn traffic_policy(dice: &mut Dice) -> Value {
-    let mut policy = Map::new();
-    match dice.below(6) {
-        0..4 => {
-            let simple = dice.word(&["ROUND_ROBIN", "LEAST_REQUEST", "RANDOM"]);
-            policy.insert("loadBalancer".to_owned(), json!({"simple": simple}));
-        }
-        _ => {
-            policy.insert("loadBalancer".to_owned(), json!({"consistentHash": hash(dice)}));
-        }
-    }
-    if dice.chance(40) {
-        let mut http = json!({});
-        if dice.chance(30) {
-            http["maxRequestsPerConnection"] = json!(1 + dice.below(3));
-        }
-        if dice.chance(20) {
-            http["h2UpgradePolicy"] = json!(dice.word(&["UPGRADE", "DO_NOT_UPGRADE"]));
-        } else if dice.chance(20) {
-            http["useClientProtocol"] = json!(true);
-        }
-        if dice.chance(20) {
-            http["idleTimeout"] = json!("60s");
-        }
-        if dice.chance(20) {
-            http["maxConcurrentStreams"] = json!(100);
-        }
-        let mut tcp = json!({"connectTimeout": "5s"});
-        if dice.chance(20) {
-            tcp["tcpKeepalive"] = json!({"time": "60s", "interval": "10s", "probes": 3});
-        }
-        if dice.chance(20) {
-            tcp["idleTimeout"] = json!("60s");
-        }
-        if dice.chance(20) {
-            tcp["maxConnectionDuration"] = json!("600s");
-        }
-        policy.insert("connectionPool".to_owned(), json!({"http": http, "tcp": tcp}));
-    }
-    if dice.chance(15) {
-        // Never reached by what a round sends: what matters is that nobody is thrown out.
-        policy.insert(
-            "outlierDetection".to_owned(),
-            json!({"consecutive5xxErrors": 1000, "consecutiveGatewayErrors": 1000, "interval": "60s"}),
-        );
-    }
-    if dice.chance(10) {
-        policy.insert("retryBudget".to_owned(), json!({"percent": 100.0, "minRetryConcurrency": 1000}));
-    }
-    Value::Object(policy)
-}
-
-fn hash(dice: &mut Dice) -> Value {
-    let mut hash = match dice.below(4) {
-        0 => json!({"httpHeaderName": dice.word(&["x-a", "x-user"])}),
-        1 => json!({"useSourceIp": true}),
-        2 => json!({"httpQueryParameterName": "q"}),
-        _ => json!({"httpCookie": {"name": "u", "ttl": "60s", "path": "/"}}),
-    };
-    match dice.below(3) {
-        0 => hash["maglev"] = json!({"tableSize": 1009}),
-        1 => hash["ringHash"] = json!({"minimumRingSize": 64}),
-        _ => {}
-    }
-    hash
 }
 
 fn edge(dice: &mut Dice, subject: &Subject<'_>) -> Value {
@@ -274,7 +159,12 @@ fn edge(dice: &mut Dice, subject: &Subject<'_>) -> Value {
         }
     }
     if dice.chance(25) {
-        spec["tcp"] = json!([{"match": [{"port": 31400}], "route": l4_route(dice, subject, Speaks::Tcp)}]);
+        spec["tcp"] = match dice.below(3) {
+            0 => json!([{"match": [{"port": 31400}], "route": l4_route(dice, subject, Speaks::Tcp)},
+                {"match": [{"port": 31401}], "route": l4_route(dice, subject, Speaks::Tcp)}]),
+            1 => json!([{"match": [{"port": 31400}, {"port": 31401}], "route": l4_route(dice, subject, Speaks::Tcp)}]),
+            _ => json!([{"route": l4_route(dice, subject, Speaks::Tcp)}]),
+        };
     }
     spec
 }
@@ -284,12 +174,22 @@ fn mesh(dice: &mut Dice, subject: &Subject<'_>) -> Value {
     let host = match dice.below(6) {
         0 => format!("{}.{}", service.name, service.namespace),
         1 => format!("*.{}.svc.cluster.local", service.namespace),
-        2 => dice.pick(&subject.entries()).0.clone(),
+        2 => dice.pick(&subject.entries()).host.clone(),
         _ => service.host(),
     };
     let mut spec = json!({"hosts": [host], "http": http::routes(dice, subject, false)});
     if dice.chance(20) {
-        spec["tcp"] = json!([{"match": [{"port": 9000}], "route": l4_route(dice, subject, Speaks::Tcp)}]);
+        let matching = match dice.below(3) {
+            0 => json!([{"port": 9000, "sourceLabels": {"team": dice.word(&["a", "b"])}}]),
+            1 => json!([{"port": 9000, "destinationSubnets": [dice.word(&["10.98.0.0/16", "10.99.0.0/16"])]}]),
+            _ => json!([{"port": 9000}]),
+        };
+        let mut tcp = vec![json!({"match": matching, "route": l4_route(dice, subject, Speaks::Tcp)})];
+        if dice.chance(30) {
+            // To whoever speaks first as well: all others would wait for the client, and it for them.
+            tcp.extend(server_first(dice, subject).map(|route| json!({"match": [{"port": 3306}], "route": route})));
+        }
+        spec["tcp"] = json!(tcp);
     }
     if dice.chance(20) && !host.starts_with('*') {
         spec["tls"] =
@@ -299,6 +199,12 @@ fn mesh(dice: &mut Dice, subject: &Subject<'_>) -> Value {
         spec["exportTo"] = json!([dice.word(&["*", ".", "other"])]);
     }
     spec
+}
+
+fn server_first(dice: &mut Dice, subject: &Subject<'_>) -> Option<Value> {
+    let service = dice.pick(subject.services);
+    let port = service.port_of(Speaks::ServerFirst)?;
+    Some(json!([{"destination": {"host": service.host(), "port": {"number": port.number}}}]))
 }
 
 fn delegate(dice: &mut Dice, subject: &Subject<'_>) -> Value {

@@ -9,7 +9,7 @@ use lateen_galley::{Change, Object, Snapshot, Store, StoreSettings};
 use lateen_pilot::{Config, Pilot};
 use serde_json::Value;
 
-use super::{Round, scenery, shrink};
+use super::{Round, scenery, scope, shrink};
 use crate::differential::{self, Outcome};
 use crate::proxy::Kind;
 use crate::stand::{Placed, Role, Stand};
@@ -149,7 +149,9 @@ impl Run {
         }
         for (index, rule) in rules.iter().enumerate() {
             let when = SystemTime::UNIX_EPOCH + Duration::from_secs(index as u64 + 1);
-            if let Some(object) = self.admit(&store, rule.clone(), when) {
+            let mut rule = rule.clone();
+            scope::import_probe(&mut rule);
+            if let Some(object) = self.admit(&store, rule, when) {
                 snapshot.insert(object);
             }
         }
@@ -224,7 +226,8 @@ fn asked(placed: &Placed) -> String {
 }
 
 /// Without what chance decides: which of a service's pods was asked, the time left for a try, cookies made up, and
-/// how much an HTTP/2 client says in answer when nobody on the way knows that it is one.
+/// how much an HTTP/2 client says in answer when nobody on the way knows that it is one. Nor in whose words a resolver says
+/// that there is no such name, nor that Envoy sends a cookie that it made with each try.
 fn settled(placed: &Placed, outcome: &Outcome) -> Outcome {
     let lines = |lines: &[String]| lines.iter().map(|line| settle(line)).collect();
     let mut log: Vec<String> = lines(&outcome.log);
@@ -234,7 +237,9 @@ fn settled(placed: &Placed, outcome: &Outcome) -> Outcome {
             *line = words.map(|(at, word)| if at == BYTES_RECEIVED { "*" } else { word }).collect::<Vec<_>>().join(" ");
         }
     }
-    Outcome { client: lines(&outcome.client), upstream: lines(&outcome.upstream), log }
+    let mut client: Vec<String> = lines(&outcome.client);
+    client.dedup_by(|again, line| again == line && line.contains("set-cookie: u=<made>"));
+    Outcome { client, upstream: lines(&outcome.upstream), log }
 }
 
 fn settle(line: &str) -> String {
@@ -242,6 +247,17 @@ fn settle(line: &str) -> String {
         && let Ok(left) = left.parse::<u64>()
     {
         return format!("{head}x-envoy-expected-rq-timeout-ms: <up to {}>", left.div_ceil(1000) * 1000);
+    }
+    if let Some((head, date)) = line.split_once("\\r\\ndate: ")
+        && let Some((_, rest)) = date.split_once("\\r\\n")
+    {
+        // HTTP spoken to a client that does not.
+        return settle(&format!("{head}\\r\\n{rest}"));
+    }
+    if let Some((head, said)) = line.split_once("dns_resolution_failure{")
+        && let Some((_, rest)) = said.split_once('}')
+    {
+        return settle(&format!("{head}dns_resolution_failure {rest}"));
     }
     if let Some((head, left)) = line.split_once("grpc-timeout: ")
         && let Some(left) = left.strip_suffix('m').and_then(|left| left.parse::<u64>().ok())

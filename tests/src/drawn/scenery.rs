@@ -64,6 +64,8 @@ pub struct Service {
     /// Last octets of its pods' addresses with the version each runs.
     pub versions: Vec<(u8, &'static str)>,
     pub headless: bool,
+    /// Who may see it; empty for everybody.
+    pub export_to: &'static str,
 }
 
 impl Service {
@@ -108,6 +110,7 @@ pub fn services(dice: &mut Dice, round: u64) -> Vec<Service> {
                 pods: format!("10.{}.{low}.", 112 + high),
                 versions,
                 headless,
+                export_to: if dice.chance(10) { ["*", ".", "shop", "~"][dice.below(4)] } else { "" },
             }
         })
         .collect()
@@ -126,10 +129,14 @@ fn of_service(service: &Service) -> Vec<Value> {
         .map(|port| json!({"name": port.name, "port": port.number, "targetPort": port.target, "protocol": "TCP"}))
         .collect();
     let address = if service.headless { "None".to_owned() } else { service.address.to_string() };
-    let mut objects = vec![json!({
+    let mut object = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
         "spec": {"clusterIP": address, "clusterIPs": [address], "selector": {"app": name}, "ports": ports},
-    })];
+    });
+    if !service.export_to.is_empty() {
+        object["metadata"]["annotations"] = json!({"networking.istio.io/exportTo": service.export_to});
+    }
+    let mut objects = vec![object];
     let mut endpoints = Vec::new();
     for (last, version) in &service.versions {
         let (address, pod) = (format!("{}{last}", service.pods), format!("{name}-{last}"));
@@ -173,12 +180,13 @@ pub const OWN_PORTS: [Port; 5] = [
     port("mysql-db", 3306, 9001, Speaks::ServerFirst),
 ];
 
-/// Ports of the gateway's workload, where clients reach it: two for HTTP, one for TLS and one for TCP.
-pub const GATEWAY_PORTS: [Port; 4] = [
+/// Ports of the gateway's workload, where clients reach it: two for HTTP, one for TLS and two for TCP.
+pub const GATEWAY_PORTS: [Port; 5] = [
     port("http", 80, 18080, Speaks::Http),
     port("http-alt", 8090, 18090, Speaks::Http),
     port("tls", 443, 18443, Speaks::Tls),
     port("tcp", 31400, 31400, Speaks::Tcp),
+    port("tcp-alt", 31401, 31401, Speaks::Tcp),
 ];
 
 /// Namespaces, the gateway, the sidecar's workload, and what tells which round is in force.
@@ -223,13 +231,13 @@ pub fn always(round: u64) -> Vec<Value> {
     objects.push(json!({
         "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
         "metadata": {"name": "probe", "namespace": "istio-system"},
-        "spec": {"hosts": ["probe.test"], "addresses": [SIDECAR_PROBE.ip().to_string()], "resolution": "STATIC",
+        "spec": {"hosts": ["probe.test"], "exportTo": ["*"], "addresses": [SIDECAR_PROBE.ip().to_string()], "resolution": "STATIC",
             "ports": [{"number": SIDECAR_PROBE.port(), "name": "http", "protocol": "HTTP"}]},
     }));
     objects.push(json!({
         "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
         "metadata": {"name": "probe", "namespace": "istio-system"},
-        "spec": {"hosts": ["probe.test"], "gateways": ["mesh", "probe"], "http": [
+        "spec": {"hosts": ["probe.test"], "exportTo": ["*"], "gateways": ["mesh", "probe"], "http": [
             {"directResponse": {"status": 200, "body": {"string": format!("round {round}")}}},
         ]},
     }));

@@ -13,7 +13,9 @@ pub fn smaller(rules: &[Value], from: usize) -> Option<(Vec<Value>, usize)> {
     let mut at = from - rules.len();
     let mut left = rules.to_vec();
     for rule in &mut left {
-        match take(&mut rule["spec"], at) {
+        // A ConfigMap has none.
+        let Some(spec) = rule.get_mut("spec") else { continue };
+        match take(spec, at) {
             Ok(()) => return Some((left, from + 1)),
             Err(counted) => at -= counted,
         }

@@ -4,7 +4,7 @@ use lateen_tests::drawn::{ROUND, Round, Run};
 use lateen_tests::network;
 
 const SEED: u64 = 20_261_123;
-const ROUNDS: u64 = 22;
+const ROUNDS: u64 = 30;
 
 #[tokio::test]
 async fn drawn() {
