@@ -26,8 +26,8 @@ impl Exchange<'_> {
             let Some(name) = one.cluster(&self.request) else { continue };
             // A mirror that is not there is nobody's concern.
             let Some(upstream) = self.proxy.upstream(self.world, name) else { continue };
-            let head = one.copy(&self.request, &self.record, self.proxy.pod.address());
             let timeout = plan.way.timeout.filter(|timeout| !timeout.is_zero());
+            let head = one.copy(&self.request, &self.record, self.proxy.pod.address(), timeout);
             let original = match upstream.settings().discovery {
                 Discovery::Named(_) => None,
                 _ => self.downstream.original,
