@@ -72,6 +72,14 @@ impl Io {
         self.local.get()
     }
 
+    /// The peer's address, if it is an Internet socket.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        match &*self.stream.borrow() {
+            Stream::Tcp(stream) => stream.peer_addr().ok(),
+            Stream::Unix(_) => None,
+        }
+    }
+
     /// Appends what can be read to `buffer`; 0 at the end of the stream.
     pub async fn read_into(&self, buffer: &mut BytesMut) -> io::Result<usize> {
         let mut this = self;

@@ -10,6 +10,7 @@ pub mod admin;
 mod admission;
 mod connection;
 pub mod dns;
+mod health_check;
 mod http1;
 mod http2;
 pub mod inspect;

@@ -94,7 +94,7 @@ impl Proxy {
     pub fn configure(&self, config: Arc<Config>) {
         self.stats.retain(&config);
         self.process.upstreams.retain(&config);
-        self.process.upstreams.follow(&config, &self.resolved());
+        self.process.upstreams.follow(&self.config(), &config, &self.resolved());
         self.stats.cluster_manager.active_clusters.set(config.clusters.len() as i64);
         self.stats.listener_manager.total_listeners_active.set(config.listeners.len() as i64);
         self.config.send_modify(|current| *current = Numbered { number: current.number + 1, config });
@@ -107,7 +107,7 @@ impl Proxy {
 
     /// Uses these addresses for DNS clusters from now on.
     pub fn resolve(&self, resolved: Resolved) {
-        self.process.upstreams.follow(&self.config(), &resolved);
+        self.process.upstreams.follow(&self.config(), &self.config(), &resolved);
         self.resolved.send_replace(resolved);
     }
 
@@ -148,7 +148,7 @@ impl Proxy {
         self.process.adopted.iter().all(|adopted| adopted.load(Ordering::Acquire) == newest)
     }
 
-    /// Upstream counts, for the admin page.
+    /// What workers share about upstreams.
     pub fn upstreams(&self) -> &Shared {
         &self.process.upstreams
     }

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 use crate::access_log::LogFiles;
 use crate::admin::{self, Action, AdminState, ServerFacts, ServerState};
 use crate::dns::Resolver;
+use crate::health_check;
 use crate::listener;
 use crate::logging::Logging;
 use crate::proxy::{Proxy, Settings};
@@ -79,7 +80,8 @@ pub fn run(options: Options) -> Result<(), RunError> {
     let bootstrap = Bootstrap::parse(&options.bootstrap, &schema)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("cannot make a runtime"))?;
-    runtime.block_on(serve(options, bootstrap, schema))
+    // Health checks share connections with nobody, and the futures that use them stay on this thread.
+    tokio::task::LocalSet::new().block_on(&runtime, serve(options, bootstrap, schema))
 }
 
 async fn serve(options: Options, bootstrap: Bootstrap, schema: Schema) -> Result<(), RunError> {
@@ -105,6 +107,10 @@ async fn serve(options: Options, bootstrap: Bootstrap, schema: Schema) -> Result
     tokio::spawn({
         let (proxy, mut dice) = (Arc::clone(&proxy), SmallRng::from_os_rng());
         async move { proxy.upstreams().tend(move || dice.next_u64()).await }
+    });
+    tokio::task::spawn_local({
+        let proxy = Arc::clone(&proxy);
+        async move { health_check::tend(proxy.upstreams()).await }
     });
     let (state, state_seen) = watch::channel(ServerState::PreInitializing);
     tokio::spawn(follow_state(handle.clone(), Arc::clone(&proxy), state.clone()));
@@ -240,9 +246,12 @@ async fn follow_state(client: Handle, proxy: Arc<Proxy>, state: watch::Sender<Se
         }
     }
     state.send_replace(ServerState::Initializing);
-    proxy.ready();
-    // Workers open their sockets within a moment; nothing wakes on it.
+    // Hosts are checked, and workers open their sockets, within a moment; nothing wakes on it.
     let mut look = tokio::time::interval(Duration::from_millis(2));
+    while !proxy.upstreams().is_checked() {
+        look.tick().await;
+    }
+    proxy.ready();
     while !proxy.is_settled() {
         look.tick().await;
     }

@@ -116,7 +116,10 @@ pub async fn serve(
                 denial = admission::denial(&accepted, rules, &mut metadata);
                 denial.is_none()
             };
-            let over = exchange(&client, &upstream.io, &proxy, started, &mut admit).await;
+            let over = tokio::select! {
+                over = exchange(&client, &upstream.io, &proxy, started, &mut admit) => over,
+                () = upstream.host_fell() => Over::Ended,
+            };
             record.metadata = metadata;
             record.bytes_received = client.received();
             record.bytes_sent = client.sent();

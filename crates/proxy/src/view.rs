@@ -79,7 +79,14 @@ pub fn facts(proxy: &Proxy, cluster: &Cluster) -> ClusterFacts {
         for target in targets(&endpoint.address, &settings.discovery, &resolved) {
             let health = endpoint.health;
             facts.member(told.as_ref().map_or(health, |told| told.all_in_all(&target, health)));
+            facts.excluded += u64::from(told.as_ref().is_some_and(|told| told.is_excluded(&target)));
         }
+    }
+    if let Some(checks) = told.as_ref().and_then(|told| told.checks.as_ref()) {
+        let counters = checks.counts.named().into_iter();
+        facts.counters.extend(counters.map(|(name, n)| (format!("health_check.{name}").into(), n)));
+        facts.gauges.push(("health_check.healthy".into(), checks.healthy));
+        facts.gauges.push(("health_check.degraded".into(), checks.degraded));
     }
     if let Some(ejections) = told.and_then(|told| told.ejections) {
         let counters = ejections.named().into_iter();

@@ -40,12 +40,31 @@ struct Level {
     all: Vec<usize>,
     healthy: Vec<usize>,
     degraded: Vec<usize>,
+    /// Those of `all` that do not count when the healthy share is worked out.
+    excluded: Vec<usize>,
     /// So few are healthy that health is disregarded.
     panic: bool,
     /// Where localities have weights.
     localities: Option<Box<Localities>>,
     /// Where the request's hash decides: the table, and the hosts at its positions.
     table: Option<(Arc<Table>, Vec<usize>)>,
+}
+
+/// What a host is sorted by.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing {
+    /// 0 is used first.
+    pub priority: u32,
+    /// Its health, all in all.
+    pub health: Health,
+    /// It does not count when the healthy share of hosts is worked out.
+    pub excluded: bool,
+}
+
+impl From<(u32, Health)> for Standing {
+    fn from((priority, health): (u32, Health)) -> Self {
+        Self { priority, health, excluded: false }
+    }
 }
 
 /// Looks of one host, given to [`HostSet::pick`].
@@ -67,9 +86,14 @@ pub fn hosts(endpoints: &Endpoints) -> impl Iterator<Item = (u32, &Arc<crate::cl
 
 impl HostSet {
     /// Sorts hosts by priority and health. `panic_threshold` is a percentage.
-    pub fn new(hosts: impl Iterator<Item = (u32, Health)>, panic_threshold: f64, overprovisioning_factor: u32) -> Self {
+    pub fn new(
+        hosts: impl Iterator<Item = impl Into<Standing>>,
+        panic_threshold: f64,
+        overprovisioning_factor: u32,
+    ) -> Self {
         let mut levels: Vec<(u32, Level)> = Vec::new();
-        for (index, (priority, health)) in hosts.enumerate() {
+        for (index, host) in hosts.enumerate() {
+            let Standing { priority, health, excluded } = host.into();
             let at = match levels.binary_search_by_key(&priority, |(p, _)| *p) {
                 Ok(at) => at,
                 Err(at) => {
@@ -79,6 +103,9 @@ impl HostSet {
             };
             let level = &mut levels[at].1;
             level.all.push(index);
+            if excluded {
+                level.excluded.push(index);
+            }
             match health {
                 Health::Healthy => level.healthy.push(index),
                 Health::Degraded => level.degraded.push(index),
@@ -196,6 +223,11 @@ impl HostSet {
 }
 
 impl Level {
+    /// How many hosts count.
+    fn counted(&self) -> usize {
+        self.all.len() - self.excluded.len()
+    }
+
     /// What its table is made of: healthy hosts, or all in panic. Degraded ones are never found by hash, as in Envoy.
     fn parts(&self, part: &impl Fn(usize) -> Part) -> (Vec<usize>, Vec<Part>) {
         if let Some(localities) = &self.localities {

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::health_check::HealthCheck;
 use crate::message::Protocol;
 use crate::outlier::{ErrorMatch, OutlierDetection};
 
@@ -58,6 +59,12 @@ pub struct ClusterSettings {
     pub outlier: Option<Arc<OutlierDetection>>,
     /// Which answers outlier detection takes for failures; when absent those of 5xx.
     pub outlier_errors: Option<Arc<ErrorMatch>>,
+    /// Asks hosts how they are, if set; only of discoveries that tell hosts.
+    pub health_check: Option<Arc<HealthCheck>>,
+    /// A new host does not count, when the healthy share of hosts is worked out, until its first check is through.
+    pub ignore_unchecked_hosts: bool,
+    /// TCP connections to a host end when it becomes unhealthy.
+    pub close_connections_to_unhealthy: bool,
     /// Changes of hosts' health within this time of each other are shown together. Envoy's default is 1 s.
     pub update_merge_window: Duration,
 }
@@ -387,6 +394,21 @@ pub struct Endpoint {
     pub health: Health,
     /// Stands for the address where hashes choose a host (metadata `envoy.lb`, `hash_key`), if set.
     pub hash_key: Option<Arc<str>>,
+    /// How active checks treat it, where not as its cluster says.
+    pub checked_as: Option<Arc<CheckedAs>>,
+}
+
+/// What an endpoint says about its own active checks (Envoy's `Endpoint.HealthCheckConfig`).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CheckedAs {
+    /// It is not checked.
+    pub never: bool,
+    /// Checks go here instead of its address.
+    pub address: Option<EndpointAddress>,
+    /// Checks go to this port instead of its own.
+    pub port: Option<u16>,
+    /// Host name that checks ask for; empty for that of the check.
+    pub hostname: Arc<str>,
 }
 
 /// The address of a host.

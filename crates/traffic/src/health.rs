@@ -19,16 +19,30 @@ impl HealthFlag {
     pub const FAILED_OUTLIER_CHECK: Self = Self(1 << 1);
     /// The answer to an active check asked for less load.
     pub const DEGRADED_ACTIVE_CHECK: Self = Self(1 << 2);
-    /// No active check is through yet.
+    /// No active check is through yet, and the host does not count until one is.
     pub const PENDING_ACTIVE_CHECK: Self = Self(1 << 3);
     /// The last active check failed by its timeout.
     pub const ACTIVE_CHECK_TIMEOUT: Self = Self(1 << 4);
+    /// An answer said that the host is to be left alone (`x-envoy-immediate-health-check-fail`).
+    pub const EXCLUDED_BY_ANSWER: Self = Self(1 << 5);
+
+    /// All that active checks put up.
+    pub const OF_CHECKS: [Self; 5] = [
+        Self::FAILED_ACTIVE_CHECK,
+        Self::DEGRADED_ACTIVE_CHECK,
+        Self::PENDING_ACTIVE_CHECK,
+        Self::ACTIVE_CHECK_TIMEOUT,
+        Self::EXCLUDED_BY_ANSWER,
+    ];
 }
+
+const DOWN: u32 = HealthFlag::FAILED_ACTIVE_CHECK.0 | HealthFlag::FAILED_OUTLIER_CHECK.0;
 
 /// What is known of one host.
 #[derive(Debug, Default)]
 pub struct HostHealth {
     flags: AtomicU32,
+    falls: AtomicU32,
     /// Counts what requests say of the host.
     pub monitor: Monitor,
 }
@@ -42,20 +56,39 @@ impl HostHealth {
     /// Puts a flag up or down; tells whether that changed anything.
     pub fn set(&self, flag: HealthFlag, up: bool) -> bool {
         let before = if up {
-            self.flags.fetch_or(flag.0, Ordering::AcqRel)
+            let before = self.flags.fetch_or(flag.0, Ordering::AcqRel);
+            if flag.0 & DOWN != 0 && before & DOWN == 0 {
+                self.falls.fetch_add(1, Ordering::Relaxed);
+            }
+            before
         } else {
             self.flags.fetch_and(!flag.0, Ordering::AcqRel)
         };
         (before & flag.0 != 0) != up
     }
 
+    /// Whether the host does not count when the healthy share of hosts is worked out.
+    pub fn is_excluded(&self) -> bool {
+        let excluded = HealthFlag::PENDING_ACTIVE_CHECK.0 | HealthFlag::EXCLUDED_BY_ANSWER.0;
+        self.flags.load(Ordering::Acquire) & excluded != 0
+    }
+
+    /// How often the host was found out to take no requests.
+    pub fn falls(&self) -> u32 {
+        self.falls.load(Ordering::Relaxed)
+    }
+
+    /// Whether what was found out says that the host takes no requests.
+    pub fn is_down(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & DOWN != 0
+    }
+
     /// The host's health, all in all, when discovery tells `told` (Envoy's `coarseHealth`).
     pub fn all_in_all(&self, told: Health) -> Health {
-        let failed = HealthFlag::FAILED_ACTIVE_CHECK.0 | HealthFlag::FAILED_OUTLIER_CHECK.0;
         let flags = self.flags.load(Ordering::Acquire);
         match told {
             Health::Unhealthy | Health::Draining => told,
-            Health::Healthy | Health::Degraded if flags & failed != 0 => Health::Unhealthy,
+            Health::Healthy | Health::Degraded if flags & DOWN != 0 => Health::Unhealthy,
             Health::Healthy if flags & HealthFlag::DEGRADED_ACTIVE_CHECK.0 != 0 => Health::Degraded,
             Health::Healthy | Health::Degraded => told,
         }

@@ -17,6 +17,7 @@ pub mod hashing;
 pub mod hcm;
 pub mod headers;
 pub mod health;
+pub mod health_check;
 pub mod listener;
 pub mod matcher;
 pub mod message;

@@ -125,6 +125,14 @@ pub fn write(version: Version, told: Told) -> Vec<u8> {
     }
 }
 
+/// The header of a connection that nobody asked for: version 2 says no more, version 1 tells of the connection itself.
+pub fn write_local(version: Version, itself: Told) -> Vec<u8> {
+    match version {
+        Version::V1 => write(version, itself),
+        Version::V2 => [&SIGNATURE[..], &[0x20, 0, 0, 0]].concat(),
+    }
+}
+
 fn v6(ip: IpAddr) -> Ipv6Addr {
     match ip {
         IpAddr::V4(ip) => ip.to_ipv6_mapped(),

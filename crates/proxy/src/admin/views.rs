@@ -173,6 +173,7 @@ impl HostView {
             ("/degraded_active_hc", self.has(HealthFlag::DEGRADED_ACTIVE_CHECK)),
             ("/degraded_eds_health", self.health == Health::Degraded),
             ("/pending_active_hc", self.has(HealthFlag::PENDING_ACTIVE_CHECK)),
+            ("/excluded_via_immediate_hc_fail", self.has(HealthFlag::EXCLUDED_BY_ANSWER)),
             ("/active_hc_timeout", self.has(HealthFlag::ACTIVE_CHECK_TIMEOUT)),
             ("/eds_status_draining", self.health == Health::Draining),
         ];
@@ -228,6 +229,7 @@ impl HostView {
             ("failed_outlier_check", HealthFlag::FAILED_OUTLIER_CHECK),
             ("failed_active_degraded_check", HealthFlag::DEGRADED_ACTIVE_CHECK),
             ("pending_active_hc", HealthFlag::PENDING_ACTIVE_CHECK),
+            ("excluded_via_immediate_hc_fail", HealthFlag::EXCLUDED_BY_ANSWER),
             ("active_hc_timeout", HealthFlag::ACTIVE_CHECK_TIMEOUT),
         ] {
             if self.has(flag) {

@@ -225,6 +225,7 @@ impl Copied {
             let mut response = ResponseHead::default();
             let framing = down.head(&mut response, false, async |_| Ok(())).await?;
             stats.response(response.status);
+            self.upstream.heed(&self.settings, host, &response);
             if self.settings.outlier.is_some() {
                 let grpc = self.request.is_grpc();
                 self.report(host, Report::Answered(judged(&self.settings, grpc, &response)));

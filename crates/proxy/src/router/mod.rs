@@ -14,7 +14,7 @@ mod outlier;
 mod relay;
 pub mod respond;
 mod tunnel;
-mod upper;
+pub mod upper;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! What outlier detection is told of attempts.
+//! What outlier detection, and whoever checks hosts, is told of attempts.
 
 use lateen_traffic::outlier::Report;
 use lateen_traffic::reply::UpstreamFailure;
@@ -31,6 +31,7 @@ impl Exchange<'_, '_> {
 
     /// The head of an answer is here, as the host sent it.
     pub(super) fn report_answer(&self, plan: &Plan<'_>, host: &Host) {
+        plan.upstream.heed(&plan.settings, host, self.response);
         if plan.settings.outlier.is_none() {
             return;
         }

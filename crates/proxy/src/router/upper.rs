@@ -10,14 +10,14 @@ use crate::http1::head::{self, Framing, MAX_RESPONSE_HEAD};
 use crate::upstream::http2_failure;
 
 /// The response side of an upstream connection.
-pub(super) enum Upper<'a> {
+pub enum Upper<'a> {
     Http1 { reader: &'a mut crate::http1::Reader, method: &'static str, keep: &'a mut bool },
     Http2 { response: Option<h2::client::ResponseFuture>, body: Option<h2::RecvStream> },
 }
 
 impl Upper<'_> {
     /// Waits for the head of the final response.
-    pub(super) async fn head(
+    pub async fn head(
         &mut self,
         out: &mut ResponseHead,
         pass_continue: bool,
@@ -84,7 +84,7 @@ impl Upper<'_> {
         }
     }
 
-    pub(super) fn body(&mut self) -> Source<'_> {
+    pub fn body(&mut self) -> Source<'_> {
         match self {
             Self::Http1 { reader, .. } => Source::Http1(reader),
             Self::Http2 { body: Some(stream), .. } => Source::Http2(stream),
@@ -127,7 +127,7 @@ pub(super) fn request_framing(body: &Incoming<'_>, request: &RequestHead) -> Fra
 }
 
 /// The request as HTTP/2 sends it; `None` if it cannot be expressed.
-pub(super) fn http2_request(head: &RequestHead) -> Option<http::Request<()>> {
+pub fn http2_request(head: &RequestHead) -> Option<http::Request<()>> {
     let mut request = http::Request::new(());
     *request.method_mut() = http::Method::from_bytes(head.method.as_bytes()).ok()?;
     *request.version_mut() = http::Version::HTTP_2;

@@ -254,6 +254,8 @@ pub struct ClusterFacts {
     pub healthy: u64,
     /// Those that are used last.
     pub degraded: u64,
+    /// Those that do not count when the healthy share of hosts is worked out.
+    pub excluded: u64,
     /// Further numbers that only grow, by their names in the cluster's scope.
     pub counters: Vec<(Cow<'static, str>, u64)>,
     /// Further numbers of this moment.
@@ -276,7 +278,7 @@ impl ClusterFacts {
             Entry::gauge("membership_total", self.total),
             Entry::gauge("membership_healthy", self.healthy),
             Entry::gauge("membership_degraded", self.degraded),
-            Entry::gauge("membership_excluded", 0),
+            Entry::gauge("membership_excluded", self.excluded),
         ];
         let counters = self.counters.into_iter().map(|(name, n)| Entry { name, value: Value::Counter(n) });
         let gauges = self.gauges.into_iter().map(|(name, n)| Entry { name, ..Entry::gauge("", n) });

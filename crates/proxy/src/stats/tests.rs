@@ -29,6 +29,7 @@ fn cluster(cluster_name: &str, health: &[Health]) -> (Arc<str>, Arc<Cluster>) {
                 weight: 1,
                 health: *health,
                 hash_key: None,
+                checked_as: None,
             })
         })
         .collect();
@@ -52,6 +53,9 @@ fn cluster(cluster_name: &str, health: &[Health]) -> (Arc<str>, Arc<Cluster>) {
         proxy_protocol: None,
         outlier: None,
         outlier_errors: None,
+        health_check: None,
+        ignore_unchecked_hosts: false,
+        close_connections_to_unhealthy: false,
         update_merge_window: Duration::from_secs(1),
     };
     let locality = LocalityEndpoints { locality: Locality::default(), priority: 0, weight: None, endpoints };

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use lateen_traffic::balance::{HostSet, Hosts, LocalityShare, Part, Table};
-use lateen_traffic::cluster::{Cluster, HashTable, Hashing, Health, LbPolicy};
+use lateen_traffic::balance::{HostSet, Hosts, LocalityShare, Part, Standing, Table};
+use lateen_traffic::cluster::{Cluster, HashTable, Hashing, LbPolicy};
 
 use super::{ClusterShared, Host};
 
@@ -67,16 +67,16 @@ impl ClusterShared {
     }
 }
 
-/// Sorts hosts, whose priority and health are told in their order.
+/// Sorts hosts, whose standing is told in their order.
 pub(super) fn host_set(
     cluster: &Cluster,
     hosts: &[Rc<Host>],
-    health: impl Iterator<Item = (u32, Health)>,
+    standing: impl Iterator<Item = Standing>,
     tables: &Tables,
 ) -> HostSet {
     let settings = &cluster.settings;
     let factor = cluster.endpoints.overprovisioning_factor;
-    let mut set = HostSet::new(health, settings.panic_threshold, factor)
+    let mut set = HostSet::new(standing, settings.panic_threshold, factor)
         .with_weights(hosts.iter().map(|host| host.weight.get()))
         .with_slow_start(settings.slow_start);
     if settings.locality_weighted {

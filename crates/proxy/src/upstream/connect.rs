@@ -4,8 +4,28 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 
-use lateen_traffic::cluster::{SocketOption, SocketOptionValue, TcpKeepalive, UpstreamBind};
+use lateen_traffic::cluster::{
+    ClusterSettings, EndpointAddress, SocketOption, SocketOptionValue, TcpKeepalive, UpstreamBind,
+};
 use tokio::net::{TcpSocket, TcpStream};
+
+use crate::io::Io;
+
+/// Connects to a host of a cluster, which binds as its settings say, else by `bind`.
+///
+/// # Errors
+/// Those of the system calls.
+pub async fn dial(host: &EndpointAddress, settings: &ClusterSettings, bind: Option<&UpstreamBind>) -> io::Result<Io> {
+    match host {
+        EndpointAddress::Socket(address) => {
+            let stream = connect(*address, settings.bind.as_ref().or(bind), settings.tcp_keepalive).await?;
+            Ok(Io::tcp(stream, bytes::Bytes::new()))
+        }
+        EndpointAddress::Pipe(path) => tokio::net::UnixStream::connect(&**path).await.map(Io::unix),
+        // Names are resolved before they become hosts.
+        EndpointAddress::Dns { .. } => Err(io::ErrorKind::AddrNotAvailable.into()),
+    }
+}
 
 /// Connects to `target` with the given binding and keepalive.
 ///

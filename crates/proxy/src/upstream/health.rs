@@ -3,18 +3,20 @@
 //! The main thread says which hosts there are ([`Shared::follow`]) and sweeps ([`Shared::tend`]); workers report how
 //! requests end. Who finds a change shows it by a new generation, by which workers sort their hosts anew at the next pick.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lateen_traffic::balance;
 use lateen_traffic::cluster::{Cluster, EndpointAddress, Health};
-use lateen_traffic::health::{HostHealth, Showing};
+use lateen_traffic::health::{HealthFlag, HostHealth, Showing};
+use lateen_traffic::health_check::{self, Change, Judged, Outcome};
 use lateen_traffic::outlier::{Cause, Counts, Detector, SuccessRates};
 use lateen_traffic::{Config, Dice};
 use tokio::sync::Notify;
 
+use super::checks::{Check, Checks, Until};
 use super::{ClusterShared, Resolved, Shared, targets};
 
 /// The clock of everything that is due, and the bell for when something is due earlier than it was.
@@ -43,16 +45,19 @@ pub(super) struct ClusterHealth {
     watch: Mutex<Option<Box<Watch>>>,
 }
 
-struct Watch {
+pub(super) struct Watch {
     cluster: Arc<Cluster>,
     resolved: Resolved,
     hosts: HashMap<EndpointAddress, Arc<HostHealth>>,
     detector: Option<Detector>,
+    pub(super) checks: Option<Checks>,
+    // Hosts that fell, by checks or as outliers, and did not rise again.
+    fallen: HashSet<EndpointAddress>,
     showing: Showing,
 }
 
 impl ClusterHealth {
-    fn lock(&self) -> MutexGuard<'_, Option<Box<Watch>>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Option<Box<Watch>>> {
         self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -68,12 +73,21 @@ impl Watch {
             resolved: Resolved::default(),
             hosts: HashMap::new(),
             detector: None,
+            checks: None,
+            fallen: HashSet::new(),
             showing: Showing::default(),
         }
     }
 
-    /// Follows the cluster as it is now.
-    fn follow(&mut self, cluster: &Arc<Cluster>, resolved: &Resolved, now: Duration) {
+    /// Follows the cluster as it is now. `known` tells of hosts that took requests before anybody watched them. Gives
+    /// hosts that are to be checked from now on.
+    fn follow(
+        &mut self,
+        (cluster, shared): (&Arc<Cluster>, &Arc<ClusterShared>),
+        resolved: &Resolved,
+        known: &dyn Fn(&EndpointAddress) -> bool,
+        now: Duration,
+    ) -> Vec<(Check, Until)> {
         self.cluster = Arc::clone(cluster);
         self.resolved = Arc::clone(resolved);
         let mut before = std::mem::take(&mut self.hosts);
@@ -82,8 +96,8 @@ impl Watch {
             for target in targets(&endpoint.address, &cluster.settings.discovery, resolved) {
                 if !self.hosts.contains_key(&target) {
                     let health = before.remove(&target).unwrap_or_default();
-                    self.hosts.insert(target.clone(), health);
-                    order.push(target);
+                    self.hosts.insert(target.clone(), Arc::clone(&health));
+                    order.push((target, Arc::clone(endpoint), health));
                 }
             }
         }
@@ -94,8 +108,23 @@ impl Watch {
             }
         }
         if let Some(detector) = &mut self.detector {
-            detector.members(order.iter().filter_map(|target| Some((target, self.hosts.get(target)?))));
+            detector.members(order.iter().map(|(target, _, health)| (target, health)));
         }
+        let mut begin = Vec::new();
+        Checks::follow(&mut self.checks, (cluster, shared), &order, known, &mut begin);
+        begin
+    }
+
+    /// Hosts that fell since it was last asked, where connections to them are to end.
+    fn newly_fallen(&mut self) -> Vec<EndpointAddress> {
+        if !self.cluster.settings.close_connections_to_unhealthy {
+            return Vec::new();
+        }
+        let down: HashSet<_> =
+            self.hosts.iter().filter(|(_, health)| health.is_down()).map(|(target, _)| target.clone()).collect();
+        let newly = down.difference(&self.fallen).cloned().collect();
+        self.fallen = down;
+        newly
     }
 
     /// When there is next something to do.
@@ -105,15 +134,25 @@ impl Watch {
     }
 }
 
+/// Whether a cluster has a host.
+fn has(cluster: &Cluster, resolved: &Resolved, target: &EndpointAddress) -> bool {
+    let of = |endpoint: &lateen_traffic::cluster::Endpoint| {
+        targets(&endpoint.address, &cluster.settings.discovery, resolved).contains(target)
+    };
+    balance::hosts(&cluster.endpoints).any(|(_, endpoint)| of(endpoint))
+}
+
 /// Whether anything is found out about a cluster's hosts. Where the client's own destination decides, it would not matter.
 fn is_watched(cluster: &Cluster) -> bool {
-    cluster.settings.outlier.is_some() && !super::finds_hosts_itself(&cluster.settings.discovery)
+    let settings = &cluster.settings;
+    (settings.outlier.is_some() || settings.health_check.is_some()) && !super::finds_hosts_itself(&settings.discovery)
 }
 
 impl Shared {
-    /// Learns which hosts there are, before workers do.
-    pub fn follow(&self, config: &Config, resolved: &Resolved) {
+    /// Learns which hosts there are, before workers do, who have those of `before` as yet.
+    pub fn follow(&self, before: &Config, config: &Config, resolved: &Resolved) {
         let now = self.pulse.now();
+        let mut begin = Vec::new();
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.retain(|name, shared| {
             let stays = config.clusters.get(name).is_some_and(|cluster| is_watched(cluster));
@@ -125,18 +164,45 @@ impl Shared {
         });
         for cluster in config.clusters.values().filter(|cluster| is_watched(cluster)) {
             let name = &cluster.settings.name;
+            let used = before.clusters.get(name).filter(|used| used.settings.health_check.is_none());
+            let known = |target: &EndpointAddress| used.is_some_and(|used| has(used, resolved, target));
             let shared = watched.entry(Arc::clone(name)).or_insert_with(|| self.cluster(name));
             let mut watch = shared.health.lock();
             let watch = watch.get_or_insert_with(|| Box::new(Watch::new(cluster)));
-            let known = !watch.hosts.is_empty()
+            let same = !watch.hosts.is_empty()
                 && Arc::ptr_eq(&watch.cluster, cluster)
                 && (Arc::ptr_eq(&watch.resolved, resolved) || !super::uses_dns(&cluster.settings.discovery));
-            if !known {
-                watch.follow(cluster, resolved, now);
+            if !same {
+                begin.append(&mut watch.follow((cluster, shared), resolved, &known, now));
+                // Hosts may have been checked under other settings.
+                shared.health.show();
             }
         }
         drop(watched);
         self.pulse.bell.notify_one();
+        if !begin.is_empty() {
+            self.to_check.lock().unwrap_or_else(PoisonError::into_inner).append(&mut begin);
+            self.check_bell.notify_one();
+        }
+    }
+
+    /// Waits for hosts that are to be checked from now on.
+    pub async fn to_check(&self) -> Vec<(Check, Until)> {
+        loop {
+            let begin = std::mem::take(&mut *self.to_check.lock().unwrap_or_else(PoisonError::into_inner));
+            if !begin.is_empty() {
+                return begin;
+            }
+            self.check_bell.notified().await;
+        }
+    }
+
+    /// Whether every host that is checked was checked once.
+    pub fn is_checked(&self) -> bool {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.values().all(|shared| {
+            shared.health.lock().as_ref().and_then(|watch| watch.checks.as_ref()).is_none_or(Checks::are_through)
+        })
     }
 
     /// Does what is due of all clusters' hosts; tells when the next thing is.
@@ -188,8 +254,43 @@ impl ClusterShared {
         }
     }
 
-    /// Shows a change of health, now or at the end of the merge window.
+    /// Takes up what came of an active check, or, as [`Outcome::Passive`], of a request that was as good as one.
+    pub(super) fn judge(&self, host: &EndpointAddress, judged: Judged) -> Option<Change> {
+        let now = self.pulse.now();
+        let mut watch = self.health.lock();
+        let watch = watch.as_mut()?;
+        let health = Arc::clone(watch.hosts.get(host)?);
+        let failed = health.has(HealthFlag::FAILED_ACTIVE_CHECK);
+        let (change, first) = watch.checks.as_mut()?.judge(host, &health, judged)?;
+        if failed != health.has(HealthFlag::FAILED_ACTIVE_CHECK) {
+            let cluster = &watch.cluster.settings.name;
+            let now = if failed { "healthy" } else { "unhealthy" };
+            tracing::info!(%cluster, %host, outcome = ?judged.outcome, "host is {now} by its check");
+        }
+        let good = matches!(judged.outcome, Outcome::Good | Outcome::Degraded);
+        let back = good && watch.detector.as_mut().is_some_and(|detector| detector.checked(host, now));
+        match change {
+            // Where nobody knew the host, there is nothing to merge the news with.
+            Change::Shown if first => self.health.show(),
+            Change::Shown => self.changed(watch, now),
+            Change::None | Change::Pending if back => self.changed(watch, now),
+            Change::None | Change::Pending => {}
+        }
+        Some(change)
+    }
+
+    /// An answer of a host asks to leave it alone; so it is until a check succeeds, if it is checked at all.
+    pub fn leave_alone(&self, host: &EndpointAddress) {
+        self.judge(host, Judged { leave_alone: true, ..Outcome::Passive.into() });
+    }
+
+    /// Shows a change of health, now or at the end of the merge window. Connections to hosts that fell do not wait for it.
     fn changed(&self, watch: &mut Watch, now: Duration) {
+        for host in watch.newly_fallen() {
+            if let Some(host) = self.known_host(&host) {
+                host.fell.notify_waiters();
+            }
+        }
         if watch.showing.changed(watch.cluster.settings.update_merge_window, now) {
             self.health.show();
         } else {
@@ -228,7 +329,18 @@ impl ClusterShared {
                 host.rates = rates;
             }
         }
-        Some(Told { hosts, ejections: watch.detector.as_ref().map(|detector| detector.counts().clone()) })
+        let checks = watch.checks.as_ref().map(|checks| {
+            let with = |flag, up| {
+                let of = |host: &&EndpointAddress| watch.hosts.get(*host).is_some_and(|health| health.has(flag) == up);
+                checks.hosts().filter(of).count() as u64
+            };
+            ChecksTold {
+                counts: checks.counts().clone(),
+                healthy: with(HealthFlag::FAILED_ACTIVE_CHECK, false),
+                degraded: with(HealthFlag::DEGRADED_ACTIVE_CHECK, true),
+            }
+        });
+        Some(Told { hosts, ejections: watch.detector.as_ref().map(|detector| detector.counts().clone()), checks })
     }
 }
 
@@ -238,6 +350,18 @@ pub struct Told {
     pub hosts: HashMap<EndpointAddress, HostTold>,
     /// With outlier detection: what it did.
     pub ejections: Option<Counts>,
+    /// With active checks: what came of them.
+    pub checks: Option<ChecksTold>,
+}
+
+/// What came of a cluster's active checks.
+pub struct ChecksTold {
+    /// What was counted.
+    pub counts: health_check::Counts,
+    /// Hosts that are healthy by them.
+    pub healthy: u64,
+    /// Hosts that ask for less load.
+    pub degraded: u64,
 }
 
 /// What is known of a host besides what discovery tells.
@@ -250,6 +374,11 @@ pub struct HostTold {
 }
 
 impl Told {
+    /// Whether a host does not count.
+    pub fn is_excluded(&self, target: &EndpointAddress) -> bool {
+        self.hosts.get(target).is_some_and(|host| host.health.is_excluded())
+    }
+
     /// The health of a host, all in all.
     pub fn all_in_all(&self, target: &EndpointAddress, told: Health) -> Health {
         self.hosts.get(target).map_or(told, |host| host.health.all_in_all(told))

@@ -39,6 +39,11 @@ impl Http2Connection {
         self.open.get()
     }
 
+    /// It takes no more streams.
+    pub(super) fn retire(&self) {
+        self.open.set(false);
+    }
+
     /// Nothing happens on it, and one of its limits is over.
     pub(super) fn is_due(&self, now: Instant, settings: &ClusterSettings) -> bool {
         self.streams.get() == 0 && is_due(now, self.born, self.idle_since.get(), settings)

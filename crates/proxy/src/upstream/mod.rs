@@ -1,6 +1,7 @@
 //! Clusters at work: hosts, their pools and the limits they share.
 
 mod balance;
+mod checks;
 mod connect;
 mod health;
 mod http2;
@@ -13,21 +14,22 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lateen_traffic::balance::{HostSet, Rotation, Turn};
+use lateen_traffic::balance::{HostSet, Rotation, Standing, Turn};
 use lateen_traffic::cluster::{
     Cluster, ClusterSettings, Discovery, DnsFamily, EndpointAddress, Health, LbPolicy, UpstreamBind,
 };
 use lateen_traffic::health::HostHealth;
 use lateen_traffic::outlier::Report;
 use lateen_traffic::proxy_protocol::Told;
-use lateen_traffic::{Config, Dice};
+use lateen_traffic::{Config, Dice, ResponseHead};
 
 use crate::stats::{ClusterStats, WorkerStats};
 
-pub use connect::{connect, original_destination};
+pub use checks::{Check, Until};
+pub use connect::{connect, dial, original_destination};
 pub use http2::{Http2Lease, failure as http2_failure};
 pub use lease::{InFlight, Lease};
 pub use named::NameCaches;
@@ -42,6 +44,9 @@ pub struct Shared {
     // Those with hosts that something is found out about.
     watched: Mutex<HashMap<Arc<str>, Arc<ClusterShared>>>,
     pulse: Arc<health::Pulse>,
+    // Hosts that nobody checks yet and somebody shall.
+    to_check: Mutex<Vec<(Check, Until)>>,
+    check_bell: tokio::sync::Notify,
     /// Used by clusters that bring no binding of their own.
     pub default_bind: Option<UpstreamBind>,
     /// Addresses of hosts that requests name.
@@ -62,6 +67,7 @@ pub struct ClusterShared {
     hosts: Mutex<HashMap<EndpointAddress, Arc<HostShared>>>,
     health: health::ClusterHealth,
     pulse: Arc<health::Pulse>,
+    had_traffic: AtomicBool,
     tables: balance::Tables,
     rotation: Rotation,
 }
@@ -85,6 +91,8 @@ pub struct HostShared {
     pub connections_total: AtomicU64,
     /// Since when it is known.
     pub since: balance::Since,
+    /// Rings when it becomes unhealthy, for clusters whose connections end then.
+    fell: tokio::sync::Notify,
 }
 
 impl Shared {
@@ -94,6 +102,8 @@ impl Shared {
             clusters: Mutex::default(),
             watched: Mutex::default(),
             pulse: Arc::default(),
+            to_check: Mutex::default(),
+            check_bell: tokio::sync::Notify::new(),
             default_bind,
             names: NameCaches::default(),
         }
@@ -122,6 +132,11 @@ impl Shared {
 }
 
 impl ClusterShared {
+    /// Whether there ever was a connection for requests.
+    fn had_traffic(&self) -> bool {
+        self.had_traffic.load(Ordering::Relaxed)
+    }
+
     /// The shared counts of a host.
     pub fn host(&self, address: &EndpointAddress) -> Arc<HostShared> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -202,6 +217,8 @@ pub struct Host {
     weight: Cell<u32>,
     // What is found out of it, if anything is.
     health: RefCell<Option<Arc<HostHealth>>>,
+    // How often it had fallen when its connections were last looked at.
+    falls: Cell<u32>,
     place: RefCell<balance::Place>,
     // What it is told of the one client's connection that it is used for, and the host that it is.
     told: Option<(Told, Rc<Host>)>,
@@ -218,6 +235,7 @@ impl Host {
             pool: Pool::default(),
             weight: Cell::new(self.weight.get()),
             health: RefCell::default(),
+            falls: Cell::new(0),
             place: RefCell::default(),
             told: None,
         }
@@ -306,6 +324,7 @@ impl Upstream {
                         pool: Pool::default(),
                         weight: Cell::new(endpoint.weight.max(1)),
                         health: RefCell::default(),
+                        falls: Cell::new(0),
                         place: RefCell::default(),
                         told: None,
                     }),
@@ -335,9 +354,20 @@ impl Upstream {
     fn sort(&self, state: &mut State) {
         // Read first: what changes meanwhile is seen the next time.
         state.generation = self.shared.generation();
+        for host in &state.hosts {
+            let falls = host.health.borrow().as_ref().map_or(0, |health| health.falls());
+            if host.falls.replace(falls) != falls {
+                // If it comes back, other connections may do better.
+                host.pool.retire();
+            }
+        }
         let all_in_all = state.hosts.iter().zip(&state.discovered).map(|(host, (priority, told))| {
             let health = host.health.borrow();
-            (*priority, health.as_ref().map_or(*told, |health| health.all_in_all(*told)))
+            Standing {
+                priority: *priority,
+                health: health.as_ref().map_or(*told, |health| health.all_in_all(*told)),
+                excluded: health.as_ref().is_some_and(|health| health.is_excluded()),
+            }
         });
         state.set = balance::host_set(&state.cluster, &state.hosts, all_in_all, &self.shared.tables);
     }
@@ -350,6 +380,14 @@ impl Upstream {
         let Some(health) = health.as_ref() else { return };
         for cause in health.monitor.report(outlier, report) {
             self.shared.suspect(&host.target, cause, dice);
+        }
+    }
+
+    /// Looks whether an answer asks to leave its host alone, which counts where hosts are checked: until a check succeeds.
+    pub fn heed(&self, settings: &ClusterSettings, host: &Host, answer: &ResponseHead) {
+        if settings.health_check.is_some() && answer.headers.contains("x-envoy-immediate-health-check-fail") {
+            let host = host.told.as_ref().map_or(host, |(_, of)| of);
+            self.shared.leave_alone(&host.target);
         }
     }
 
@@ -427,6 +465,7 @@ impl Upstream {
             pool: Pool::default(),
             weight: Cell::new(1),
             health: RefCell::default(),
+            falls: Cell::new(0),
             place: RefCell::default(),
             told: None,
         });

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use lateen_traffic::cluster::{ClusterSettings, EndpointAddress, UpstreamBind};
+use lateen_traffic::cluster::{ClusterSettings, UpstreamBind};
 use lateen_traffic::proxy_protocol;
 use lateen_traffic::reply::UpstreamFailure;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::http2::Http2Connection;
-use super::{ClusterShared, Host, HostShared, Permit, Upstream, connect};
+use super::{ClusterShared, Host, HostShared, Permit, Upstream, dial};
 use crate::http1::{Reader, Writer};
 use crate::io::Io;
 use crate::stats::ClusterStats;
@@ -28,6 +28,8 @@ pub struct Pool {
     pub(super) http2_opening: Cell<bool>,
     waiting: RefCell<VecDeque<oneshot::Sender<()>>>,
     open: Cell<u32>,
+    // How often all connections were retired.
+    retired: Cell<u32>,
 }
 
 /// An HTTP/1.1 connection to a host.
@@ -39,6 +41,8 @@ pub struct Http1Connection {
     /// The stream under both.
     pub io: Rc<Io>,
     uses: u32,
+    // Of its pool, when it was made.
+    retired: u32,
     born: Instant,
     idle_since: Instant,
     counted: Counted,
@@ -63,6 +67,9 @@ pub(super) struct Counted {
 impl Counted {
     fn new(upstream: &Upstream, host: &Rc<Host>) -> Self {
         upstream.shared.connections.fetch_add(1, Ordering::Relaxed);
+        if !upstream.shared.had_traffic.load(Ordering::Relaxed) {
+            upstream.shared.had_traffic.store(true, Ordering::Relaxed);
+        }
         host.shared.connections.fetch_add(1, Ordering::Relaxed);
         host.shared.connections_total.fetch_add(1, Ordering::Relaxed);
         host.pool.open.set(host.pool.open.get() + 1);
@@ -120,6 +127,16 @@ impl Pool {
     pub(super) fn wake_all(&self) {
         for waiter in self.waiting.borrow_mut().drain(..) {
             let _ = waiter.send(());
+        }
+    }
+
+    /// No connection that is there takes another request.
+    pub(super) fn retire(&self) {
+        self.retired.set(self.retired.get().wrapping_add(1));
+        let idle = std::mem::take(&mut *self.idle.borrow_mut());
+        drop(idle);
+        for connection in self.http2.borrow_mut().drain(..) {
+            connection.retire();
         }
     }
 
@@ -184,6 +201,7 @@ impl Upstream {
                     writer: Writer::new(Rc::clone(&io)),
                     io,
                     uses: 0,
+                    retired: host.pool.retired.get(),
                     born: now,
                     idle_since: now,
                     counted,
@@ -212,7 +230,7 @@ impl Upstream {
             return Err(UpstreamFailure::Overflow);
         }
         let (io, counted) = self.open(host, &settings, bind).await?;
-        Ok(TcpLease { io, stats: Arc::clone(&self.stats), _counted: counted })
+        Ok(TcpLease { io, stats: Arc::clone(&self.stats), counted })
     }
 
     /// Whether the cluster may have one connection more.
@@ -246,16 +264,8 @@ impl Upstream {
         bind: Option<&UpstreamBind>,
     ) -> Result<(Rc<Io>, Counted), UpstreamFailure> {
         let counted = Counted::new(self, host);
-        let bind = settings.bind.as_ref().or(bind);
         let connecting = async {
-            let io = match &host.target {
-                EndpointAddress::Socket(address) => {
-                    connect(*address, bind, settings.tcp_keepalive).await.map(|s| Io::tcp(s, bytes::Bytes::new()))
-                }
-                EndpointAddress::Pipe(path) => tokio::net::UnixStream::connect(&**path).await.map(Io::unix),
-                // Names are resolved before they become hosts.
-                EndpointAddress::Dns { .. } => Err(std::io::ErrorKind::AddrNotAvailable.into()),
-            }?;
+            let io = dial(&host.target, settings, bind).await?;
             if let (Some(version), Some((told, _))) = (settings.proxy_protocol, &host.told) {
                 io.write(&proxy_protocol::write(version, *told)).await?;
             }
@@ -291,7 +301,14 @@ pub struct TcpLease {
     pub io: Rc<Io>,
     /// Statistics of its cluster.
     pub stats: Arc<ClusterStats>,
-    _counted: Counted,
+    counted: Counted,
+}
+
+impl TcpLease {
+    /// Ready when the host becomes unhealthy, in clusters whose connections end then.
+    pub async fn host_fell(&self) {
+        self.counted.host.fell.notified().await;
+    }
 }
 
 /// A request waiting for a connection.
@@ -329,7 +346,7 @@ impl Http1Lease {
             connection.counted.stats.upstream_cx_max_requests.inc();
             return;
         }
-        if !connection.reader.buffer.is_empty() {
+        if !connection.reader.buffer.is_empty() || connection.retired != self.host.pool.retired.get() {
             return;
         }
         connection.idle_since = Instant::now();

@@ -88,6 +88,7 @@ pub fn cluster(name: &str, hosts: &[SocketAddr]) -> Cluster {
                 weight: 1,
                 health: Health::Healthy,
                 hash_key: None,
+                checked_as: None,
             })
         })
         .collect();
@@ -112,6 +113,9 @@ pub fn cluster(name: &str, hosts: &[SocketAddr]) -> Cluster {
             proxy_protocol: None,
             outlier: None,
             outlier_errors: None,
+            health_check: None,
+            ignore_unchecked_hosts: false,
+            close_connections_to_unhealthy: false,
             update_merge_window: std::time::Duration::from_secs(1),
         }),
         endpoints: Arc::new(Endpoints {

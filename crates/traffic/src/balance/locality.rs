@@ -55,7 +55,7 @@ impl Localities {
                 .map(|locality| {
                     let inside = |host: &&usize| shares.of_host.get(**host) == Some(locality);
                     let members: Vec<usize> = hosts.iter().filter(inside).copied().collect();
-                    let count = level.all.iter().filter(inside).count();
+                    let count = level.all.iter().filter(inside).count() - level.excluded.iter().filter(inside).count();
                     let share = f64::from(factor) / 100.0 * members.len() as f64 / count.max(1) as f64;
                     let weight = weight(locality);
                     (members, weight, f64::from(weight) * share.min(1.0))

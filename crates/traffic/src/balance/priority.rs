@@ -21,7 +21,7 @@ impl Availability {
     /// `factor` is the overprovisioning factor in percent.
     pub(super) fn new(levels: &[Level], factor: u32) -> Self {
         let percent = |usable: usize, level: &Level| -> u32 {
-            let percent = u64::from(factor) * usable as u64 / (level.all.len() as u64).max(1);
+            let percent = u64::from(factor) * usable as u64 / (level.counted() as u64).max(1);
             percent.min(100) as u32
         };
         Self {
@@ -73,7 +73,7 @@ impl Loads {
         if available.total() < 100 && threshold > 0.0 {
             for level in levels.iter_mut() {
                 let usable = (level.healthy.len() + level.degraded.len()) as f64;
-                level.panic = 100.0 * usable / (level.all.len() as f64) < threshold;
+                level.panic = 100.0 * usable / (level.counted() as f64).max(1.0) < threshold;
             }
             if levels.iter().all(|level| level.panic) {
                 return Self::in_total_panic(levels);
@@ -91,8 +91,8 @@ impl Loads {
 
     /// Every level takes what its number of hosts is of all.
     fn in_total_panic(levels: &[Level]) -> Self {
-        let total: usize = levels.iter().map(|level| level.all.len()).sum();
-        let mut healthy: Vec<u32> = levels.iter().map(|level| (100 * level.all.len() / total.max(1)) as u32).collect();
+        let total: usize = levels.iter().map(Level::counted).sum();
+        let mut healthy: Vec<u32> = levels.iter().map(|level| (100 * level.counted() / total.max(1)) as u32).collect();
         let left = 100 - healthy.iter().sum::<u32>().min(100);
         if let Some(first) = levels.iter().position(|level| !level.all.is_empty()) {
             healthy[first] += left;

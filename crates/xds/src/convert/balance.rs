@@ -38,6 +38,7 @@ pub(super) struct Balancer {
     pub original_dst: OriginalDst,
     pub panic_threshold: f64,
     pub update_merge_window: Duration,
+    pub ignore_unchecked_hosts: bool,
 }
 
 #[derive(Default)]
@@ -55,6 +56,7 @@ impl Balancer {
             original_dst: OriginalDst::default(),
             panic_threshold: DEFAULT_PANIC_THRESHOLD,
             update_merge_window: DEFAULT_MERGE_WINDOW,
+            ignore_unchecked_hosts: false,
         }
     }
 }
@@ -311,7 +313,8 @@ fn common_lb(config: pb_cluster::CommonLbConfig, lb: &mut Balancer, notes: &mut 
         locality_config_specifier,
     } = config;
     reject_if_set!(close_connections_on_host_set_change);
-    note_if_set!(notes, "CommonLbConfig": ignore_new_hosts_until_first_hc, override_host_status);
+    note_if_set!(notes, "CommonLbConfig": override_host_status);
+    lb.ignore_unchecked_hosts = ignore_new_hosts_until_first_hc;
     if let Some(config) = consistent_hashing_lb_config {
         let ConsistentHashingLbConfig { use_hostname_for_hashing, hash_balance_factor } = config;
         if hash_balance_factor.is_some() {

@@ -1,6 +1,6 @@
 //! Clusters.
 //!
-//! - reject: TLS (not there yet), subset balancers, health checks,
+//! - reject: TLS (not there yet), subset balancers,
 //!   filters, custom cluster types, because requests would go to other hosts, or differently, than meant
 //! - note: statistics, metadata, DNS tuning, matches on hosts' metadata that all lead to plain sockets
 
@@ -19,6 +19,7 @@ use super::address::{config_source, duration, percent, tcp_keepalive, text, type
 use super::balance::balancer;
 use super::dynamic_forward_proxy;
 use super::endpoint::{Addresses, endpoints};
+use super::health_check::health_check;
 use super::listener::plain;
 use super::outlier::outlier;
 use super::proxy_protocol;
@@ -95,7 +96,6 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
     } = cluster;
     reject_if_set!(
         transport_socket_matcher,
-        health_checks,
         dns_resolvers,
         use_tcp_for_dns_lookups,
         dns_resolution_config,
@@ -109,7 +109,7 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
         stats_matcher, per_connection_buffer_limit_bytes, per_connection_buffer_high_watermark_timeout,
         upstream_http_protocol_options, dns_jitter, dns_failure_refresh_rate, respect_dns_ttl,
         typed_dns_resolver_config, wait_for_warm_on_init, cleanup_interval, metadata,
-        close_connections_on_host_health_failure, ignore_health_on_host_removal, lrs_server,
+        ignore_health_on_host_removal, lrs_server,
         lrs_report_endpoint_metrics, track_timeout_budgets, track_cluster_stats, preconnect_policy);
     if name.is_empty() {
         return Err(Reject::field("name", "empty"));
@@ -241,6 +241,10 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
             keepalive.map(tcp_keepalive)
         }
     };
+    let health_check = health_check(health_checks, http.protocol == UpstreamProtocol::Http2, notes)?;
+    if health_check.is_some() && discovery_type == Type::OriginalDst {
+        return Err(Reject::field("health_checks", "not supported yet for clusters of this type"));
+    }
     let settings = ClusterSettings {
         name,
         alt_stat_name: text(alt_stat_name),
@@ -264,6 +268,9 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
         proxy_protocol,
         outlier: outlier_detection.map(|value| outlier(value).map(Arc::new)).transpose().at("outlier_detection")?,
         outlier_errors: http.outlier_errors.map(Arc::new),
+        health_check: health_check.map(Arc::new),
+        ignore_unchecked_hosts: lb.ignore_unchecked_hosts,
+        close_connections_to_unhealthy: close_connections_on_host_health_failure,
         update_merge_window: lb.update_merge_window,
     };
     Ok(ConvertedCluster { settings, endpoints })

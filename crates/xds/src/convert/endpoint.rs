@@ -1,18 +1,17 @@
 //! Load assignments: the hosts of a cluster.
 //!
 //! - reject: overload drops, endpoints by reference, lists by another service (LEDS)
-//! - note: metadata apart from the hash key, health-check settings (no health is checked yet), further addresses of a host
+//! - note: metadata apart from the hash key, further addresses of a host
 
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{self as core, HealthStatus};
-use envoy_types::pb::envoy::config::endpoint::v3::{
-    self as pb, cluster_load_assignment, endpoint as pb_endpoint, lb_endpoint::HostIdentifier,
-};
+use envoy_types::pb::envoy::config::endpoint::v3::{self as pb, cluster_load_assignment, lb_endpoint::HostIdentifier};
 use envoy_types::pb::google::protobuf::value::Kind;
 use lateen_traffic::cluster::{Endpoint, EndpointAddress, Endpoints, Health, Locality, LocalityEndpoints};
 
 use super::address::endpoint_address;
+use super::health_check::checked_as;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 
 /// Which addresses the hosts of a cluster may have.
@@ -112,11 +111,7 @@ fn lb_endpoint(value: pb::LbEndpoint, allowed: Addresses, notes: &mut Notes) -> 
     };
     let pb::Endpoint { address, health_check_config, hostname, additional_addresses, observability_name } = endpoint;
     note_if_set!(notes, "Endpoint": observability_name);
-    if let Some(config) = health_check_config {
-        let pb_endpoint::HealthCheckConfig { port_value, hostname, address, disable_active_health_check } = config;
-        note_if_set!(notes, "Endpoint.health_check_config":
-            port_value, hostname, address, disable_active_health_check);
-    }
+    let checked_as = health_check_config.map_or(Ok(None), checked_as).at("endpoint.health_check_config")?;
     // Tried by Envoy when the first does not answer.
     note_if_set!(notes, "Endpoint": additional_addresses);
     let address = address.ok_or_else(|| Reject::field("endpoint.address", "missing"))?;
@@ -127,7 +122,7 @@ fn lb_endpoint(value: pb::LbEndpoint, allowed: Addresses, notes: &mut Notes) -> 
         );
         return Err(Reject::field("endpoint.address.socket_address.address", reason));
     }
-    Ok(Endpoint { address, hostname: hostname.into(), weight, health, hash_key })
+    Ok(Endpoint { address, hostname: hostname.into(), weight, health, hash_key, checked_as })
 }
 
 /// What stands for the host's address where hashes choose hosts.

@@ -23,6 +23,7 @@ mod fault;
 mod filter;
 mod hash_policy;
 mod hcm;
+mod health_check;
 mod listener;
 mod matcher;
 mod metadata;

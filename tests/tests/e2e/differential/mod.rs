@@ -9,6 +9,7 @@ mod faults;
 mod generated;
 mod hashing;
 mod headers;
+mod health_checks;
 mod http2;
 mod limits;
 mod local_replies;

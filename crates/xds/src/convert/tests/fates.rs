@@ -33,7 +33,7 @@ fn clusters_refused() {
             "{name: a, outlier_detection: {detect_degraded_hosts: true}}",
             "outlier_detection.detect_degraded_hosts: not supported yet",
         ),
-        ("{name: a, health_checks: [{timeout: 1s}]}", "health_checks: not supported yet"),
+        ("{name: a, health_checks: [{timeout: 1s}]}", "health_checks[0].interval: missing"),
         (
             "{name: a, cluster_type: {name: envoy.clusters.redis}}",
             "cluster_type: \"envoy.clusters.redis\" is not supported yet",

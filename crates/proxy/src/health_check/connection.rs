@@ -1,0 +1,80 @@
+//! The connection that a host is asked over.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use lateen_traffic::cluster::UpstreamBind;
+use lateen_traffic::health_check::Probe;
+use lateen_traffic::proxy_protocol::{self, Told};
+
+use super::NoAnswer;
+use super::tcp::Tcp;
+use crate::http1::{Reader, Writer};
+use crate::io::{Io, OwnedIo};
+use crate::upstream::{Check, dial};
+
+/// By the protocol of what is asked.
+pub(super) enum Connection {
+    Http1(Http1),
+    Http2(Http2),
+    Tcp(Tcp),
+}
+
+pub(super) struct Http1 {
+    pub(super) reader: Reader,
+    pub(super) writer: Writer,
+    io: Rc<Io>,
+}
+
+pub(super) struct Http2 {
+    pub(super) sender: SendRequest<Bytes>,
+    driver: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Http2 {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Connection {
+    pub(super) async fn open(check: &Check, bind: Option<&UpstreamBind>) -> Result<Self, NoAnswer> {
+        let io = Rc::new(dial(&check.at, &check.cluster, bind).await?);
+        if let Some(version) = check.cluster.proxy_protocol {
+            tell_of_itself(&io, version).await?;
+        }
+        let http2 = match &check.settings.probe {
+            Probe::Http(probe) => probe.http2,
+            Probe::Grpc(_) => true,
+            Probe::Tcp(_) => return Ok(Self::Tcp(Tcp::new(io))),
+        };
+        if !http2 {
+            let (reader, writer) = (Reader::new(Rc::clone(&io)), Writer::new(Rc::clone(&io)));
+            return Ok(Self::Http1(Http1 { reader, writer, io }));
+        }
+        let mut builder = h2::client::Builder::new();
+        builder.enable_push(false).max_header_list_size(80 * 1024);
+        let (sender, driver) = builder.handshake::<_, Bytes>(OwnedIo::new(io)).await?;
+        let driver = tokio::task::spawn_local(async move {
+            // How it ended is seen by the next request.
+            let _ = driver.await;
+        });
+        Ok(Self::Http2(Http2 { sender, driver }))
+    }
+
+    /// Whether another request may go over it.
+    pub(super) fn is_fresh(&self) -> bool {
+        match self {
+            Self::Http1(http1) => http1.reader.buffer.is_empty() && !http1.io.is_readable(),
+            Self::Http2(http2) => !http2.driver.is_finished(),
+            Self::Tcp(_) => true,
+        }
+    }
+}
+
+/// The PROXY protocol's header of a connection that no client is behind.
+pub(super) async fn tell_of_itself(io: &Io, version: proxy_protocol::Version) -> Result<(), NoAnswer> {
+    let (Some(source), Some(destination)) = (io.local_addr(), io.peer_addr()) else { return Err(NoAnswer) };
+    Ok(io.write(&proxy_protocol::write_local(version, Told { source, destination })).await?)
+}
