@@ -3,6 +3,9 @@
 
 pub mod client;
 pub mod server;
+mod workload_health;
+
+pub use workload_health::WorkloadHealth;
 
 #[cfg(test)]
 mod tests;

@@ -21,7 +21,7 @@ use super::files::FileSource;
 use super::session::{Ask, ClientSession};
 use super::transport::{Connector, TransportError, connect};
 use crate::ResourceType;
-use crate::ads::Protocol;
+use crate::ads::{Protocol, WorkloadHealth};
 use crate::bootstrap::{Ads, Bootstrap, ResourceSource};
 use crate::convert::{Notes, Reject};
 use crate::json::{JsonError, Schema};
@@ -71,6 +71,8 @@ struct Shared {
     status: watch::Sender<Status>,
     /// Something is wanted that no response told of.
     wants_more: Notify,
+    /// What the control plane is to know of the workload.
+    workload: Mutex<Option<WorkloadHealth>>,
     /// What must be received before the proxy is ready.
     awaited: Vec<ResourceType>,
     bootstrap: PbBootstrap,
@@ -93,6 +95,12 @@ impl Handle {
     /// How things are; the receiver tells of changes.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.shared.status.subscribe()
+    }
+
+    /// Lets the control plane know how the workload is, now and whenever it is connected to anew.
+    pub fn tell_health(&self, health: WorkloadHealth) {
+        *self.shared.workload.lock().unwrap_or_else(PoisonError::into_inner) = Some(health);
+        self.shared.wants_more.notify_one();
     }
 
     /// What has been told and is not carried out, with how often.
@@ -140,6 +148,7 @@ impl Client {
             state: Mutex::new(state),
             status: watch::Sender::default(),
             wants_more: Notify::new(),
+            workload: Mutex::default(),
             awaited,
             bootstrap: raw,
             started,
@@ -210,6 +219,10 @@ impl<P: FnMut(Arc<Config>)> Publisher<'_, P> {
             status.ready |= complete;
             news
         });
+    }
+
+    fn workload(&self) -> Option<WorkloadHealth> {
+        self.shared.workload.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn wanted(&self, r#type: &ResourceType) -> BTreeSet<Arc<str>> {
@@ -307,6 +320,7 @@ async fn converse<D: Dialect, P: FnMut(Arc<Config>)>(
     let (requests, outgoing) = mpsc::unbounded_channel();
     let send = |asks: Vec<Ask>| asks.iter().all(|ask| requests.send(D::request(ask)).is_ok());
     send(session.connected(|r#type| publisher.wanted(r#type)));
+    send(session.tell_health(publisher.workload()));
     let client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
     let mut served = false;
     let mut responses = match D::open(client, UnboundedReceiverStream::new(outgoing)).await {
@@ -318,6 +332,7 @@ async fn converse<D: Dialect, P: FnMut(Arc<Config>)>(
             response = responses.message() => response,
             () = publisher.shared.wants_more.notified() => {
                 send(session.want(|r#type| publisher.wanted(r#type)));
+                send(session.tell_health(publisher.workload()));
                 continue;
             }
         };

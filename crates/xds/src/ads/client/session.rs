@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::service::discovery::v3 as discovery;
 use envoy_types::pb::google::rpc::Status;
 
 use crate::ResourceType;
-use crate::ads::Protocol;
+use crate::ads::{Protocol, WorkloadHealth};
 use crate::state::{Received, Refused, Update, resource_name};
 
 /// gRPC's INTERNAL, the code of Envoy's refusals.
@@ -102,6 +102,8 @@ pub struct ClientSession {
     /// Types asked for on this stream.
     asked: BTreeSet<ResourceType>,
     introduced: bool,
+    /// What was said of the workload on this stream.
+    told_health: Option<WorkloadHealth>,
 }
 
 impl ClientSession {
@@ -109,7 +111,7 @@ impl ClientSession {
     pub fn new(protocol: Protocol, node: Node, everything_of: impl IntoIterator<Item = ResourceType>) -> ClientSession {
         let interest = |r#type| (r#type, Interest { wildcard: true, ..Interest::default() });
         let interests = everything_of.into_iter().map(interest).collect();
-        ClientSession { protocol, node, interests, asked: BTreeSet::new(), introduced: false }
+        ClientSession { protocol, node, interests, asked: BTreeSet::new(), introduced: false, told_health: None }
     }
 
     pub fn protocol(&self) -> Protocol {
@@ -128,6 +130,7 @@ impl ClientSession {
         }
         self.asked.clear();
         self.introduced = false;
+        self.told_health = None;
         for interest in self.interests.values_mut() {
             interest.nonce = Arc::default();
         }
@@ -138,6 +141,25 @@ impl ClientSession {
             .map(|(r#type, _)| r#type.clone())
             .collect();
         live.into_iter().filter_map(|r#type| self.ask_first(&r#type)).collect()
+    }
+
+    /// What is to be said of the workload, if that is news on this stream.
+    pub fn tell_health(&mut self, health: Option<WorkloadHealth>) -> Vec<Ask> {
+        let Some(news) = health.filter(|health| self.told_health.as_ref() != Some(health)) else { return Vec::new() };
+        let (r#type, error) = news.request();
+        self.told_health = Some(news);
+        let node = (!std::mem::replace(&mut self.introduced, true)).then(|| self.node.clone());
+        vec![Ask {
+            r#type,
+            node,
+            subscribe: Vec::new(),
+            unsubscribe: Vec::new(),
+            names: Vec::new(),
+            has: BTreeMap::new(),
+            version: Arc::default(),
+            nonce: Arc::default(),
+            error,
+        }]
     }
 
     /// Reads a response of the delta protocol.

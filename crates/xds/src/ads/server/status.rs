@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::ads::WorkloadHealth;
 use crate::{ResourceType, Version};
 
 /// One client's view, by resource type.
@@ -11,6 +12,8 @@ pub struct StreamStatus {
     /// Version of the set of resources that the client is being told; empty before the first.
     pub version: Arc<str>,
     pub types: BTreeMap<ResourceType, TypeStatus>,
+    /// What the client last said of the workload it is for, if anything.
+    pub workload: Option<WorkloadHealth>,
 }
 
 impl StreamStatus {

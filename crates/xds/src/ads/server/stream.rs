@@ -15,7 +15,7 @@ use prost::Message as _;
 
 use super::status::StreamStatus;
 use super::subscription::{Extent, News, Subscription};
-use crate::ads::Protocol;
+use crate::ads::{Protocol, WorkloadHealth};
 use crate::{Resource, ResourceSet, ResourceType, Resources};
 
 /// How long listeners and routes wait for clusters to be acknowledged.
@@ -92,11 +92,20 @@ pub struct ServerStream {
     waiting_since: Option<Instant>,
     /// When the first request came.
     opened: Option<Instant>,
+    workload: Option<WorkloadHealth>,
 }
 
 impl ServerStream {
     pub fn new(protocol: Protocol, set: Arc<ResourceSet>) -> ServerStream {
-        ServerStream { protocol, set, subscriptions: BTreeMap::new(), nonces: 0, waiting_since: None, opened: None }
+        ServerStream {
+            protocol,
+            set,
+            subscriptions: BTreeMap::new(),
+            nonces: 0,
+            waiting_since: None,
+            opened: None,
+            workload: None,
+        }
     }
 
     pub fn protocol(&self) -> Protocol {
@@ -106,7 +115,7 @@ impl ServerStream {
     /// What the client has been told and has said to it.
     pub fn status(&self) -> StreamStatus {
         let types = self.subscriptions.iter().map(|(r#type, sub)| (r#type.clone(), sub.status())).collect();
-        StreamStatus { version: Arc::clone(self.set.version()), types }
+        StreamStatus { version: Arc::clone(self.set.version()), types, workload: self.workload.clone() }
     }
 
     /// When [`ServerStream::on_deadline`] wants to be called, if nothing happens before.
@@ -145,6 +154,10 @@ impl ServerStream {
             response_nonce,
             error_detail,
         } = request;
+        if let Some(health) = WorkloadHealth::of_request(&type_url, error_detail.as_ref()) {
+            self.workload = Some(health);
+            return Ok(Vec::new());
+        }
         let r#type = ResourceType::from_url(&type_url);
         let first = !self.subscriptions.contains_key(&r#type);
         if first && error_detail.is_some() {
@@ -210,6 +223,10 @@ impl ServerStream {
             response_nonce,
             error_detail,
         } = request;
+        if let Some(health) = WorkloadHealth::of_request(&type_url, error_detail.as_ref()) {
+            self.workload = Some(health);
+            return Ok(Vec::new());
+        }
         let r#type = ResourceType::from_url(&type_url);
         let first = !self.subscriptions.contains_key(&r#type);
         if first && error_detail.is_some() {

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tonic::Status;
 
 use super::world::{Target, World, cluster_name};
+use crate::ads::WorkloadHealth;
 use crate::ads::client::{Client, Handle, connector};
 use crate::ads::server::{Connection, Discovery, Peer, StreamStatus, serve};
 use crate::bootstrap::Bootstrap;
@@ -183,6 +184,40 @@ async fn follows_loses_and_finds_again(api_type: &str) {
     assert_eq!(dump["configs"][3]["dynamic_listeners"][0]["name"], "l0");
     proxy.task.abort();
     server.stop().await;
+}
+
+async fn tells_health(api_type: &str) {
+    let server = Server::start(world(0).set(0), "127.0.0.1:0").await;
+    let proxy = Proxy::start(bootstrap(server.address, api_type));
+    let sick = WorkloadHealth::Unhealthy("connection refused".to_owned());
+    let heard = async |everyone: &Everyone, health: &WorkloadHealth| {
+        let mut status = everyone.status();
+        let heard = status.wait_for(|status| status.workload.as_ref() == Some(health));
+        drop(tokio::time::timeout(FAR_TOO_LONG, heard).await.expect("the workload's health is told").unwrap());
+    };
+    proxy.handle.tell_health(WorkloadHealth::Healthy);
+    proxy.until_status("connected", |status| status.connected).await;
+    heard(&server.everyone, &WorkloadHealth::Healthy).await;
+    proxy.handle.tell_health(sick.clone());
+    heard(&server.everyone, &sick).await;
+    // Who comes back says it again.
+    let address = server.address.to_string();
+    server.stop().await;
+    let server = Server::start(world(0).set(0), &address).await;
+    proxy.until_status("back", |status| status.connected && status.streams > 1).await;
+    heard(&server.everyone, &sick).await;
+    proxy.task.abort();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_workloads_health_is_told_by_delta() {
+    tells_health("DELTA_GRPC").await;
+}
+
+#[tokio::test]
+async fn the_workloads_health_is_told_by_state_of_the_world() {
+    tells_health("GRPC").await;
 }
 
 #[tokio::test]
