@@ -7,7 +7,7 @@
 //! - [`World`]: the pods of a cluster, and where its addresses lead
 //! - [`Target`], [`Said`], [`Heard`]: a client, and what it hears
 //! - [`Application`]: what a pod's program answers
-//! - [`Trace`]: why
+//! - [`Trace`][]: why
 //!
 //! Knows nothing of the machine, of the proxy that carries decisions out, and of tests that judge them.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]

@@ -36,10 +36,12 @@ pub struct Cast {
     pub application: Box<dyn Application>,
 }
 
+type Lookup = dyn Fn(&str, &str) -> Option<Vec<IpAddr>>;
+
 /// What the cluster's name server and its virtual addresses know.
 pub struct Directory {
     /// The addresses of a name, looked up in a namespace; `None` if it is one of the outside world.
-    pub names: Box<dyn Fn(&str, &str) -> Option<Vec<IpAddr>>>,
+    pub names: Box<Lookup>,
     /// Where connections to a virtual address go; `None` if it is none.
     pub services: Box<dyn Fn(SocketAddr) -> Option<Vec<SocketAddr>>>,
     /// Whether an address can only be one of the cluster's.
