@@ -134,7 +134,7 @@ fn the_first_policy_by_name_is_named() {
     assert_eq!(decide(Action::Allow, "/x"), (true, Some("a b".into()), details("a_b")));
     assert_eq!(decide(Action::Allow, "/z"), (false, None, details("none")));
     assert_eq!(decide(Action::Deny, "/y"), (false, Some("c".into()), details("c")));
-    assert_eq!(decide(Action::Deny, "/z").0, true);
+    assert!(decide(Action::Deny, "/z").0);
     assert_eq!(decide(Action::Log, "/y"), (true, Some("c".into()), details("c")));
 }
 
