@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime};
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+use x509_parser::revocation_list::CertificateRevocationList;
 
 use crate::spiffe::Identity;
 
@@ -24,6 +25,9 @@ pub enum CertificateError {
     /// An empty file, say.
     #[error("no certificate is found in the PEM text")]
     None,
+    /// Certificates, say, where a list is meant.
+    #[error("no list of revoked certificates is found in the PEM text")]
+    NoList,
     /// An absurdly large file.
     #[error("more than {MAX_CERTIFICATES} certificates in one PEM text")]
     TooMany,
@@ -111,6 +115,33 @@ pub fn read_pem(pem: &str) -> Result<Vec<CertificateDer<'static>>, CertificateEr
         read.push(certificate);
     }
     if read.is_empty() { Err(CertificateError::None) } else { Ok(read) }
+}
+
+/// Whether a PEM text holds roots, as many as a system has.
+///
+/// # Errors
+/// When there is none, or one is damaged.
+pub fn read_roots(pem: &str) -> Result<(), CertificateError> {
+    let mut some = false;
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        certificate.map_err(|error| CertificateError::Unreadable(error.to_string()))?;
+        some = true;
+    }
+    if some { Ok(()) } else { Err(CertificateError::None) }
+}
+
+/// Whether a PEM text holds lists of revoked certificates (RFC 5280 5).
+///
+/// # Errors
+/// When there is none, or one is damaged.
+pub fn read_revocations(pem: &str) -> Result<(), CertificateError> {
+    let mut some = false;
+    for list in CertificateRevocationListDer::pem_slice_iter(pem.as_bytes()) {
+        let list = list.map_err(|error| CertificateError::Unreadable(error.to_string()))?;
+        CertificateRevocationList::from_der(&list).map_err(|error| CertificateError::Unreadable(error.to_string()))?;
+        some = true;
+    }
+    if some { Ok(()) } else { Err(CertificateError::NoList) }
 }
 
 /// Certificates as PEM, one after the other.

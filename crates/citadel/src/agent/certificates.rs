@@ -63,7 +63,7 @@ pub async fn ask(
 }
 
 /// Hands out a stream that is connected already, once.
-struct Once(Option<TlsStream<TcpStream>>);
+pub(crate) struct Once(pub(crate) Option<TlsStream<TcpStream>>);
 
 impl Service<Uri> for Once {
     type Response = TokioIo<TlsStream<TcpStream>>;

@@ -9,11 +9,10 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use super::Options;
 use super::certificates::{AskError, ask};
 use super::control_plane::{self, Server};
 use super::renewal;
-use super::roots::Roots;
+use super::{Options, Roots};
 use crate::certificate::{self, CertificateError, Facts};
 use crate::key::{Key, KeyError, KeyType};
 use crate::request;
@@ -31,6 +30,17 @@ pub struct Svid {
 
 /// The certificate as it is now; none before the first.
 pub type Held = watch::Receiver<Option<Arc<Svid>>>;
+
+/// All there is to trust: the authority's word is as good as the file's, and may come sooner.
+pub fn trusted(file: &[CertificateDer<'static>], svid: Option<&Svid>) -> Vec<CertificateDer<'static>> {
+    let mut trusted = file.to_vec();
+    for root in svid.iter().flat_map(|svid| &svid.roots) {
+        if !trusted.contains(root) {
+            trusted.push(root.clone());
+        }
+    }
+    trusted
+}
 
 /// Why an attempt gave no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -58,12 +68,12 @@ pub struct Keeper {
     ttl: Option<Duration>,
     key_type: KeyType,
     mark: Option<u32>,
-    roots: Roots,
+    roots: watch::Receiver<Roots>,
     held: watch::Sender<Option<Arc<Svid>>>,
 }
 
 impl Keeper {
-    pub fn new(options: &Options, roots: Roots, held: watch::Sender<Option<Arc<Svid>>>) -> Self {
+    pub fn new(options: &Options, roots: watch::Receiver<Roots>, held: watch::Sender<Option<Arc<Svid>>>) -> Self {
         Self {
             identity: options.identity.clone(),
             authority: options.authority.clone(),
@@ -114,7 +124,7 @@ impl Keeper {
     async fn get(&self) -> Result<Svid, KeepError> {
         let key = Key::generate(self.key_type)?;
         let csr = request::write(&key, &self.identity).map_err(KeepError::Request)?;
-        let roots = Arc::clone(&self.roots.borrow());
+        let roots = trusted(&self.roots.borrow(), self.held.borrow().as_deref());
         let token = tokio::fs::read_to_string(&self.token).await.ok().map(Zeroizing::new);
         // One that has expired would end the handshake, where a token may still do.
         let held = self.held.borrow().clone().filter(|svid| svid.not_after > SystemTime::now());

@@ -4,23 +4,27 @@
 //!
 //! The proxy, ours or Envoy, knows of none of this: it has two static clusters at unix sockets.
 
-mod certificates;
-mod control_plane;
-mod keeper;
+pub(crate) mod certificates;
+pub(crate) mod control_plane;
+mod files;
+pub(crate) mod keeper;
 mod relay;
 pub mod renewal;
-mod roots;
 mod secrets;
+mod watched;
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
+use crate::certificate;
 use crate::key::KeyType;
 use crate::spiffe::Identity;
 
@@ -37,6 +41,8 @@ pub struct Options {
     pub discovery: Server,
     /// File with the roots to trust, in PEM; read again when it changes.
     pub roots: PathBuf,
+    /// File with lists of revoked certificates, in PEM, which there need not be; read again when it changes.
+    pub revocations: PathBuf,
     /// File with the service-account token; read again for each request.
     pub token: PathBuf,
     /// Unix socket to make for SDS.
@@ -49,6 +55,9 @@ pub struct Options {
     /// `SO_MARK` of connections, which lets them pass the pod's redirect rules.
     pub mark: Option<u32>,
 }
+
+/// The roots to trust; none before the first.
+pub(crate) type Roots = Arc<[CertificateDer<'static>]>;
 
 /// Why an agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -84,10 +93,13 @@ impl Agent {
     pub async fn run(self) -> io::Result<()> {
         let Self { options, secrets, discovery } = self;
         let (secrets, discovery) = (UnixListener::from_std(secrets)?, UnixListener::from_std(discovery)?);
-        let roots = roots::follow(options.roots.clone());
+        let none: Roots = Arc::from([]);
+        let roots = watched::follow(options.roots.clone(), none, None, |pem| certificate::read_pem(pem).map(Arc::from));
+        let revoked = |pem: &str| certificate::read_revocations(pem).map(|()| Some(Arc::from(pem)));
+        let revoked = watched::follow(options.revocations.clone(), None, Some(None), revoked);
         let (held, holding) = watch::channel(None);
         let keeper = keeper::Keeper::new(&options, roots.clone(), held);
-        let told = secrets::follow(roots.clone(), holding.clone());
+        let told = secrets::follow(roots.clone(), revoked, holding.clone());
         let relay = relay::Relay { server: options.discovery.clone(), mark: options.mark, roots, svid: holding };
         tokio::select! {
             () = keeper.run() => Ok(()),

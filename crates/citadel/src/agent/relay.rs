@@ -6,17 +6,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 
+use super::Roots;
 use super::control_plane::{self, PATIENCE, Server};
-use super::keeper::{Held, Svid};
-use super::roots::Roots;
+use super::keeper::{Held, Svid, trusted};
 
 /// Both ends of the relay.
 #[derive(Clone, Debug)]
 pub struct Relay {
     pub server: Server,
     pub mark: Option<u32>,
-    pub roots: Roots,
+    pub roots: watch::Receiver<Roots>,
     pub svid: Held,
 }
 
@@ -49,7 +50,7 @@ impl Relay {
         let svid = tokio::time::timeout(PATIENCE, self.svid())
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the workload has no certificate yet"))?;
-        let roots = Arc::clone(&self.roots.borrow());
+        let roots = trusted(&self.roots.borrow(), Some(&svid));
         let mut far = control_plane::connect(&self.server, &roots, Some(&svid), self.mark).await?;
         drop(svid);
         // However it ends, the proxy sees its connection closed and decides.

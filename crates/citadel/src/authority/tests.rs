@@ -175,9 +175,9 @@ fn weak_keys_and_other_names_are_refused() {
 
 #[test]
 fn an_intermediate_is_proven_before_it_signs() {
-    let now = SystemTime::now();
     let directory = tempfile::tempdir().unwrap();
     let files = Brought::make(directory.path());
+    let now = SystemTime::now();
     let issuer = Issuer::from_files(&files, &domain(), now).unwrap();
     let authority = Authority::new(settings(), issuer, None, Vec::new());
     let (made, _) = signed(&authority, None, now);

@@ -17,7 +17,7 @@ use crate::spiffe::{Identity, TrustDomain};
 /// Whom a token must be meant for (Istio's value).
 pub const AUDIENCE: &str = "istio-ca";
 /// Longest token looked at, in bytes.
-const MAX_TOKEN_BYTES: usize = 16 << 10;
+const MAX_TOKEN_BYTES: usize = 8 << 10;
 /// How a service account is called by Kubernetes: `system:serviceaccount:NAMESPACE:NAME`.
 const USER_PREFIX: &str = "system:serviceaccount:";
 

@@ -55,6 +55,14 @@ pub struct AgentArguments {
         help_heading = "Identity"
     )]
     roots: PathBuf,
+    /// Lists of revoked certificates, PEM, if there are any; followed as they change
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/var/run/secrets/istio/crl/ca-crl.pem",
+        help_heading = "Identity"
+    )]
+    revocations: PathBuf,
     /// The service account's token
     #[arg(long, value_name = "FILE", default_value = "/var/run/secrets/tokens/istio-token", help_heading = "Identity")]
     token: PathBuf,
@@ -114,6 +122,7 @@ impl AgentArguments {
             authority,
             discovery,
             roots: self.roots.clone(),
+            revocations: self.revocations.clone(),
             token: self.token.clone(),
             secrets_socket: self.secrets_socket.clone(),
             discovery_socket: self.discovery_socket.clone(),

@@ -1,5 +1,6 @@
 //! The certificate authority's wiring: where it is kept, who tells whose a token is, how a brought issuer (the Secret
-//! `cacerts`) reaches it, and how its roots reach every namespace (the ConfigMap `istio-ca-root-cert`), all as in Istio.
+//! `cacerts`) reaches it, and how its roots reach every namespace (the ConfigMaps `istio-ca-root-cert`
+//! and `istio-ca-crl`), all as in Istio.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,11 +9,12 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lateen_citadel::authority::{Files, Settings};
+use lateen_citadel::certificate;
 use lateen_citadel::key::KeyType;
 use lateen_citadel::serve::{AUDIENCE, Ca, Review, ReviewError, Reviewer};
 use lateen_citadel::store::Store;
 use lateen_galley::{Kind, Snapshot};
-use lateen_local::client::Client;
+use lateen_local::client::{Client, ClientError};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -22,6 +24,8 @@ const SYSTEM_NAMESPACE: &str = "istio-system";
 const BROUGHT: &str = "cacerts";
 const ROOTS: &str = "istio-ca-root-cert";
 const ROOTS_KEY: &str = "root-cert.pem";
+const REVOCATIONS: &str = "istio-ca-crl";
+const REVOCATIONS_KEY: &str = "ca-crl.pem";
 /// How soon a namespace that could not be told is told again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -86,16 +90,25 @@ async fn follow(ca: Arc<Ca>, mut snapshots: Snapshots) {
     }
 }
 
+/// A file of the Secret a person brings; empty if it is not there.
+fn file(secret: &Value, name: &str) -> String {
+    if let Some(text) = secret.get("stringData").and_then(|data| data.get(name)).and_then(Value::as_str) {
+        return text.to_owned();
+    }
+    let encoded = secret.get("data").and_then(|data| data.get(name)).and_then(Value::as_str).unwrap_or_default();
+    STANDARD.decode(encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default()
+}
+
+/// The lists of revoked certificates that a person brings.
+fn revocations(snapshot: &Snapshot) -> Option<String> {
+    let secret = snapshot.find(Kind::Secret, SYSTEM_NAMESPACE, BROUGHT)?.raw();
+    Some(file(secret, REVOCATIONS_KEY)).filter(|text| !text.trim().is_empty())
+}
+
 /// The issuer that a person brings.
 fn brought(snapshot: &Snapshot) -> Option<Files> {
     let secret = snapshot.find(Kind::Secret, SYSTEM_NAMESPACE, BROUGHT)?.raw();
-    let text = |name: &str| -> String {
-        if let Some(text) = secret.get("stringData").and_then(|data| data.get(name)).and_then(Value::as_str) {
-            return text.to_owned();
-        }
-        let encoded = secret.get("data").and_then(|data| data.get(name)).and_then(Value::as_str).unwrap_or_default();
-        STANDARD.decode(encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default()
-    };
+    let text = |name: &str| file(secret, name);
     Some(Files {
         certificate: text("ca-cert.pem"),
         key: text("ca-key.pem").into(),
@@ -104,21 +117,26 @@ fn brought(snapshot: &Snapshot) -> Option<Files> {
     })
 }
 
-/// Keeps the roots in every namespace.
+/// Keeps the roots, and lists of revoked certificates if there are any, in every namespace.
 async fn distribute(client: Client, mut bundle: watch::Receiver<Arc<str>>, mut snapshots: Snapshots) {
     loop {
         let roots = Arc::clone(&bundle.borrow_and_update());
         let snapshot = snapshots.borrow_and_update().clone().unwrap_or_default();
+        let revoked = revocations(&snapshot).filter(|pem| match certificate::read_revocations(pem) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(%error, "{REVOCATIONS_KEY} in the Secret {BROUGHT} is not told");
+                false
+            }
+        });
         let mut failed = false;
-        for namespace in untold(&snapshot, &roots) {
-            let object = json!({
-                "apiVersion": "v1", "kind": "ConfigMap",
-                "metadata": {"name": ROOTS, "namespace": namespace, "labels": {"istio.io/config": "true"}},
-                "data": {ROOTS_KEY: &*roots},
-            });
-            if let Err(error) = client.apply(&object, &namespace, false).await {
-                tracing::warn!(namespace, %error, "the roots are not told");
-                failed = true;
+        for (name, key, text) in [(ROOTS, ROOTS_KEY, Some(&*roots)), (REVOCATIONS, REVOCATIONS_KEY, revoked.as_deref())]
+        {
+            for namespace in untold(&snapshot, name, key, text) {
+                if let Err(error) = tell(&client, &namespace, name, key, text).await {
+                    tracing::warn!(namespace, name, %error, "a namespace is not told");
+                    failed = true;
+                }
             }
         }
         let retry = async { if failed { tokio::time::sleep(RETRY).await } else { std::future::pending().await } };
@@ -130,14 +148,27 @@ async fn distribute(client: Client, mut bundle: watch::Receiver<Arc<str>>, mut s
     }
 }
 
-/// Namespaces that do not have these roots.
-fn untold(snapshot: &Snapshot, roots: &str) -> Vec<String> {
+/// Makes a namespace's ConfigMap hold this text, or takes it away.
+async fn tell(client: &Client, namespace: &str, name: &str, key: &str, text: Option<&str>) -> Result<(), ClientError> {
+    let Some(text) = text else {
+        return client.delete(Kind::ConfigMap, namespace, name, None).await.map(drop);
+    };
+    let object = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"istio.io/config": "true"}},
+        "data": {key: text},
+    });
+    client.apply(&object, namespace, false).await.map(drop)
+}
+
+/// Namespaces whose ConfigMap of this name does not hold this text, or is there where there is none to tell.
+fn untold(snapshot: &Snapshot, name: &str, key: &str, text: Option<&str>) -> Vec<String> {
     let namespaces = snapshot.objects(Kind::Namespace);
     let stays = namespaces.filter(|namespace| namespace.metadata().deletion_timestamp.is_none());
     let names = stays.map(|namespace| namespace.name().to_owned());
     let told = |namespace: &String| {
-        let map = snapshot.find(Kind::ConfigMap, namespace, ROOTS);
-        map.and_then(|map| map.raw().get("data")?.get(ROOTS_KEY)?.as_str()) == Some(roots)
+        let map = snapshot.find(Kind::ConfigMap, namespace, name);
+        map.map(|map| map.raw().get("data").and_then(|data| data.get(key)?.as_str()).unwrap_or_default()) == text
     };
     names.filter(|namespace| !told(namespace)).collect()
 }
@@ -164,7 +195,8 @@ mod tests {
                 "data": {ROOTS_KEY: roots}})
         };
         let objects = [namespace("a"), namespace("b"), namespace("c"), map("a", "new"), map("b", "old")];
-        assert_eq!(untold(&snapshot(&objects), "new"), ["b", "c"]);
+        assert_eq!(untold(&snapshot(&objects), ROOTS, ROOTS_KEY, Some("new")), ["b", "c"]);
+        assert_eq!(untold(&snapshot(&objects), ROOTS, ROOTS_KEY, None), ["a", "b"]);
     }
 
     #[test]

@@ -55,9 +55,11 @@ fn mount_identity(spec: &mut Map<String, Value>) {
     let token =
         json!({"serviceAccountToken": {"audience": "istio-ca", "expirationSeconds": 43200, "path": "istio-token"}});
     let roots = json!({"configMap": {"name": "istio-ca-root-cert", "optional": true}});
+    let revocations = json!({"configMap": {"name": "istio-ca-crl", "optional": true,
+        "items": [{"key": "ca-crl.pem", "path": "crl/ca-crl.pem"}]}});
     let volumes = [
         ("istio-token", "/var/run/secrets/tokens", json!({"projected": {"sources": [token]}})),
-        ("istiod-ca-cert", "/var/run/secrets/istio", json!({"projected": {"sources": [roots]}})),
+        ("istiod-ca-cert", "/var/run/secrets/istio", json!({"projected": {"sources": [roots, revocations]}})),
         ("workload-socket", "/var/run/secrets/workload-spiffe-uds", json!({"emptyDir": {}})),
     ];
     add_named(proxy, "volumeMounts", volumes.iter().map(|(name, path, _)| json!({"name": name, "mountPath": path})));

@@ -1,6 +1,6 @@
 //! What a stream has told its client and what the client made of it, for `proxy-status` and its like.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::ads::WorkloadHealth;
@@ -14,6 +14,8 @@ pub struct StreamStatus {
     pub types: BTreeMap<ResourceType, TypeStatus>,
     /// What the client last said of the workload it is for, if anything.
     pub workload: Option<WorkloadHealth>,
+    /// Names of the secrets that the client asks for: who serves them may make them up as they are asked for.
+    pub secrets: BTreeSet<Arc<str>>,
 }
 
 impl StreamStatus {

@@ -115,7 +115,13 @@ impl ServerStream {
     /// What the client has been told and has said to it.
     pub fn status(&self) -> StreamStatus {
         let types = self.subscriptions.iter().map(|(r#type, sub)| (r#type.clone(), sub.status())).collect();
-        StreamStatus { version: Arc::clone(self.set.version()), types, workload: self.workload.clone() }
+        let secrets = self.subscriptions.get(&ResourceType::Secret).map(|asked| asked.names().clone());
+        StreamStatus {
+            version: Arc::clone(self.set.version()),
+            types,
+            workload: self.workload.clone(),
+            secrets: secrets.unwrap_or_default(),
+        }
     }
 
     /// When [`ServerStream::on_deadline`] wants to be called, if nothing happens before.
