@@ -24,5 +24,6 @@ pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod stand;
+pub mod tls;
 pub mod upstream;
 pub mod wait;

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use lateen_traffic::metadata::Metadata;
 use lateen_traffic::rbac::{Decision, Peer, Rbac};
-use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
 
+use crate::io::Io;
 use crate::listener::Accepted;
 
 /// Asks the rules in their order. The decision that denies, if one does.
@@ -28,16 +27,15 @@ pub fn denial(accepted: &Accepted, rules: &[Arc<Rbac>], metadata: &mut Metadata)
     })
 }
 
-/// Waits for a client's first bytes, which are kept in `prefix`, and asks the rules.
-pub async fn admits(accepted: &Accepted, rules: &[Arc<Rbac>], stream: &mut TcpStream, prefix: &mut BytesMut) -> bool {
-    if prefix.is_empty() {
-        tokio::select! {
-            biased;
-            // An error is found again by who reads next.
-            _ = stream.read_buf(prefix) => {}
-            // Nothing was asked yet: the connection is idle.
-            () = accepted.drain.begun() => return false,
-        }
+/// Waits for a client's first bytes, which stay to be read, and asks the rules.
+pub async fn admits(accepted: &Accepted, rules: &[Arc<Rbac>], io: &Io) -> bool {
+    let mut first = BytesMut::with_capacity(4096);
+    tokio::select! {
+        biased;
+        // An error is found again by who reads next.
+        _ = io.read_into(&mut first) => io.put_back(first.freeze()),
+        // Nothing was asked yet: the connection is idle.
+        () = accepted.drain.begun() => return false,
     }
     denial(accepted, rules, &mut Metadata::default()).is_none()
 }

@@ -8,37 +8,94 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use lateen_traffic::tls::TlsConnection;
+
+use crate::tls::stream::TlsStream;
+
 /// A connection.
 pub struct Io {
     stream: RefCell<Stream>,
     // Bytes read while the protocol was found out; they come first.
     prefix: RefCell<Bytes>,
+    tls: Option<Arc<TlsConnection>>,
     // Asked of the system once, not for each request's record.
     local: Cell<Option<SocketAddr>>,
     received: Cell<u64>,
     sent: Cell<u64>,
 }
 
-enum Stream {
+/// A socket.
+pub enum Socket {
+    /// Of the Internet.
     Tcp(TcpStream),
+    /// Of the Unix domain.
     Unix(UnixStream),
 }
 
-impl Io {
-    /// A TCP connection; `prefix` was read from it before.
-    pub fn tcp(stream: TcpStream, prefix: Bytes) -> Self {
-        Self::new(Stream::Tcp(stream), prefix)
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_write(cx, bytes),
+            Self::Unix(s) => Pin::new(s).poll_write(cx, bytes),
+        }
     }
 
-    /// A Unix domain socket connection.
-    pub fn unix(stream: UnixStream) -> Self {
-        Self::new(Stream::Unix(stream), Bytes::new())
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+}
+
+enum Stream {
+    Plain(Socket),
+    Tls(Box<TlsStream>),
+}
+
+impl Stream {
+    fn socket(&self) -> &Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(tls) => tls.socket(),
+        }
+    }
+}
+
+impl Io {
+    /// A connection of plain bytes; `prefix` was read from it before.
+    pub fn plain(socket: Socket, prefix: Bytes) -> Self {
+        Self::new(Stream::Plain(socket), prefix)
+    }
+
+    /// A connection over TLS, and what its handshake found out.
+    pub fn tls(stream: TlsStream, facts: Arc<TlsConnection>) -> Self {
+        Self { tls: Some(facts), ..Self::new(Stream::Tls(Box::new(stream)), Bytes::new()) }
+    }
+
+    /// What the handshake found out, if it is a connection over TLS.
+    pub fn facts(&self) -> Option<&Arc<TlsConnection>> {
+        self.tls.as_ref()
     }
 
     fn new(stream: Stream, prefix: Bytes) -> Self {
@@ -46,6 +103,7 @@ impl Io {
         Self {
             stream: RefCell::new(stream),
             prefix: RefCell::new(prefix),
+            tls: None,
             local: Cell::new(None),
             received,
             sent: Cell::new(0),
@@ -65,7 +123,7 @@ impl Io {
     /// Our address, if it is an Internet socket.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         if self.local.get().is_none()
-            && let Stream::Tcp(stream) = &*self.stream.borrow()
+            && let Socket::Tcp(stream) = self.stream.borrow().socket()
         {
             self.local.set(stream.local_addr().ok());
         }
@@ -74,9 +132,9 @@ impl Io {
 
     /// The peer's address, if it is an Internet socket.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        match &*self.stream.borrow() {
-            Stream::Tcp(stream) => stream.peer_addr().ok(),
-            Stream::Unix(_) => None,
+        match self.stream.borrow().socket() {
+            Socket::Tcp(stream) => stream.peer_addr().ok(),
+            Socket::Unix(_) => None,
         }
     }
 
@@ -103,7 +161,11 @@ impl Io {
 
     /// Makes the coming close a reset (RST) instead of an orderly end.
     pub fn reset_on_close(&self) {
-        if let Stream::Tcp(s) = &*self.stream.borrow() {
+        let stream = &mut *self.stream.borrow_mut();
+        if let Stream::Tls(tls) = stream {
+            tls.abandon();
+        }
+        if let Socket::Tcp(s) = stream.socket() {
             // Best effort: without it the peer sees an orderly end.
             let _ = socket2::SockRef::from(s).set_linger(Some(std::time::Duration::ZERO));
         }
@@ -115,9 +177,12 @@ impl Io {
         std::future::poll_fn(|cx| {
             let mut buf = ReadBuf::new(&mut probe);
             match &mut *self.stream.borrow_mut() {
-                Stream::Tcp(stream) => stream.poll_peek(cx, &mut buf).map(|peeked| peeked.is_ok_and(|n| n > 0)),
+                Stream::Plain(Socket::Tcp(stream)) => {
+                    stream.poll_peek(cx, &mut buf).map(|peeked| peeked.is_ok_and(|n| n > 0))
+                }
                 // These cannot be looked into.
-                Stream::Unix(_) => Poll::Ready(false),
+                Stream::Plain(Socket::Unix(_)) => Poll::Ready(false),
+                Stream::Tls(tls) => tls.poll_has_bytes(cx),
             }
         })
         .await
@@ -131,9 +196,19 @@ impl Io {
         let mut stream = self.stream.borrow_mut();
         let mut cx = Context::from_waker(waker);
         match &mut *stream {
-            Stream::Tcp(s) => s.poll_peek(&mut cx, &mut buf).is_ready(),
-            Stream::Unix(s) => Pin::new(s).poll_read(&mut cx, &mut buf).is_ready(),
+            Stream::Plain(Socket::Tcp(s)) => s.poll_peek(&mut cx, &mut buf).is_ready(),
+            Stream::Plain(Socket::Unix(s)) => Pin::new(s).poll_read(&mut cx, &mut buf).is_ready(),
+            Stream::Tls(tls) => tls.is_readable(&mut cx),
         }
+    }
+
+    /// Puts bytes that were read back to be read again, before anything else.
+    pub fn put_back(&self, bytes: Bytes) {
+        let mut prefix = self.prefix.borrow_mut();
+        *prefix = match prefix.is_empty() {
+            true => bytes,
+            false => [&bytes[..], &prefix[..]].concat().into(),
+        };
     }
 }
 
@@ -148,8 +223,8 @@ impl AsyncRead for &Io {
         }
         let before = buf.filled().len();
         let polled = match &mut *self.stream.borrow_mut() {
-            Stream::Tcp(s) => Pin::new(s).poll_read(cx, buf),
-            Stream::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            Stream::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+            Stream::Tls(tls) => tls.poll_read(cx, buf),
         };
         self.received.set(self.received.get() + (buf.filled().len() - before) as u64);
         polled
@@ -159,8 +234,8 @@ impl AsyncRead for &Io {
 impl AsyncWrite for &Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = match &mut *self.stream.borrow_mut() {
-            Stream::Tcp(s) => Pin::new(s).poll_write(cx, bytes),
-            Stream::Unix(s) => Pin::new(s).poll_write(cx, bytes),
+            Stream::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Stream::Tls(tls) => tls.poll_write(cx, bytes),
         };
         if let Poll::Ready(Ok(n)) = &polled {
             self.sent.set(self.sent.get() + *n as u64);
@@ -174,8 +249,8 @@ impl AsyncWrite for &Io {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self.stream.borrow_mut() {
-            Stream::Tcp(s) => Pin::new(s).poll_shutdown(cx),
-            Stream::Unix(s) => Pin::new(s).poll_shutdown(cx),
+            Stream::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Stream::Tls(tls) => tls.poll_shutdown(cx),
         }
     }
 }

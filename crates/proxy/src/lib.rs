@@ -24,6 +24,7 @@ mod run;
 pub mod stats;
 mod tcp;
 mod timer;
+pub mod tls;
 mod upstream;
 mod view;
 mod worker;

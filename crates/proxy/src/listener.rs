@@ -1,5 +1,6 @@
 //! Listeners at work: sockets, original destinations, the choice of a filter chain.
 
+mod handshake;
 mod proxy_header;
 mod server_first;
 
@@ -28,7 +29,7 @@ use tokio::time::Instant;
 use crate::admission;
 use crate::connection::{Connection, Drain};
 use crate::inspect::{self, HttpInspection, Inspection};
-use crate::io::Io;
+use crate::io::{Io, Socket};
 use crate::stats::ListenerStats;
 use crate::timer::Timer;
 use crate::upstream::original_destination;
@@ -383,7 +384,7 @@ async fn take(
         tls: None,
         drain: Rc::clone(&serving.drain),
     };
-    serve(accepted, &chain, stream, prefix, ready).await;
+    serve(accepted, &chain, &stats, stream, prefix, ready).await;
 }
 
 /// Counts a connection of a listener while it is open.
@@ -401,43 +402,53 @@ impl Drop for Open {
 }
 
 async fn serve(
-    accepted: Accepted,
+    mut accepted: Accepted,
     chain: &FilterChain,
-    mut stream: TcpStream,
-    mut prefix: BytesMut,
+    stats: &ListenerStats,
+    stream: TcpStream,
+    prefix: BytesMut,
     ready: Option<crate::tcp::Ready>,
 ) {
+    let io = match &chain.tls {
+        None => Io::plain(Socket::Tcp(stream), prefix.freeze()),
+        Some(tls) => match handshake::of_client(&accepted, tls, chain.handshake_timeout, stats, stream, prefix).await {
+            Some(io) => {
+                accepted.tls = io.facts().cloned();
+                io
+            }
+            None => return,
+        },
+    };
+    let io = Rc::new(io);
     match &chain.terminal {
-        Terminal::Tcp(proxy) => {
-            let io = Rc::new(Io::tcp(stream, prefix.freeze()));
-            crate::tcp::serve(io, accepted, Arc::clone(proxy), &chain.rbac, ready).await;
-        }
+        Terminal::Tcp(proxy) => crate::tcp::serve(io, accepted, Arc::clone(proxy), &chain.rbac, ready).await,
         Terminal::Http(hcm) => {
-            if !chain.rbac.is_empty() && !admission::admits(&accepted, &chain.rbac, &mut stream, &mut prefix).await {
+            if !chain.rbac.is_empty() && !admission::admits(&accepted, &chain.rbac, &io).await {
                 return;
             }
-            serve_http(accepted, Arc::clone(hcm), stream, prefix).await;
+            serve_http(accepted, Arc::clone(hcm), io).await;
         }
     }
 }
 
-async fn serve_http(accepted: Accepted, hcm: Arc<Hcm>, mut stream: TcpStream, mut prefix: BytesMut) {
+async fn serve_http(accepted: Accepted, hcm: Arc<Hcm>, io: Rc<Io>) {
     let stats = accepted.worker.stats.http(&hcm.stat_prefix);
     stats.downstream_cx_total.inc();
     stats.downstream_cx_active.inc();
     let opened = Instant::now();
-    let http2 = match hcm.codec {
-        Codec::Http1 => Some(false),
-        Codec::Http2 => Some(true),
-        Codec::Auto => tokio::select! {
+    let agreed = accepted.tls.as_deref().and_then(|tls| tls.application_protocol.as_deref());
+    let http2 = match (hcm.codec, agreed) {
+        (Codec::Http1, _) => Some(false),
+        (Codec::Http2, _) | (Codec::Auto, Some("h2")) => Some(true),
+        (Codec::Auto, Some("http/1.1" | "http/1.0")) => Some(false),
+        (Codec::Auto, _) => tokio::select! {
             biased;
-            known = is_http2(&mut stream, &mut prefix, &hcm) => known,
+            known = is_http2(&io, &hcm) => known,
             // Nothing was asked yet: the connection is idle.
             () = accepted.drain.begun() => None,
         },
     };
     if let Some(http2) = http2 {
-        let io = Rc::new(Io::tcp(stream, prefix.freeze()));
         let connection = Connection {
             worker: accepted.worker,
             stats: Arc::clone(&stats),
@@ -470,26 +481,29 @@ async fn serve_http(accepted: Accepted, hcm: Arc<Hcm>, mut stream: TcpStream, mu
 }
 
 /// Whether the connection begins with HTTP/2's preface; `None` if it ended or idled before that was known.
-async fn is_http2(stream: &mut TcpStream, prefix: &mut BytesMut, hcm: &Hcm) -> Option<bool> {
+async fn is_http2(io: &Io, hcm: &Hcm) -> Option<bool> {
     let mut timer = Timer::default();
     let deadline = hcm.timeouts.idle.map(|t| Instant::now() + t);
-    loop {
-        let n = prefix.len().min(crate::http2::PREFACE.len());
-        if n > 0 && prefix[..n] != crate::http2::PREFACE[..n] {
-            return Some(false);
+    let mut first = BytesMut::new();
+    let http2 = loop {
+        let n = first.len().min(crate::http2::PREFACE.len());
+        if n > 0 && first[..n] != crate::http2::PREFACE[..n] {
+            break false;
         }
         if n == crate::http2::PREFACE.len() {
-            return Some(true);
+            break true;
         }
-        prefix.reserve(4096);
-        match crate::timer::before(&mut timer, deadline, stream.read_buf(prefix)).await? {
-            Ok(0) if prefix.is_empty() => return None,
+        first.reserve(4096);
+        match crate::timer::before(&mut timer, deadline, io.read_into(&mut first)).await? {
+            Ok(0) if first.is_empty() => return None,
             // Too short for HTTP/2: HTTP/1 will say what is wrong with it.
-            Ok(0) => return Some(false),
+            Ok(0) => break false,
             Ok(_) => {}
             Err(_) => return None,
         }
-    }
+    };
+    io.put_back(first.freeze());
+    Some(http2)
 }
 
 /// Looks at the first bytes until it is known what they are. False: the connection is to be closed.

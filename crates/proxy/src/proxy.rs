@@ -94,6 +94,7 @@ impl Proxy {
     pub fn configure(&self, config: Arc<Config>) {
         self.stats.retain(&config);
         self.process.upstreams.retain(&config);
+        self.process.upstreams.tls.retain_used();
         self.process.upstreams.follow(&self.config(), &config, &self.resolved());
         self.stats.cluster_manager.active_clusters.set(config.clusters.len() as i64);
         self.stats.listener_manager.total_listeners_active.set(config.listeners.len() as i64);

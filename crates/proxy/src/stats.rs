@@ -10,6 +10,7 @@ mod prometheus;
 mod scopes;
 mod snapshot;
 mod text;
+mod tls;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;

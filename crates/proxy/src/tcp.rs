@@ -111,6 +111,7 @@ pub async fn serve(
         Some(upstream) => {
             upstream.stats.upstream_rq_total.inc();
             record.upstream_local = upstream.io.local_addr();
+            record.upstream_tls = upstream.io.facts().cloned();
             let (mut metadata, mut denial) = (Metadata::default(), None);
             let mut admit = || {
                 denial = admission::denial(&accepted, rules, &mut metadata);

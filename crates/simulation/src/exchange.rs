@@ -120,7 +120,7 @@ impl<'a> Exchange<'a> {
         }
         let Downstream { peer, local, .. } = *self.downstream;
         let dice = &mut self.world.dice();
-        let client = forwarding::prepare_request(&mut self.request, self.hcm, peer, local, false, dice);
+        let client = forwarding::prepare_request(&mut self.request, self.hcm, peer, local, None, dice);
         self.record.downstream_remote = client.address;
         Ok(client)
     }

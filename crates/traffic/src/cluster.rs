@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::health_check::HealthCheck;
 use crate::message::Protocol;
 use crate::outlier::{ErrorMatch, OutlierDetection};
+use crate::tls::TransportSocket;
 
 /// A cluster and the endpoints known for it at this moment.
 #[derive(Debug, Clone)]
@@ -47,6 +48,10 @@ pub struct ClusterSettings {
     pub max_connection_duration: Option<Duration>,
     /// Requests after which a connection is closed; `None` is no limit.
     pub max_requests_per_connection: Option<u32>,
+    /// What connections to hosts are made of, but for those that `transport_matches` names.
+    pub transport: TransportSocket,
+    /// The first that fits a host is used for it instead of `transport`.
+    pub transport_matches: Vec<TransportMatch>,
     /// Connections begin with a PROXY protocol header that tells of the client.
     pub proxy_protocol: Option<crate::proxy_protocol::Version>,
     /// Source address and socket options of upstream connections; when absent the proxy's own default is used.
@@ -67,6 +72,34 @@ pub struct ClusterSettings {
     pub close_connections_to_unhealthy: bool,
     /// Changes of hosts' health within this time of each other are shown together. Envoy's default is 1 s.
     pub update_merge_window: Duration,
+}
+
+/// What connections to some of the hosts are made of.
+#[derive(Debug, Clone)]
+pub struct TransportMatch {
+    /// For example `tlsMode-istio`.
+    pub name: Arc<str>,
+    /// Labels that a host must have, all of them.
+    pub labels: TransportLabels,
+    /// What its connections are made of.
+    pub transport: TransportSocket,
+}
+
+/// What is said of a host for the choice of its transport (metadata `envoy.transport_socket_match`), by key.
+pub type TransportLabels = Box<[(Arc<str>, Arc<str>)]>;
+
+impl ClusterSettings {
+    /// Whether connections to any of the hosts may be of TLS.
+    pub fn speaks_tls(&self) -> bool {
+        let is_tls = |socket: &TransportSocket| matches!(socket, TransportSocket::Tls(_));
+        is_tls(&self.transport) || self.transport_matches.iter().any(|choice| is_tls(&choice.transport))
+    }
+
+    /// What connections to a host with these labels are made of.
+    pub fn transport_for(&self, labels: &[(Arc<str>, Arc<str>)]) -> &TransportSocket {
+        let fitting = self.transport_matches.iter().find(|m| m.labels.iter().all(|label| labels.contains(label)));
+        fitting.map_or(&self.transport, |fitting| &fitting.transport)
+    }
 }
 
 /// Where a cluster's hosts come from.
@@ -394,6 +427,8 @@ pub struct Endpoint {
     pub health: Health,
     /// Stands for the address where hashes choose a host (metadata `envoy.lb`, `hash_key`), if set.
     pub hash_key: Option<Arc<str>>,
+    /// Chooses what connections to it are made of, see [`ClusterSettings::transport_for`].
+    pub transport_labels: TransportLabels,
     /// How active checks treat it, where not as its cluster says.
     pub checked_as: Option<Arc<CheckedAs>>,
 }

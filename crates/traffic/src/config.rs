@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::cluster::Cluster;
 use crate::listener::Listener;
 use crate::route::RouteConfig;
+use crate::tls::{Secret, SecretName};
 
 /// Everything a proxy serves by. The maps are behind `Arc`s of their own, so that a change of one kind of resource
 /// copies nothing of the others.
@@ -17,4 +18,7 @@ pub struct Config {
     pub routes: Arc<HashMap<Arc<str>, Arc<RouteConfig>>>,
     /// Clusters by name.
     pub clusters: Arc<HashMap<Arc<str>, Arc<Cluster>>>,
+    /// Secrets that listeners and clusters name. One that is missing is not there yet, or does not exist: who needs it
+    /// makes no handshake.
+    pub secrets: Arc<HashMap<SecretName, Secret>>,
 }

@@ -60,6 +60,8 @@ enum Operator {
     RouteName,
     Attempts,
     Metadata(Arc<str>, Box<[Arc<str>]>),
+    Tls(Side, TlsFact),
+    DownstreamFailure,
 }
 
 /// Header names of `REQ(A?B)`: the first that is there.
@@ -224,6 +226,7 @@ impl Operator {
             "DOWNSTREAM_REMOTE_PORT" => Self::DownstreamRemote(Part::Port),
             "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => Self::DownstreamDirect(Part::Whole),
             "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => Self::DownstreamDirect(Part::WithoutPort),
+            "DOWNSTREAM_TRANSPORT_FAILURE_REASON" => Self::DownstreamFailure,
             "REQUESTED_SERVER_NAME" => Self::ServerName,
             "ROUTE_NAME" => Self::RouteName,
             "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Self::Attempts,
@@ -233,7 +236,10 @@ impl Operator {
                 let filter = filter.ok_or_else(|| FormatError::Arguments(text.into(), "a filter's name is needed"))?;
                 Self::Metadata(filter, path.collect())
             }
-            _ => return Err(FormatError::Unknown(text.to_owned())),
+            _ => match tls_fact(name) {
+                Some((side, fact)) => Self::Tls(side, fact),
+                None => return Err(FormatError::Unknown(text.to_owned())),
+            },
         };
         Ok((operator, length))
     }
@@ -273,6 +279,14 @@ impl Operator {
             Self::DownstreamLocal(part) => address(out, record.downstream_local, *part),
             Self::DownstreamRemote(part) => address(out, record.downstream_remote, *part),
             Self::DownstreamDirect(part) => address(out, record.downstream_direct, *part),
+            Self::Tls(side, fact) => {
+                let connection = match side {
+                    Side::Downstream => record.downstream_tls.as_deref(),
+                    Side::Upstream => record.upstream_tls.as_deref(),
+                };
+                connection.is_some_and(|connection| fact.write(connection, out))
+            }
+            Self::DownstreamFailure => put(out, &record.downstream_failure),
             Self::ServerName => record.server_name.as_ref().is_some_and(|n| put(out, n)),
             Self::RouteName => record.route_name.as_ref().is_some_and(|n| put(out, n)),
             Self::Attempts => number(out, u64::from(record.attempts)),
@@ -372,6 +386,10 @@ pub fn http_date(time: SystemTime) -> String {
     let zoned = stamp.to_zoned(jiff::tz::TimeZone::UTC);
     jiff::fmt::strtime::format("%a, %d %b %Y %H:%M:%S GMT", &zoned).unwrap_or_default()
 }
+
+mod tls;
+
+use tls::{Side, TlsFact, tls_fact};
 
 #[cfg(test)]
 mod tests {

@@ -6,10 +6,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::Dice;
-use crate::hcm::{Edge, ForwardClientCert, Hcm};
+use crate::hcm::{ClientCertDetails, Edge, ForwardClientCert, Hcm};
 use crate::headers::Headers;
 use crate::message::RequestHead;
 use crate::retry::ASKING;
+use crate::tls::{Certificate, TlsConnection};
 
 /// What was found out about the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,20 +50,20 @@ const EDGE_ONLY: [&str; 5] = [
 ];
 
 /// Cleans and completes the headers of a request, before it is routed. `peer` and `local` are the ends of the
-/// connection, `tls` says whether it is one of TLS.
+/// connection, `tls` what its handshake found out, if it is one of TLS.
 pub fn prepare_request(
     request: &mut RequestHead,
     hcm: &Hcm,
     peer: SocketAddr,
     local: SocketAddr,
-    tls: bool,
+    tls: Option<&TlsConnection>,
     dice: &mut dyn Dice,
 ) -> Client {
     let upgrade = !request.upgrade.is_empty();
     remove_hop_by_hop(&mut request.headers, true, upgrade);
     let edge = &hcm.edge;
     let had_xff = request.headers.contains("x-forwarded-for");
-    let scheme = if tls { "https" } else { "http" };
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let address;
     if edge.use_remote_address {
         address = match edge.xff_num_trusted_hops {
@@ -96,7 +97,7 @@ pub fn prepare_request(
             request.headers.set("x-envoy-external-address", address.ip().to_canonical().to_string());
         }
     }
-    client_certificate(&mut request.headers, edge);
+    client_certificate(&mut request.headers, edge, tls);
     if let Some(via) = &hcm.via {
         add_to_list(&mut request.headers, "via", via, ", ");
     }
@@ -131,16 +132,44 @@ pub fn remove_steering(headers: &mut Headers) {
     });
 }
 
-fn client_certificate(headers: &mut Headers, edge: &Edge) {
-    match edge.client_cert {
-        ForwardClientCert::AlwaysForwardOnly => {}
-        ForwardClientCert::Sanitize
-        | ForwardClientCert::ForwardOnly
-        | ForwardClientCert::AppendForward
-        | ForwardClientCert::SanitizeSet => {
-            headers.remove("x-forwarded-client-cert");
+fn client_certificate(headers: &mut Headers, edge: &Edge, tls: Option<&TlsConnection>) {
+    const NAME: &str = "x-forwarded-client-cert";
+    let presented = tls.and_then(|tls| Some((tls, tls.peer.as_deref()?)));
+    match (edge.client_cert, presented) {
+        (ForwardClientCert::AlwaysForwardOnly, _) | (ForwardClientCert::ForwardOnly, Some(_)) => {}
+        (ForwardClientCert::Sanitize, _) | (_, None) => {
+            headers.remove(NAME);
+        }
+        (ForwardClientCert::AppendForward, Some((tls, peer))) => {
+            add_to_list(headers, NAME, &told_of(tls, peer, edge.client_cert_details), ",");
+        }
+        (ForwardClientCert::SanitizeSet, Some((tls, peer))) => {
+            headers.set(NAME, told_of(tls, peer, edge.client_cert_details));
         }
     }
+}
+
+/// What XFCC tells of a client's certificate, in Envoy's order.
+fn told_of(tls: &TlsConnection, peer: &Certificate, details: ClientCertDetails) -> String {
+    let mut told = Vec::new();
+    told.extend(tls.local.iter().flat_map(|own| &own.uri_names).map(|uri| format!("By={uri}")));
+    told.push(format!("Hash={}", peer.fingerprint));
+    if details.cert {
+        told.push(format!("Cert=\"{}\"", peer.url_encoded(1)));
+    }
+    if details.chain {
+        told.push(format!("Chain=\"{}\"", peer.url_encoded(usize::MAX)));
+    }
+    if details.subject {
+        told.push(format!("Subject=\"{}\"", peer.subject.replace('"', "\\\"")));
+    }
+    if details.uri {
+        told.extend(peer.uri_names.iter().map(|uri| format!("URI={uri}")));
+    }
+    if details.dns {
+        told.extend(peer.dns_names.iter().map(|dns| format!("DNS={dns}")));
+    }
+    told.join(";")
 }
 
 fn request_id(headers: &mut Headers, hcm: &Hcm, internal: bool, dice: &mut dyn Dice) {

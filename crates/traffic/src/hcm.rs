@@ -124,6 +124,8 @@ pub struct Edge {
     pub internal_ranges: Vec<crate::matcher::Cidr>,
     /// Treatment of `x-forwarded-client-cert`.
     pub client_cert: ForwardClientCert,
+    /// What it says of a client's certificate, besides whose it is and its hash.
+    pub client_cert_details: ClientCertDetails,
     /// Make an `x-request-id` where there is none. Default true.
     pub generate_request_id: bool,
     /// Keep an external client's `x-request-id`.
@@ -140,6 +142,7 @@ impl Default for Edge {
             skip_xff_append: false,
             internal_ranges: Vec::new(),
             client_cert: ForwardClientCert::Sanitize,
+            client_cert_details: ClientCertDetails::default(),
             generate_request_id: true,
             preserve_external_request_id: false,
             request_id_in_response: false,
@@ -147,8 +150,23 @@ impl Default for Edge {
     }
 }
 
-/// Treatment of `x-forwarded-client-cert` (XFCC). Without mutual TLS there is no certificate to add, so the two
-/// appending modes act on what the client sent as Envoy does on a plaintext connection.
+/// What `x-forwarded-client-cert` says of a client's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClientCertDetails {
+    /// The certificate itself.
+    pub cert: bool,
+    /// It and those that vouch for it.
+    pub chain: bool,
+    /// Its subject.
+    pub subject: bool,
+    /// Its names of kind URI.
+    pub uri: bool,
+    /// Its names of kind DNS.
+    pub dns: bool,
+}
+
+/// Treatment of `x-forwarded-client-cert` (XFCC). Without a client's certificate there is none to tell of, so only
+/// [`Self::AlwaysForwardOnly`] lets the header pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ForwardClientCert {
     /// Remove it.

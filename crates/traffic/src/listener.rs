@@ -9,6 +9,7 @@ use crate::hcm::Hcm;
 use crate::matcher::Cidr;
 use crate::rbac::Rbac;
 use crate::tcp::TcpProxy;
+use crate::tls::DownstreamTls;
 
 /// Envoy's `Listener`.
 #[derive(Debug, Clone)]
@@ -90,6 +91,10 @@ pub struct FilterChain {
     pub name: Arc<str>,
     /// Which connections.
     pub matches: ChainMatch,
+    /// TLS that is ended here, if any.
+    pub tls: Option<Arc<DownstreamTls>>,
+    /// Time allowed for the TLS handshake, if limited.
+    pub handshake_timeout: Option<Duration>,
     /// Who may use it, as one says of connections. They act in order, on a client's first bytes.
     pub rbac: Box<[Arc<Rbac>]>,
     /// What is done.

@@ -52,6 +52,10 @@ pub struct Record {
     pub server_name: Option<Arc<str>>,
     /// What the client's TLS handshake found out; `None` for a plaintext connection.
     pub downstream_tls: Option<Arc<TlsConnection>>,
+    /// Why the client's TLS handshake failed, in words.
+    pub downstream_failure: Cow<'static, str>,
+    /// What the TLS handshake with the host found out; `None` for a plaintext connection.
+    pub upstream_tls: Option<Arc<TlsConnection>>,
     /// Name of the route.
     pub route_name: Option<Arc<str>>,
     /// Attempts made.
@@ -83,6 +87,8 @@ impl Record {
             downstream_direct: peer,
             server_name: None,
             downstream_tls: None,
+            downstream_failure: Cow::Borrowed(""),
+            upstream_tls: None,
             route_name: None,
             attempts: 0,
             metadata: Metadata::default(),

@@ -130,6 +130,8 @@ impl NameFailure {
 pub enum UpstreamFailure {
     /// No connection; the reason as the system words it.
     Connect(Cow<'static, str>),
+    /// No TLS over the connection; the reason in the words of Envoy's log, empty if there is none.
+    Tls(Cow<'static, str>),
     /// No connection in time.
     ConnectTimeout,
     /// Closed or reset.
@@ -148,7 +150,7 @@ impl UpstreamFailure {
     /// The reason as the body tells it.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Connect(_) => "remote connection failure",
+            Self::Connect(_) | Self::Tls(_) => "remote connection failure",
             Self::ConnectTimeout => "connection timeout",
             Self::Termination => "connection termination",
             Self::Protocol => "protocol error",
@@ -161,7 +163,7 @@ impl UpstreamFailure {
     /// The flag for the record. This is the one place where failures become Envoy's response flags.
     pub fn flags(&self) -> Flags {
         match self {
-            Self::Connect(_) | Self::ConnectTimeout => Flags::UPSTREAM_CONNECTION_FAILURE,
+            Self::Connect(_) | Self::Tls(_) | Self::ConnectTimeout => Flags::UPSTREAM_CONNECTION_FAILURE,
             Self::Termination => Flags::UPSTREAM_TERMINATION,
             Self::Protocol => Flags::UPSTREAM_PROTOCOL_ERROR,
             Self::RemoteReset | Self::RefusedStream => Flags::UPSTREAM_REMOTE_RESET,
@@ -173,6 +175,7 @@ impl UpstreamFailure {
     pub fn transport_reason(&self) -> Cow<'static, str> {
         match self {
             Self::Connect(reason) => format!("delayed_connect_error:_{}", reason.replace(' ', "_")).into(),
+            Self::Tls(reason) => reason.replace(' ', "_").into(),
             _ => Cow::Borrowed(""),
         }
     }

@@ -1,8 +1,20 @@
-//! TLS as plain data: what a connection's handshake found out, for routes, policies, headers and logs to go by.
+//! TLS as plain data: how a connection's handshake is made, and what it found out, for routes, policies, headers and logs
+//! to go by. Speaks none of it.
+
+mod settings;
+mod validation;
+
+pub use settings::{
+    CertificateSource, CipherSuite, DownstreamTls, Group, KeyPair, NamedSecret, PrivateKey, PrivateKeyFormat, Secret,
+    SecretName, SecretOrigin, SecretServer, TlsSettings, TransportSocket, UpstreamTls, ValidationSource,
+};
+pub use validation::{NameKind, NameMatcher, Validation};
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
+
+use base64::Engine as _;
 
 /// What is known of a TLS connection once its handshake is over.
 #[derive(Debug, Clone)]
@@ -80,5 +92,29 @@ impl TlsConnection {
             Some(peer) => std::slice::from_ref(&peer.subject),
             None => &[],
         }
+    }
+}
+
+impl Certificate {
+    /// The first `count` certificates of the chain in PEM, as XFCC and access logs have it.
+    pub fn url_encoded(&self, count: usize) -> String {
+        let mut out = String::new();
+        for der in self.chain.iter().take(count) {
+            let encoded = base64::engine::general_purpose::STANDARD.encode(der);
+            out.push_str("-----BEGIN%20CERTIFICATE-----%0A");
+            for line in encoded.as_bytes().chunks(64) {
+                for byte in line {
+                    match byte {
+                        b'+' => out.push_str("%2B"),
+                        b'/' => out.push_str("%2F"),
+                        b'=' => out.push_str("%3D"),
+                        other => out.push(char::from(*other)),
+                    }
+                }
+                out.push_str("%0A");
+            }
+            out.push_str("-----END%20CERTIFICATE-----%0A");
+        }
+        out
     }
 }

@@ -27,6 +27,9 @@ impl ResourceType {
     /// The four types a proxy cannot do without, in push order.
     pub const CORE: [ResourceType; 4] = [Cluster, Endpoint, Listener, Route];
 
+    /// The types of which a client follows what it refers to, in push order.
+    pub const FOLLOWED: [ResourceType; 5] = [Cluster, Endpoint, Listener, Route, Secret];
+
     /// The type of a `type.googleapis.com/…` URL.
     pub fn from_url(url: &str) -> ResourceType {
         [Cluster, Endpoint, Listener, Route, Secret]

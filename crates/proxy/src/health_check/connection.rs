@@ -40,7 +40,7 @@ impl Drop for Http2 {
 
 impl Connection {
     pub(super) async fn open(check: &Check, bind: Option<&UpstreamBind>) -> Result<Self, NoAnswer> {
-        let io = Rc::new(dial(&check.at, &check.cluster, bind).await?);
+        let io = Rc::new(Io::plain(dial(&check.at, &check.cluster, bind).await?, bytes::Bytes::new()));
         if let Some(version) = check.cluster.proxy_protocol {
             tell_of_itself(&io, version).await?;
         }

@@ -154,7 +154,7 @@ impl<'a, 'r> Exchange<'a, 'r> {
             hcm,
             connection.peer,
             connection.local,
-            false,
+            connection.tls.as_deref(),
             &mut connection.worker.dice(),
         );
         self.record.downstream_remote = client.address;

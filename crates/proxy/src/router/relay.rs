@@ -56,6 +56,7 @@ impl Exchange<'_, '_> {
         let Try { host, deadlines, .. } = this;
         self.record.upstream_host = Some(host.target.clone());
         self.record.upstream_local = None;
+        self.record.upstream_tls = None;
         let worker = Rc::clone(&self.connection.worker);
         let default_bind = worker.process.upstreams.default_bind.as_ref();
         let connected = {
@@ -112,6 +113,7 @@ impl Exchange<'_, '_> {
     async fn over_http1(&mut self, plan: &Plan<'_>, mut lease: Http1Lease, this: Try<'_>) -> End {
         let Some((reader, writer, io)) = lease.parts() else { return failed(UpstreamFailure::Termination, false) };
         self.record.upstream_local = io.local_addr();
+        self.record.upstream_tls = io.facts().cloned();
         let sent_at = Instant::now();
         let framing = request_framing(&self.body, self.request);
         head::write_request(self.request, framing, &mut writer.buffer);
@@ -135,6 +137,7 @@ impl Exchange<'_, '_> {
 
     async fn over_http2(&mut self, plan: &Plan<'_>, mut lease: Http2Lease, this: Try<'_>) -> End {
         self.record.upstream_local = lease.io().local_addr();
+        self.record.upstream_tls = lease.io().facts().cloned();
         let sent_at = Instant::now();
         let Some(request) = http2_request(self.request) else { return failed(UpstreamFailure::Protocol, false) };
         let empty = self.body.ended && self.body.replay.pieces.is_empty();

@@ -37,6 +37,7 @@ impl Exchange<'_, '_> {
                 Ok(lease) => {
                     self.report(plan, &host, Report::Served);
                     self.record.upstream_local = lease.io.local_addr();
+                    self.record.upstream_tls = lease.io.facts().cloned();
                     let (mut reader, mut writer) =
                         (Reader::new(Rc::clone(&lease.io)), Writer::new(Rc::clone(&lease.io)));
                     *self.response = ResponseHead::new(200);
@@ -74,6 +75,7 @@ impl Exchange<'_, '_> {
         self.report(plan, host, Report::Connected);
         let Some((reader, writer, io)) = lease.parts() else { return };
         self.record.upstream_local = io.local_addr();
+        self.record.upstream_tls = io.facts().cloned();
         let sent_at = Instant::now();
         // Extended CONNECT over HTTP/2 is an upgrade request in HTTP/1 (RFC 8441 section 5).
         let extended = self.request.is_connect() && !self.request.upgrade.is_empty();
@@ -156,6 +158,7 @@ impl Exchange<'_, '_> {
     async fn tunnel_http2(&mut self, plan: &Plan<'_>, host: &Host, mut lease: Http2Lease) {
         self.report(plan, host, Report::Connected);
         self.record.upstream_local = lease.io().local_addr();
+        self.record.upstream_tls = lease.io().facts().cloned();
         let sent_at = Instant::now();
         let upgrade = self.request.upgrade.clone();
         if !upgrade.is_empty() {

@@ -7,6 +7,7 @@ use lateen_traffic::rbac::{Decision, Rbac, Verdict};
 use super::by_prefix::ByPrefix;
 use super::cells::{Cell, Counter, Gauge, Histogram, Responses, SharedCounter, SharedGauge};
 use super::snapshot::{Entry, Value};
+use super::tls::{TlsCounts, TlsStats};
 
 macro_rules! scope {
     ($(#[$doc:meta])* $name:ident { $($field:ident: $cell:ty,)* } $($more:ident: $of:ty,)*) => {
@@ -64,6 +65,7 @@ scope! {
         upstream_cx_length_ms: Histogram,
     }
     responses: Responses,
+    tls: TlsCounts,
 }
 
 impl ClusterStats {
@@ -72,6 +74,15 @@ impl ClusterStats {
     #[inline]
     pub fn response(&self, code: u16) {
         self.responses.count(code, true);
+    }
+
+    /// Statistics of TLS (`cluster.NAME.ssl.`). They come into being with the first handshake.
+    pub fn tls(&self) -> &TlsStats {
+        self.tls.0.get_or_init(Box::default)
+    }
+
+    pub(super) fn read_tls(&self, out: &mut Vec<Entry>) {
+        self.tls.read(out);
     }
 
     pub(super) fn read_responses(&self, out: &mut Vec<Entry>) {
@@ -267,6 +278,18 @@ scope! {
         downstream_listener_filter_remote_close: Counter,
         no_filter_chain_match: Counter,
         downstream_cx_length_ms: Histogram,
+    }
+    tls: TlsCounts,
+}
+
+impl ListenerStats {
+    /// Statistics of TLS (`listener.ADDRESS.ssl.`). They come into being with the first handshake.
+    pub fn tls(&self) -> &TlsStats {
+        self.tls.0.get_or_init(Box::default)
+    }
+
+    pub(super) fn read_tls(&self, out: &mut Vec<Entry>) {
+        self.tls.read(out);
     }
 }
 

@@ -153,6 +153,7 @@ pub(super) fn merge(stats: &Stats, config: &Config, facts: &dyn Fn(&Cluster) -> 
         let values = workers.iter().map(|(index, listener): &(_, Arc<ListenerStats>)| {
             let mut out = Vec::with_capacity(16);
             listener.read(&mut out);
+            listener.read_tls(&mut out);
             let active = listener.downstream_cx_active.get();
             connections += active;
             for (what, value) in [
@@ -230,6 +231,7 @@ fn clusters(stats: &Stats, config: &Config, facts: &dyn Fn(&Cluster) -> ClusterF
             let mut out = Vec::with_capacity(64);
             cluster.read(&mut out);
             cluster.read_responses(&mut out);
+            cluster.read_tls(&mut out);
             out
         };
         let mut entries = if workers.is_empty() {

@@ -30,6 +30,7 @@ fn cluster(cluster_name: &str, health: &[Health]) -> (Arc<str>, Arc<Cluster>) {
                 health: *health,
                 hash_key: None,
                 checked_as: None,
+                transport_labels: Box::default(),
             })
         })
         .collect();
@@ -50,6 +51,8 @@ fn cluster(cluster_name: &str, health: &[Health]) -> (Arc<str>, Arc<Cluster>) {
         bind: None,
         tcp_keepalive: None,
         panic_threshold: 50.0,
+        transport: lateen_traffic::tls::TransportSocket::Plain,
+        transport_matches: Vec::new(),
         proxy_protocol: None,
         outlier: None,
         outlier_errors: None,

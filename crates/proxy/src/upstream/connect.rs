@@ -9,19 +9,22 @@ use lateen_traffic::cluster::{
 };
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::io::Io;
+use crate::io::Socket;
 
 /// Connects to a host of a cluster, which binds as its settings say, else by `bind`.
 ///
 /// # Errors
 /// Those of the system calls.
-pub async fn dial(host: &EndpointAddress, settings: &ClusterSettings, bind: Option<&UpstreamBind>) -> io::Result<Io> {
+pub async fn dial(
+    host: &EndpointAddress,
+    settings: &ClusterSettings,
+    bind: Option<&UpstreamBind>,
+) -> io::Result<Socket> {
     match host {
         EndpointAddress::Socket(address) => {
-            let stream = connect(*address, settings.bind.as_ref().or(bind), settings.tcp_keepalive).await?;
-            Ok(Io::tcp(stream, bytes::Bytes::new()))
+            connect(*address, settings.bind.as_ref().or(bind), settings.tcp_keepalive).await.map(Socket::Tcp)
         }
-        EndpointAddress::Pipe(path) => tokio::net::UnixStream::connect(&**path).await.map(Io::unix),
+        EndpointAddress::Pipe(path) => tokio::net::UnixStream::connect(&**path).await.map(Socket::Unix),
         // Names are resolved before they become hosts.
         EndpointAddress::Dns { .. } => Err(io::ErrorKind::AddrNotAvailable.into()),
     }

@@ -8,6 +8,7 @@ mod http2;
 mod lease;
 mod named;
 mod pool;
+mod tls;
 mod told;
 
 use std::cell::{Cell, RefCell};
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lateen_traffic::balance::{HostSet, Rotation, Standing, Turn};
 use lateen_traffic::cluster::{
-    Cluster, ClusterSettings, Discovery, DnsFamily, EndpointAddress, Health, LbPolicy, UpstreamBind,
+    Cluster, ClusterSettings, Discovery, DnsFamily, EndpointAddress, Health, LbPolicy, TransportLabels, UpstreamBind,
 };
 use lateen_traffic::health::HostHealth;
 use lateen_traffic::outlier::Report;
@@ -27,6 +28,7 @@ use lateen_traffic::proxy_protocol::Told;
 use lateen_traffic::{Config, Dice, ResponseHead};
 
 use crate::stats::{ClusterStats, WorkerStats};
+use crate::tls::context::{Contexts, Secrets};
 
 pub use checks::{Check, Until};
 pub use connect::{connect, dial, original_destination};
@@ -51,6 +53,8 @@ pub struct Shared {
     pub default_bind: Option<UpstreamBind>,
     /// Addresses of hosts that requests name.
     pub names: NameCaches,
+    /// TLS, ready for handshakes.
+    pub tls: Arc<Contexts>,
 }
 
 /// Counts of one cluster over all workers, against which its limits are held.
@@ -106,6 +110,7 @@ impl Shared {
             check_bell: tokio::sync::Notify::new(),
             default_bind,
             names: NameCaches::default(),
+            tls: Arc::default(),
         }
     }
 
@@ -184,12 +189,14 @@ pub struct Upstream {
     pub shared: Arc<ClusterShared>,
     /// Statistics of this worker.
     pub stats: Arc<ClusterStats>,
+    tls: Arc<Contexts>,
     state: RefCell<State>,
 }
 
 struct State {
     cluster: Arc<Cluster>,
     resolved: Resolved,
+    secrets: Arc<Secrets>,
     hosts: Vec<Rc<Host>>,
     // What discovery tells of each of `hosts`: priority and health.
     discovered: Vec<(u32, Health)>,
@@ -210,6 +217,9 @@ pub struct Host {
     pub target: EndpointAddress,
     /// Its name, if known.
     pub hostname: Arc<str>,
+    transport_labels: TransportLabels,
+    // How it is spoken to over TLS, once it was.
+    tls: RefCell<Option<tls::HostTls>>,
     /// Counts over all workers.
     pub shared: Arc<HostShared>,
     /// This worker's connections to it.
@@ -231,6 +241,8 @@ impl Host {
             address: self.address.clone(),
             target: self.target.clone(),
             hostname: Arc::clone(&self.hostname),
+            transport_labels: self.transport_labels.clone(),
+            tls: RefCell::default(),
             shared: Arc::clone(&self.shared),
             pool: Pool::default(),
             weight: Cell::new(self.weight.get()),
@@ -260,16 +272,19 @@ impl Upstream {
     fn new(
         cluster: Arc<Cluster>,
         resolved: Resolved,
+        secrets: Arc<Secrets>,
         shared: &Shared,
         stats: &WorkerStats,
         dice: &mut dyn Dice,
     ) -> Self {
+        let tls = Arc::clone(&shared.tls);
         let shared = shared.cluster(&cluster.settings.name);
         let this = Self {
             stats: stats.cluster(crate::stats::cluster_scope(&cluster.settings)),
             state: RefCell::new(State {
                 cluster: Arc::clone(&cluster),
                 resolved: Arc::clone(&resolved),
+                secrets,
                 hosts: Vec::new(),
                 discovered: Vec::new(),
                 set: HostSet::default(),
@@ -279,6 +294,7 @@ impl Upstream {
                 told: told::ToldHosts::default(),
             }),
             shared,
+            tls,
         };
         this.rebuild(cluster, resolved);
         this
@@ -289,9 +305,12 @@ impl Upstream {
         Arc::clone(&self.state.borrow().cluster.settings)
     }
 
-    fn update(&self, cluster: &Arc<Cluster>, resolved: &Resolved) {
+    fn update(&self, cluster: &Arc<Cluster>, resolved: &Resolved, secrets: &Arc<Secrets>) {
         let current = {
-            let state = self.state.borrow();
+            let mut state = self.state.borrow_mut();
+            if !Arc::ptr_eq(&state.secrets, secrets) {
+                state.secrets = Arc::clone(secrets);
+            }
             Arc::ptr_eq(&state.cluster, cluster)
                 && (Arc::ptr_eq(&state.resolved, resolved) || !uses_dns(&cluster.settings.discovery))
         };
@@ -303,15 +322,24 @@ impl Upstream {
     /// Makes the host list anew; hosts that stay keep their pools.
     fn rebuild(&self, cluster: Arc<Cluster>, resolved: Resolved) {
         let mut state = self.state.borrow_mut();
+        // What hosts are spoken to by has changed: connections are made anew.
+        let settings = &cluster.settings;
+        let respoken = !Arc::ptr_eq(&state.cluster.settings, settings)
+            && (settings.speaks_tls() || state.cluster.settings.speaks_tls());
         let mut old: HashMap<(EndpointAddress, EndpointAddress), Rc<Host>> =
             state.hosts.drain(..).map(|h| ((h.address.clone(), h.target.clone()), h)).collect();
+        if respoken {
+            old.clear();
+            state.dynamic.clear();
+        }
         let mut discovered: Vec<(u32, Health)> = Vec::new();
         let mut hosts = Vec::new();
         let placed = cluster.endpoints.localities.iter().enumerate();
         for (locality, group, endpoint) in placed.flat_map(|(i, l)| l.endpoints.iter().map(move |e| (i, l, e))) {
             for target in targets(&endpoint.address, &cluster.settings.discovery, &resolved) {
                 let key = (endpoint.address.clone(), target.clone());
-                let host = match old.remove(&key) {
+                let known = old.remove(&key).filter(|host| host.transport_labels == endpoint.transport_labels);
+                let host = match known {
                     Some(host) => {
                         host.weight.set(endpoint.weight.max(1));
                         host
@@ -321,6 +349,8 @@ impl Upstream {
                         address: endpoint.address.clone(),
                         target,
                         hostname: Arc::clone(&endpoint.hostname),
+                        transport_labels: endpoint.transport_labels.clone(),
+                        tls: RefCell::default(),
                         pool: Pool::default(),
                         weight: Cell::new(endpoint.weight.max(1)),
                         health: RefCell::default(),
@@ -462,6 +492,8 @@ impl Upstream {
             address: target.clone(),
             target,
             hostname: "".into(),
+            transport_labels: TransportLabels::default(),
+            tls: RefCell::default(),
             pool: Pool::default(),
             weight: Cell::new(1),
             health: RefCell::default(),
@@ -532,10 +564,17 @@ impl Upstreams {
     ) -> Option<Rc<Upstream>> {
         let cluster = config.clusters.get(name)?;
         if let Some(upstream) = self.used.borrow().get(name) {
-            upstream.update(cluster, resolved);
+            upstream.update(cluster, resolved, &config.secrets);
             return Some(Rc::clone(upstream));
         }
-        let upstream = Rc::new(Upstream::new(Arc::clone(cluster), Arc::clone(resolved), shared, stats, dice));
+        let upstream = Rc::new(Upstream::new(
+            Arc::clone(cluster),
+            Arc::clone(resolved),
+            Arc::clone(&config.secrets),
+            shared,
+            stats,
+            dice,
+        ));
         self.used.borrow_mut().insert(Arc::clone(&cluster.settings.name), Rc::clone(&upstream));
         Some(upstream)
     }
@@ -544,7 +583,7 @@ impl Upstreams {
     pub fn follow(&self, config: &Config, resolved: &Resolved) {
         self.used.borrow_mut().retain(|name, upstream| match config.clusters.get(name) {
             Some(cluster) => {
-                upstream.update(cluster, resolved);
+                upstream.update(cluster, resolved, &config.secrets);
                 true
             }
             None => false,

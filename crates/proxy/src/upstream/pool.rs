@@ -11,6 +11,7 @@ use std::time::Duration;
 use lateen_traffic::cluster::{ClusterSettings, UpstreamBind};
 use lateen_traffic::proxy_protocol;
 use lateen_traffic::reply::UpstreamFailure;
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -265,11 +266,12 @@ impl Upstream {
     ) -> Result<(Rc<Io>, Counted), UpstreamFailure> {
         let counted = Counted::new(self, host);
         let connecting = async {
-            let io = dial(&host.target, settings, bind).await?;
+            let failed = |error: std::io::Error| UpstreamFailure::Connect(words(&error));
+            let mut socket = dial(&host.target, settings, bind).await.map_err(failed)?;
             if let (Some(version), Some((told, _))) = (settings.proxy_protocol, &host.told) {
-                io.write(&proxy_protocol::write(version, *told)).await?;
+                socket.write_all(&proxy_protocol::write(version, *told)).await.map_err(failed)?;
             }
-            Ok::<_, std::io::Error>(io)
+            self.transport(host, settings, socket).await
         };
         let begun = Instant::now();
         match tokio::time::timeout(settings.connect_timeout, connecting).await {
@@ -280,10 +282,10 @@ impl Upstream {
                 let _ = counted.io.set((Rc::clone(&io), now));
                 Ok((io, counted))
             }
-            Ok(Err(error)) => {
+            Ok(Err(failure)) => {
                 self.stats.upstream_cx_connect_fail.inc();
                 host.shared.connect_failures.fetch_add(1, Ordering::Relaxed);
-                Err(UpstreamFailure::Connect(words(&error)))
+                Err(failure)
             }
             Err(_) => {
                 self.stats.upstream_cx_connect_fail.inc();

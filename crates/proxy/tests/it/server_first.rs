@@ -43,6 +43,8 @@ fn sniffing(address: SocketAddr, cluster: &str) -> Listener {
             name: "".into(),
             matches: ChainMatch::default(),
             rbac: Box::default(),
+            tls: None,
+            handshake_timeout: None,
             terminal: Terminal::Tcp(Arc::new(tcp)),
         })),
         ..plain
@@ -54,6 +56,7 @@ fn configured(world: &World, listeners: Vec<Listener>, clusters: &[(&str, Socket
         clusters.iter().map(|(name, address)| (Arc::from(*name), Arc::new(cluster(name, &[*address])))).collect();
     let listeners: BTreeMap<_, _> = listeners.into_iter().map(|l| (Arc::clone(&l.name), Arc::new(l))).collect();
     world.proxy.configure(Arc::new(Config {
+        secrets: Arc::default(),
         listeners: Arc::new(listeners),
         routes: Arc::default(),
         clusters: Arc::new(clusters),

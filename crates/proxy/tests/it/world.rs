@@ -89,6 +89,7 @@ pub fn cluster(name: &str, hosts: &[SocketAddr]) -> Cluster {
                 health: Health::Healthy,
                 hash_key: None,
                 checked_as: None,
+                transport_labels: Box::default(),
             })
         })
         .collect();
@@ -110,6 +111,8 @@ pub fn cluster(name: &str, hosts: &[SocketAddr]) -> Cluster {
             bind: None,
             tcp_keepalive: None,
             panic_threshold: 0.0,
+            transport: lateen_traffic::tls::TransportSocket::Plain,
+            transport_matches: Vec::new(),
             proxy_protocol: None,
             outlier: None,
             outlier_errors: None,
@@ -141,6 +144,8 @@ pub fn config(address: SocketAddr, hcm: Hcm, clusters: Vec<Cluster>) -> Arc<Conf
             name: "".into(),
             matches: ChainMatch::default(),
             rbac: Box::default(),
+            tls: None,
+            handshake_timeout: None,
             terminal: Terminal::Http(Arc::new(hcm)),
         })],
         default_chain: None,
@@ -151,6 +156,7 @@ pub fn config(address: SocketAddr, hcm: Hcm, clusters: Vec<Cluster>) -> Arc<Conf
     };
     let clusters: HashMap<_, _> = clusters.into_iter().map(|c| (Arc::clone(&c.settings.name), Arc::new(c))).collect();
     Arc::new(Config {
+        secrets: Arc::default(),
         listeners: Arc::new(BTreeMap::from([("test".into(), Arc::new(listener))])),
         routes: Arc::default(),
         clusters: Arc::new(clusters),

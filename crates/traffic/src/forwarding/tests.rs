@@ -9,7 +9,7 @@ fn seen(hcm: &Hcm, fields: &[(&str, &str)]) -> (Vec<String>, Client) {
         hcm,
         "10.0.0.9:4711".parse().unwrap(),
         "10.0.0.1:80".parse().unwrap(),
-        false,
+        None,
         &mut (|| 0x0123_4567_89ab_cdef),
     );
     let list = request.headers.iter().map(|(n, v)| format!("{n}: {}", String::from_utf8_lossy(v))).collect();

@@ -12,7 +12,14 @@ fn chain(name: &str, matches: ChainMatch) -> Arc<FilterChain> {
         named_port: None,
         access_log: Vec::new(),
     };
-    Arc::new(FilterChain { name: name.into(), matches, rbac: Box::default(), terminal: Terminal::Tcp(Arc::new(tcp)) })
+    Arc::new(FilterChain {
+        name: name.into(),
+        matches,
+        tls: None,
+        handshake_timeout: None,
+        rbac: Box::default(),
+        terminal: Terminal::Tcp(Arc::new(tcp)),
+    })
 }
 
 fn listener(chains: Vec<Arc<FilterChain>>) -> Listener {

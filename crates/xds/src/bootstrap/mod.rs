@@ -20,7 +20,10 @@ use envoy_types::pb::envoy::config::bootstrap::v3::{self as pb, bootstrap};
 use envoy_types::pb::envoy::config::cluster::v3::Cluster as PbCluster;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::config::listener::v3::Listener as PbListener;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret as PbSecret;
 use lateen_traffic::cluster::UpstreamBind;
+
+pub(crate) use source::ads as ads_server;
 
 use crate::ads::Protocol;
 use crate::convert::{At as _, note_if_set, reject_if_set};
@@ -38,6 +41,8 @@ pub struct Bootstrap {
     pub listeners: Vec<PbListener>,
     /// Clusters that are there from the start.
     pub clusters: Vec<PbCluster>,
+    /// Secrets that are there from the start.
+    pub secrets: Vec<PbSecret>,
     /// The ADS server, if one is named.
     pub ads: Option<Ads>,
     /// Where further listeners come from (LDS).
@@ -165,13 +170,12 @@ impl Bootstrap {
             xds_config_tracker_extension, application_log_config, grpc_async_client_manager_config,
             memory_allocator_manager, enable_worker_cpu_affinity, stats_flush, stats_eviction);
         let bootstrap::StaticResources { listeners, clusters, secrets } = static_resources.unwrap_or_default();
-        // Nothing refers to a secret: TLS is refused where it is used.
-        note_if_set!(notes, "StaticResources": secrets);
         let mut all = Bootstrap {
             node: node.unwrap_or_default(),
             admin: admin.map(|value| self::admin(value, &mut notes)).transpose().at("admin")?.flatten(),
             listeners,
             clusters,
+            secrets,
             ads: None,
             listener_source: None,
             cluster_source: None,

@@ -9,7 +9,7 @@ use crate::ads::Protocol;
 use crate::convert::{At as _, Notes, Reject, note_if_set, reject_if_set};
 
 /// The ADS server of `ads_config`.
-pub(super) fn ads(config: core::ApiConfigSource, notes: &mut Notes) -> Result<Ads, Reject> {
+pub(crate) fn ads(config: core::ApiConfigSource, notes: &mut Notes) -> Result<Ads, Reject> {
     let core::ApiConfigSource {
         api_type,
         transport_api_version,

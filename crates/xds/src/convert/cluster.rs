@@ -1,8 +1,8 @@
 //! Clusters.
 //!
-//! - reject: TLS (not there yet), subset balancers,
+//! - reject: subset balancers, health checks over TLS,
 //!   filters, custom cluster types, because requests would go to other hosts, or differently, than meant
-//! - note: statistics, metadata, DNS tuning, matches on hosts' metadata that all lead to plain sockets
+//! - note: statistics, metadata, DNS tuning
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,19 +11,22 @@ use envoy_types::pb::envoy::config::cluster::v3::{self as pb, circuit_breakers, 
 use envoy_types::pb::envoy::config::core::v3::RoutingPriority;
 use envoy_types::pb::envoy::extensions::clusters::dynamic_forward_proxy::v3::ClusterConfig as DynamicForwardProxy;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::google::protobuf::{Struct, value::Kind};
 use lateen_traffic::cluster::{
-    CircuitLimits, ClusterSettings, Discovery, DnsFamily, Endpoints, LbPolicy, RetryBudget, UpstreamProtocol,
+    CircuitLimits, ClusterSettings, Discovery, DnsFamily, Endpoints, LbPolicy, RetryBudget, TransportLabels,
+    TransportMatch, UpstreamProtocol,
 };
+use lateen_traffic::tls::{NamedSecret, TransportSocket};
 
 use super::address::{config_source, duration, percent, tcp_keepalive, text, type_name, unpack, upstream_bind};
 use super::balance::balancer;
 use super::dynamic_forward_proxy;
 use super::endpoint::{Addresses, endpoints};
 use super::health_check::health_check;
-use super::listener::plain;
 use super::outlier::outlier;
 use super::proxy_protocol;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
+use super::tls::upstream;
 use super::upstream_http::{UpstreamHttp, http1};
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -115,14 +118,18 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
         return Err(Reject::field("name", "empty"));
     }
     let name: Arc<str> = name.into();
-    let proxy_protocol = match transport_socket {
+    let (proxy_protocol, transport) = match transport_socket {
         Some(socket) => proxy_protocol::spoken(socket, notes).at("transport_socket")?,
-        None => None,
+        None => (None, TransportSocket::Plain),
     };
-    each("transport_socket_matches", transport_socket_matches, |choice| {
-        let pb_cluster::TransportSocketMatch { name: _, r#match: _, transport_socket } = choice;
-        notes.add("Cluster.transport_socket_matches");
-        transport_socket.map_or(Ok(()), plain).at("transport_socket")
+    let transport_matches = each("transport_socket_matches", transport_socket_matches, |choice| {
+        let pb_cluster::TransportSocketMatch { name, r#match, transport_socket } = choice;
+        let labels = transport_labels(r#match.unwrap_or_default()).at("match")?;
+        let transport = match transport_socket {
+            Some(socket) => upstream(socket, notes).at("transport_socket")?,
+            None => TransportSocket::Plain,
+        };
+        Ok(TransportMatch { name: name.into(), labels, transport })
     })?;
 
     let refresh = dns_refresh_rate.map(|value| duration("dns_refresh_rate", value)).transpose()?;
@@ -265,6 +272,8 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
         bind: upstream_bind_config.map(|bind| upstream_bind(bind, notes)).transpose().at("upstream_bind_config")?,
         tcp_keepalive: keepalive,
         panic_threshold: lb.panic_threshold,
+        transport,
+        transport_matches,
         proxy_protocol,
         outlier: outlier_detection.map(|value| outlier(value).map(Arc::new)).transpose().at("outlier_detection")?,
         outlier_errors: http.outlier_errors.map(Arc::new),
@@ -273,7 +282,36 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
         close_connections_to_unhealthy: close_connections_on_host_health_failure,
         update_merge_window: lb.update_merge_window,
     };
+    if settings.health_check.is_some() && settings.speaks_tls() {
+        return Err(Reject::field("health_checks", "not supported yet over TLS"));
+    }
     Ok(ConvertedCluster { settings, endpoints })
+}
+
+/// Labels by which a transport is chosen; only text is compared.
+pub(super) fn transport_labels(labels: Struct) -> Result<TransportLabels, Reject> {
+    let Struct { fields } = labels;
+    let mut labels = Vec::new();
+    for (key, value) in fields {
+        match value.kind {
+            Some(Kind::StringValue(text)) => labels.push((key.into(), text.into())),
+            _ => return Err(Reject::field(&format!("fields[{key:?}]"), "only strings are supported")),
+        }
+    }
+    labels.sort();
+    Ok(labels.into())
+}
+
+/// The secrets that connections to a cluster's hosts take.
+pub(crate) fn secrets_of_cluster(settings: &ClusterSettings) -> impl Iterator<Item = &NamedSecret> {
+    let sockets = settings.transport_matches.iter().map(|choice| &choice.transport);
+    std::iter::once(&settings.transport)
+        .chain(sockets)
+        .flat_map(|socket| match socket {
+            TransportSocket::Plain => None,
+            TransportSocket::Tls(tls) => Some(tls.settings.secrets()),
+        })
+        .flatten()
 }
 
 /// The one type of cluster that is an extension and supported.

@@ -1,7 +1,7 @@
 //! Load assignments: the hosts of a cluster.
 //!
 //! - reject: overload drops, endpoints by reference, lists by another service (LEDS)
-//! - note: metadata apart from the hash key, further addresses of a host
+//! - note: metadata apart from the hash key and what chooses a transport, further addresses of a host
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use lateen_traffic::cluster::{Endpoint, EndpointAddress, Endpoints, Health, Locality, LocalityEndpoints};
 
 use super::address::endpoint_address;
+use super::cluster::transport_labels as transport_labels_of;
 use super::health_check::checked_as;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 
@@ -92,6 +93,9 @@ fn locality_endpoints(
 fn lb_endpoint(value: pb::LbEndpoint, allowed: Addresses, notes: &mut Notes) -> Result<Endpoint, Reject> {
     let pb::LbEndpoint { health_status, metadata, load_balancing_weight, host_identifier } = value;
     let hash_key = metadata.as_ref().and_then(hash_key);
+    let transport_labels = metadata.as_ref().and_then(|all| all.filter_metadata.get("envoy.transport_socket_match"));
+    let transport_labels = transport_labels.cloned().map(transport_labels_of).transpose();
+    let transport_labels = transport_labels.at(r#"metadata.filter_metadata["envoy.transport_socket_match"]"#)?;
     note_if_set!(notes, "LbEndpoint": metadata);
     let weight = load_balancing_weight.map_or(1, |weight| weight.value);
     if weight == 0 {
@@ -122,7 +126,15 @@ fn lb_endpoint(value: pb::LbEndpoint, allowed: Addresses, notes: &mut Notes) -> 
         );
         return Err(Reject::field("endpoint.address.socket_address.address", reason));
     }
-    Ok(Endpoint { address, hostname: hostname.into(), weight, health, hash_key, checked_as })
+    Ok(Endpoint {
+        address,
+        hostname: hostname.into(),
+        weight,
+        health,
+        hash_key,
+        checked_as,
+        transport_labels: transport_labels.unwrap_or_default(),
+    })
 }
 
 /// What stands for the host's address where hashes choose hosts.

@@ -1,7 +1,7 @@
 //! The HTTP connection manager.
 //!
 //! - reject: what decides who the client is, what is a valid request, or where it goes, and is not carried out
-//! - note: tracing providers and tags, certificate details (there is no TLS yet), tuning of codecs, logs and flushes
+//! - note: tracing providers and tags, tuning of codecs, logs and flushes
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 use envoy_types::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 use lateen_traffic::hcm::{
-    Codec, Edge, ForwardClientCert, Hcm, HcmTimeouts, HostSettings, Http1Settings, Http2Settings, RequestLimits,
-    RouteSource, ServerHeader, Tracing, Underscores,
+    ClientCertDetails, Codec, Edge, ForwardClientCert, Hcm, HcmTimeouts, HostSettings, Http1Settings, Http2Settings,
+    RequestLimits, RouteSource, ServerHeader, Tracing, Underscores,
 };
 use lateen_traffic::path::{EscapedSlashes, PathSettings};
 
@@ -117,7 +117,7 @@ pub(super) fn http_connection_manager(
     }
     note_if_set!(notes, "HttpConnectionManager":
         http1_safe_max_connection_duration, stream_flush_timeout, drain_timeout_jitter, access_log_flush_interval,
-        flush_access_log_on_new_request, access_log_options, set_current_client_cert_details, append_local_overload,
+        flush_access_log_on_new_request, access_log_options, append_local_overload,
         add_proxy_protocol_connection_state);
     if stat_prefix.is_empty() {
         return Err(Reject::field("stat_prefix", "empty"));
@@ -231,6 +231,11 @@ pub(super) fn http_connection_manager(
             skip_xff_append,
             internal_ranges,
             client_cert,
+            client_cert_details: set_current_client_cert_details
+                .map(client_cert_details)
+                .transpose()
+                .at("set_current_client_cert_details")?
+                .unwrap_or_default(),
             generate_request_id: generate_request_id.is_none_or(|on| on.value),
             preserve_external_request_id,
             request_id_in_response: always_set_request_id_in_response,
@@ -251,6 +256,12 @@ pub(super) fn http_connection_manager(
         via: text(via),
         tracing: tracing.map(|value| self::tracing(value, notes)).transpose().at("tracing")?,
     })
+}
+
+fn client_cert_details(details: hcm::SetCurrentClientCertDetails) -> Result<ClientCertDetails, Reject> {
+    let hcm::SetCurrentClientCertDetails { subject, cert, chain, dns, uri, issuer, format } = details;
+    reject_if_set!(issuer, format);
+    Ok(ClientCertDetails { cert, chain, subject: subject.is_some_and(|on| on.value), uri, dns })
 }
 
 fn request_id(extension: pb::RequestIdExtension, notes: &mut Notes) -> Result<(), Reject> {

@@ -1,6 +1,6 @@
 //! Listeners, their filters, and filter chains.
 //!
-//! - reject: TLS (not there yet), transparent proxying, other kinds of listeners, network and listener filters other
+//! - reject: transparent proxying, other kinds of listeners, network and listener filters other
 //!   than those named, matches that would be left out, because a connection would get the wrong treatment
 //! - note: statistics, metadata, balancing between workers, tuning of the socket
 
@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::{self as core, transport_socket};
+use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3::{
     self as pb, filter, listener_filter, listener_filter_chain_match_predicate::Rule,
 };
@@ -24,6 +24,7 @@ use lateen_traffic::listener::{
     ChainMatch, Direction, ExpectHeader, FilterChain, Inspector, Listener, SourceType, Terminal, TransportProtocol,
 };
 use lateen_traffic::rbac::Rbac;
+use lateen_traffic::tls::NamedSecret;
 
 use super::access_log::access_logs;
 use super::address::{cidr, port, socket_address, timeout, type_name, unpack};
@@ -33,6 +34,7 @@ use super::proxy_protocol;
 use super::rbac;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 use super::tcp::tcp_proxy;
+use super::tls::downstream;
 
 /// Envoy's default for listener filters.
 const DEFAULT_INSPECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -275,11 +277,9 @@ fn filter_chain(chain: pb::FilterChain, listener: Surroundings, notes: &mut Note
     if use_proxy_proto.is_some_and(|on| on.value) {
         return Err(Reject::field("use_proxy_proto", "not supported yet"));
     }
-    // Without TLS there is no handshake to time.
-    note_if_set!(notes, "FilterChain": metadata, transport_socket_connect_timeout);
-    if let Some(socket) = transport_socket {
-        plain(socket).at("transport_socket")?;
-    }
+    note_if_set!(notes, "FilterChain": metadata);
+    let tls = transport_socket.map(|socket| downstream(socket, notes)).transpose().at("transport_socket")?.flatten();
+    let handshake_timeout = timeout("transport_socket_connect_timeout", transport_socket_connect_timeout)?.flatten();
     let matches = match filter_chain_match {
         Some(value) => chain_match(value).at("filter_chain_match")?,
         None => ChainMatch::default(),
@@ -313,23 +313,7 @@ fn filter_chain(chain: pb::FilterChain, listener: Surroundings, notes: &mut Note
     if let Terminal::Tcp(proxy) = &mut terminal {
         Arc::make_mut(proxy).named_port = named_port;
     }
-    Ok(FilterChain { name: name.into(), matches, rbac: rbac.into(), terminal })
-}
-
-/// Refuses every transport socket but that of plain bytes.
-pub(super) fn plain(socket: core::TransportSocket) -> Result<(), Reject> {
-    let core::TransportSocket { name, config_type } = socket;
-    match config_type {
-        Some(transport_socket::ConfigType::TypedConfig(any))
-            if type_name(&any.type_url) == "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" =>
-        {
-            Ok(())
-        }
-        Some(transport_socket::ConfigType::TypedConfig(any)) => {
-            Err(Reject::field("typed_config", format_args!("{} is not supported yet", type_name(&any.type_url))))
-        }
-        None => Err(Reject::field("typed_config", format_args!("missing for {name:?}"))),
-    }
+    Ok(FilterChain { name: name.into(), matches, tls, handshake_timeout, rbac: rbac.into(), terminal })
 }
 
 /// What a network filter does.
@@ -417,6 +401,12 @@ fn chain_match(value: pb::FilterChainMatch) -> Result<ChainMatch, Reject> {
         source_ranges: each("source_prefix_ranges", source_prefix_ranges, cidr)?,
         source_ports: each("source_ports", source_ports, |value| port("", value))?,
     })
+}
+
+/// The secrets that a listener's handshakes take.
+pub(crate) fn secrets_of_listener(listener: &Listener) -> impl Iterator<Item = &NamedSecret> {
+    let chains = listener.chains.iter().chain(&listener.default_chain);
+    chains.filter_map(|chain| chain.tls.as_ref()).flat_map(|tls| tls.settings.secrets())
 }
 
 /// Names of the route configurations that a listener asks for.

@@ -7,7 +7,7 @@
 //! - degrade: one route answers 500, the rest works;
 //! - note: statistics, tuning or looks. Counted in [`Notes`], shown in the admin page.
 //!
-//! Knows no file, socket or clock.
+//! Knows no socket or clock, and no file but those that hold certificates.
 #![allow(deprecated)] // Envoy's deprecated fields are fields all the same.
 
 mod access_log;
@@ -35,7 +35,9 @@ mod rbac;
 pub(crate) mod reject;
 mod retry;
 mod route;
+mod secret;
 mod tcp;
+mod tls;
 mod upstream_http;
 
 #[cfg(test)]
@@ -46,7 +48,9 @@ pub use endpoint::{Addresses, endpoints};
 pub use listener::listener;
 pub use reject::{Notes, Reject};
 pub use route::route_config;
+pub use secret::secret;
 
 pub(crate) use address::{socket_address, upstream_bind};
-pub(crate) use listener::route_names;
+pub(crate) use cluster::secrets_of_cluster;
+pub(crate) use listener::{route_names, secrets_of_listener};
 pub(crate) use reject::{At, note_if_set, reject_if_set};

@@ -10,7 +10,7 @@ use lateen_traffic::cluster::{Cluster, ClusterSettings, Discovery, Endpoints};
 
 use super::{State, check_name, decode};
 use crate::ResourceType;
-use crate::convert::{self, Addresses, Reject};
+use crate::convert::{self, Addresses, Reject, secrets_of_cluster};
 
 /// A cluster as the resource says, waiting for endpoints or served.
 #[derive(Clone, Debug)]
@@ -21,6 +21,10 @@ pub(super) struct ClusterParts {
 }
 
 impl ClusterParts {
+    pub(super) fn settings(&self) -> &ClusterSettings {
+        &self.settings
+    }
+
     fn service_name(&self) -> Option<&Arc<str>> {
         match &self.settings.discovery {
             Discovery::Eds { service_name } => Some(service_name),
@@ -39,33 +43,45 @@ impl State {
         {
             return Err(Reject::new(format_args!("a second cluster {name:?}")));
         }
+        let secrets: Vec<_> = secrets_of_cluster(&converted.settings).cloned().collect();
+        self.refer_to_secrets(&(ResourceType::Cluster, Arc::clone(&name)), &secrets)?;
         let parts =
             ClusterParts { settings: Arc::new(converted.settings), endpoints: converted.endpoints.map(Arc::new) };
         let older = self.warming_clusters.remove(&name);
-        let endpoints = match (&parts.endpoints, parts.service_name()) {
-            (Some(inline), _) => Some(Arc::clone(inline)),
-            (None, Some(service)) => {
-                self.assignment_users.entry(Arc::clone(service)).or_default().insert(Arc::clone(&name));
-                self.assignments.get(service).cloned()
-            }
-            (None, None) => Some(Arc::default()),
-        };
-        match endpoints {
-            Some(endpoints) => self.serve_cluster(&name, parts.settings, endpoints),
-            None => {
-                self.warming_clusters.insert(Arc::clone(&name), parts);
-            }
+        if let (None, Some(service)) = (&parts.endpoints, parts.service_name()) {
+            self.assignment_users.entry(Arc::clone(service)).or_default().insert(Arc::clone(&name));
         }
+        self.warming_clusters.insert(Arc::clone(&name), parts);
+        self.serve_cluster_if_ready(&name);
+        self.secret_users_changed |= older.is_some();
         if let Some(service) = older.as_ref().and_then(ClusterParts::service_name) {
             self.release_assignment(service, &name);
         }
         Ok(())
     }
 
+    /// A cluster that waits is served, if it has all it waited for.
+    pub(super) fn serve_cluster_if_ready(&mut self, name: &Arc<str>) {
+        let Some(parts) = self.warming_clusters.get(name) else { return };
+        let endpoints = match (&parts.endpoints, parts.service_name()) {
+            (Some(inline), _) => Arc::clone(inline),
+            (None, Some(service)) => match self.assignments.get(service) {
+                Some(assigned) => Arc::clone(assigned),
+                None => return,
+            },
+            (None, None) => Arc::default(),
+        };
+        let has_secrets = secrets_of_cluster(&parts.settings).all(|secret| self.has_secret(&secret.name));
+        if has_secrets && let Some(parts) = self.warming_clusters.remove(name) {
+            self.serve_cluster(name, parts.settings, endpoints);
+        }
+    }
+
     /// Puts a cluster in place of what was served under its name.
     fn serve_cluster(&mut self, name: &Arc<str>, settings: Arc<ClusterSettings>, endpoints: Arc<Endpoints>) {
         let cluster = Arc::new(Cluster { settings, endpoints });
         let older = self.change_clusters().insert(Arc::clone(name), cluster);
+        self.secret_users_changed |= older.is_some();
         if let Some(older) = older
             && let Discovery::Eds { service_name } = &older.settings.discovery
         {
@@ -76,6 +92,7 @@ impl State {
     pub(super) fn remove_cluster(&mut self, name: &Arc<str>) {
         let warming = self.warming_clusters.remove(name);
         let served = if self.config.clusters.contains_key(name) { self.change_clusters().remove(name) } else { None };
+        self.secret_users_changed |= warming.is_some() || served.is_some();
         let settings = warming.map(|parts| parts.settings).into_iter().chain(served.map(|c| Arc::clone(&c.settings)));
         for settings in settings {
             if let Discovery::Eds { service_name } = &settings.discovery {
@@ -122,11 +139,12 @@ impl State {
             // Asked for no longer.
             return;
         };
-        for cluster in users.clone() {
+        let users = users.clone();
+        self.assignments.insert(Arc::clone(service), Arc::clone(&endpoints));
+        for cluster in users {
             let waits = self.warming_clusters.get(&cluster).is_some_and(|parts| parts.service_name() == Some(service));
-            if waits && let Some(parts) = self.warming_clusters.remove(&cluster) {
-                self.serve_cluster(&cluster, parts.settings, Arc::clone(&endpoints));
-                continue;
+            if waits {
+                self.serve_cluster_if_ready(&cluster);
             }
             let Some(served) = self.config.clusters.get(&cluster) else { continue };
             if matches!(&served.settings.discovery, Discovery::Eds { service_name } if service_name == service) {
@@ -135,7 +153,6 @@ impl State {
                 self.change_clusters().insert(cluster, cluster_now);
             }
         }
-        self.assignments.insert(Arc::clone(service), endpoints);
     }
 
     fn change_clusters(&mut self) -> &mut HashMap<Arc<str>, Arc<Cluster>> {

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use envoy_types::pb::envoy::admin::v3::{
     self as admin, ClientResourceStatus, clusters_config_dump, endpoints_config_dump, listeners_config_dump,
-    routes_config_dump,
+    routes_config_dump, secrets_config_dump,
 };
 use envoy_types::pb::envoy::config::bootstrap::v3::Bootstrap as PbBootstrap;
 use envoy_types::pb::google::protobuf::{Any, Timestamp};
@@ -27,6 +27,7 @@ impl State {
         }
         configs.push(any(&self.listeners_dump()));
         configs.push(any(&self.routes_dump()));
+        configs.push(any(&self.secrets_dump()));
         admin::ConfigDump { configs }
     }
 
@@ -38,7 +39,9 @@ impl State {
         with_endpoints: bool,
         schema: &Schema,
     ) -> Result<serde_json::Value, JsonError> {
-        schema.to_json(&self.config_dump(bootstrap, started, with_endpoints))
+        let mut dump = schema.to_json(&self.config_dump(bootstrap, started, with_endpoints))?;
+        hide_keys(&mut dump);
+        Ok(dump)
     }
 
     fn clusters_dump(&self) -> admin::ClustersConfigDump {
@@ -131,6 +134,28 @@ impl State {
         dump
     }
 
+    fn secrets_dump(&self) -> admin::SecretsConfigDump {
+        let mut dump = admin::SecretsConfigDump::default();
+        for (name, history) in self.histories.of_type(&ResourceType::Secret) {
+            let Some(secret) = Shown::of(history) else { continue };
+            let name = name.to_string();
+            if history.fixed {
+                let (secret, last_updated) = (secret.body, secret.when);
+                dump.static_secrets.push(secrets_config_dump::StaticSecret { name, last_updated, secret });
+                continue;
+            }
+            dump.dynamic_active_secrets.push(secrets_config_dump::DynamicSecret {
+                name,
+                version_info: secret.version,
+                last_updated: secret.when,
+                secret: secret.body,
+                error_state: secret.error,
+                client_status: secret.status,
+            });
+        }
+        dump
+    }
+
     /// Names of resources of which the newest content was refused, with the reason, by type.
     pub fn failures(&self) -> impl Iterator<Item = (ResourceType, &Arc<str>, &str)> {
         ResourceType::CORE.into_iter().flat_map(|r#type| {
@@ -139,6 +164,29 @@ impl State {
                 Some((r#type.clone(), name, history.failure.as_ref()?.reason.as_str()))
             })
         })
+    }
+}
+
+/// Puts `[redacted]` in place of private keys, wherever in the configuration they stand.
+fn hide_keys(value: &mut serde_json::Value) {
+    const KEYS: [&str; 4] = ["private_key", "password", "pkcs12", "session_ticket_keys"];
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (name, field) in fields {
+                match field {
+                    serde_json::Value::Object(source) if KEYS.contains(&name.as_str()) => {
+                        for inline in ["inline_string", "inline_bytes"] {
+                            if let Some(text) = source.get_mut(inline) {
+                                *text = "[redacted]".into();
+                            }
+                        }
+                    }
+                    field => hide_keys(field),
+                }
+            }
+        }
+        serde_json::Value::Array(all) => all.iter_mut().for_each(hide_keys),
+        _ => {}
     }
 }
 

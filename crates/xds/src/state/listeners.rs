@@ -10,7 +10,7 @@ use lateen_traffic::listener::Listener;
 
 use super::{State, check_name, decode};
 use crate::ResourceType;
-use crate::convert::{self, Reject, route_names};
+use crate::convert::{self, Reject, route_names, secrets_of_listener};
 
 impl State {
     pub(super) fn put_listener(&mut self, body: &Any, expected: Option<&Arc<str>>) -> Result<Arc<str>, Reject> {
@@ -34,24 +34,32 @@ impl State {
                 return Err(Reject::new(reason));
             }
         }
+        let secrets: Vec<_> = secrets_of_listener(&listener).cloned().collect();
+        self.refer_to_secrets(&(ResourceType::Listener, Arc::clone(&name)), &secrets)?;
         self.sockets.hold(&listener)?;
         let older = self.warming_listeners.remove(&name);
         for route in route_names(&listener) {
             self.route_users.entry(Arc::clone(route)).or_default().insert(Arc::clone(&name));
         }
-        if self.has_routes(&listener) {
-            self.serve_listener(listener);
-        } else {
-            self.warming_listeners.insert(Arc::clone(&name), listener);
-        }
+        self.warming_listeners.insert(Arc::clone(&name), listener);
+        self.serve_listener_if_ready(&name);
         if let Some(older) = older {
             self.release_routes(&older);
         }
         Ok(name)
     }
 
-    fn has_routes(&self, listener: &Listener) -> bool {
+    fn is_ready(&self, listener: &Listener) -> bool {
         route_names(listener).all(|name| self.config.routes.contains_key(name))
+            && secrets_of_listener(listener).all(|secret| self.has_secret(&secret.name))
+    }
+
+    /// A listener that waits is served, if it has all it waited for.
+    pub(super) fn serve_listener_if_ready(&mut self, name: &Arc<str>) {
+        let ready = self.warming_listeners.get(name).is_some_and(|waiting| self.is_ready(waiting));
+        if ready && let Some(waiting) = self.warming_listeners.remove(name) {
+            self.serve_listener(waiting);
+        }
     }
 
     fn serve_listener(&mut self, listener: Arc<Listener>) {
@@ -74,8 +82,9 @@ impl State {
         self.sockets.retain(self.config.listeners.values().chain(self.warming_listeners.values()).map(AsRef::as_ref));
     }
 
-    /// A form of a listener no longer uses its routes; others of the same name still may.
+    /// A form of a listener no longer uses its routes and secrets; others of the same name still may.
     fn release_routes(&mut self, older: &Listener) {
+        self.secret_users_changed |= secrets_of_listener(older).next().is_some();
         let forms = [self.config.listeners.get(&older.name), self.warming_listeners.get(&older.name)];
         let still: BTreeSet<Arc<str>> =
             forms.into_iter().flatten().flat_map(|form| route_names(form)).cloned().collect();
@@ -103,10 +112,7 @@ impl State {
         self.published = None;
         Arc::make_mut(&mut self.config.routes).insert(Arc::clone(name), routes);
         for listener in users {
-            let ready = self.warming_listeners.get(&listener).is_some_and(|waiting| self.has_routes(waiting));
-            if ready && let Some(waiting) = self.warming_listeners.remove(&listener) {
-                self.serve_listener(waiting);
-            }
+            self.serve_listener_if_ready(&listener);
         }
         Ok(())
     }

@@ -2,8 +2,8 @@
 //!
 //! Keeps the last good content of every resource and yields whole [`Config`]s. Nothing that works is replaced by
 //! something that cannot work yet: a cluster waits ("warms") until its endpoints are known, a listener until its
-//! routes are, and meanwhile the older one stays. Removals act at once. A change of one resource costs work in
-//! proportion to that change, and a copy of one map of pointers.
+//! routes are, both until their secrets are, and meanwhile the older one stays. Removals act at once. A change of one
+//! resource costs work in proportion to that change, and a copy of one map of pointers.
 //!
 //! Knows no stream and no clock: [`crate::ads::client`] feeds it, the time is an argument.
 
@@ -11,6 +11,7 @@ mod clusters;
 mod dump;
 mod history;
 mod listeners;
+mod secrets;
 mod sockets;
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ use envoy_types::pb::google::protobuf::Any;
 use lateen_traffic::Config;
 use lateen_traffic::cluster::Endpoints;
 use lateen_traffic::listener::Listener;
+use lateen_traffic::tls::SecretOrigin;
 use prost::{Message, Name};
 
 use crate::ResourceType;
@@ -31,6 +33,7 @@ use crate::bootstrap::Bootstrap;
 use crate::convert::{At as _, Notes, Reject};
 use clusters::ClusterParts;
 use history::Histories;
+use secrets::Secrets;
 pub use sockets::Bind;
 use sockets::Sockets;
 
@@ -80,6 +83,9 @@ pub struct State {
     /// Names that lost their last user in the update being applied.
     orphans: Vec<(ResourceType, Arc<str>)>,
     histories: Histories,
+    secrets: Secrets,
+    /// Somebody who referred to a secret may do so no longer.
+    secret_users_changed: bool,
     notes: Notes,
     sockets: Sockets,
     received: BTreeSet<ResourceType>,
@@ -89,6 +95,10 @@ impl State {
     /// A state that serves what a bootstrap holds itself, and takes its listeners' addresses by `bind`.
     pub fn new(bootstrap: &Bootstrap, bind: Bind, now: SystemTime) -> Result<State, Reject> {
         let mut state = State { notes: bootstrap.notes.clone(), sockets: Sockets::new(bind), ..State::default() };
+        for (at, secret) in bootstrap.secrets.iter().enumerate() {
+            let at = format!("static_resources.secrets[{at}]");
+            state.put_static_secret(secret.clone(), now).at(&at)?;
+        }
         for (at, cluster) in bootstrap.clusters.iter().enumerate() {
             let body = any(cluster);
             state.put_cluster(&body, None).at(&format!("static_resources.clusters[{at}]"))?;
@@ -129,14 +139,24 @@ impl State {
         &self.notes
     }
 
-    /// The names of a type that what is known so far refers to: endpoints of clusters, routes of listeners.
+    /// The names of a type that what is known so far refers to: endpoints of clusters, routes of listeners, and secrets of
+    /// the control plane.
     pub fn wanted(&self, r#type: &ResourceType) -> BTreeSet<Arc<str>> {
         match r#type {
             ResourceType::Endpoint => self.assignment_users.keys().cloned().collect(),
             ResourceType::Route => self.route_users.keys().cloned().collect(),
-            ResourceType::Cluster | ResourceType::Listener | ResourceType::Secret | ResourceType::Other(_) => {
-                BTreeSet::new()
-            }
+            ResourceType::Secret => self.wanted_secrets(&SecretOrigin::ControlPlane),
+            ResourceType::Cluster | ResourceType::Listener | ResourceType::Other(_) => BTreeSet::new(),
+        }
+    }
+
+    /// Applies a response of whoever tells secrets, or anything else if that is the control plane.
+    pub fn apply_from(&mut self, origin: &SecretOrigin, update: &Update, now: SystemTime) -> Vec<Refused> {
+        match (origin, &update.r#type) {
+            (_, ResourceType::Secret) => self.apply_secrets(origin, update, now),
+            (SecretOrigin::ControlPlane, _) => self.apply(update, now),
+            // Not a type that such a server was asked for.
+            (SecretOrigin::Server(_) | SecretOrigin::Bootstrap, _) => Vec::new(),
         }
     }
 
@@ -222,6 +242,9 @@ impl State {
     /// Drops what nothing has referred to since the end of an update. Not earlier: a later resource of the same
     /// update may refer to it again, and the server would not hear that it is wanted once more.
     fn drop_orphans(&mut self) {
+        if std::mem::take(&mut self.secret_users_changed) {
+            self.drop_orphaned_secrets();
+        }
         for (r#type, name) in std::mem::take(&mut self.orphans) {
             let of_routes = r#type == ResourceType::Route;
             let users = if of_routes { &mut self.route_users } else { &mut self.assignment_users };

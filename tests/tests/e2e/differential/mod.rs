@@ -25,6 +25,7 @@ mod retries;
 mod retry_policies;
 mod routing;
 mod streams;
+mod tls;
 mod turns;
 mod warmup;
 mod weights;

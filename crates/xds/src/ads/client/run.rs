@@ -1,18 +1,24 @@
-//! Runs a proxy's configuration: streams to the control plane and files feed a [`State`], and every new [`Config`] is
+//! Runs a proxy's configuration: streams to the control plane and to servers of secrets, and files, feed a [`State`], and every new [`Config`] is
 //! published. While the control plane is away the last good configuration stays.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use envoy_types::pb::envoy::config::bootstrap::v3::Bootstrap as PbBootstrap;
+use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3 as discovery;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use lateen_traffic::Config;
 use lateen_traffic::cluster::EndpointAddress;
-use tokio::sync::{Notify, mpsc, watch};
+use lateen_traffic::tls::{SecretName, SecretOrigin};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
@@ -69,12 +75,13 @@ pub struct Handle {
 struct Shared {
     state: Mutex<State>,
     status: watch::Sender<Status>,
-    /// Something is wanted that no response told of.
-    wants_more: Notify,
+    /// Something may be wanted that no response on the stream concerned told of.
+    wants: watch::Sender<()>,
     /// What the control plane is to know of the workload.
     workload: Mutex<Option<WorkloadHealth>>,
     /// What must be received before the proxy is ready.
     awaited: Vec<ResourceType>,
+    node: Node,
     bootstrap: PbBootstrap,
     started: SystemTime,
 }
@@ -100,7 +107,7 @@ impl Handle {
     /// Lets the control plane know how the workload is, now and whenever it is connected to anew.
     pub fn tell_health(&self, health: WorkloadHealth) {
         *self.shared.workload.lock().unwrap_or_else(PoisonError::into_inner) = Some(health);
-        self.shared.wants_more.notify_one();
+        self.shared.wants.send_replace(());
     }
 
     /// What has been told and is not carried out, with how often.
@@ -119,10 +126,9 @@ impl Handle {
         self.shared.state().warming().cloned().collect()
     }
 
-    /// Envoy's `/config_dump`; `with_endpoints` as by `?include_eds`.
+    /// Envoy's `/config_dump`, without private keys; `with_endpoints` as by `?include_eds`.
     pub fn config_dump(&self, with_endpoints: bool, schema: &Schema) -> Result<serde_json::Value, JsonError> {
-        let dump = self.shared.state().config_dump(&self.shared.bootstrap, self.shared.started, with_endpoints);
-        schema.to_json(&dump)
+        self.shared.state().config_dump_json(&self.shared.bootstrap, self.shared.started, with_endpoints, schema)
     }
 }
 
@@ -143,13 +149,14 @@ impl Client {
             }
             awaited.push(r#type);
         }
-        let session = ads.map(|ads| (ClientSession::new(ads.protocol, node, by_ads), ads));
+        let session = ads.map(|ads| (ClientSession::new(ads.protocol, node.clone(), by_ads), ads));
         let shared = Shared {
             state: Mutex::new(state),
             status: watch::Sender::default(),
-            wants_more: Notify::new(),
+            wants: watch::Sender::default(),
             workload: Mutex::default(),
             awaited,
+            node,
             bootstrap: raw,
             started,
         };
@@ -168,14 +175,18 @@ impl Client {
         publisher.publish();
         let discovery = async {
             match session {
-                Some((session, ads)) => follow(session, ads, &publisher, &connector).await,
+                Some((session, ads)) => follow(session, ads, SecretOrigin::ControlPlane, &publisher, &connector).await,
                 None => std::future::pending().await,
             }
         };
         let files = watch_files(files, &publisher);
+        let secrets = follow_secret_servers(&publisher, &connector);
+        let patience = lose_patience(&publisher);
         tokio::select! {
             never = discovery => never,
             never = files => never,
+            never = secrets => never,
+            never = patience => never,
         }
     }
 }
@@ -187,12 +198,13 @@ struct Publisher<'a, P> {
 }
 
 impl<P: FnMut(Arc<Config>)> Publisher<'_, P> {
-    fn apply(&self, update: &Update) -> Vec<Refused> {
-        let refused = self.shared.state().apply(update, SystemTime::now());
+    fn apply(&self, origin: &SecretOrigin, update: &Update) -> Vec<Refused> {
+        let refused = self.shared.state().apply_from(origin, update, SystemTime::now());
         for Refused { name, reason } in &refused {
             tracing::warn!(r#type = %update.r#type, %name, %reason, "refused a resource");
         }
         self.publish();
+        self.shared.wants.send_replace(());
         self.shared.status.send_modify(|status| {
             status.updates += 1;
             status.refused += refused.len() as u64;
@@ -225,18 +237,90 @@ impl<P: FnMut(Arc<Config>)> Publisher<'_, P> {
         self.shared.workload.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn wanted(&self, r#type: &ResourceType) -> BTreeSet<Arc<str>> {
-        self.shared.state().wanted(r#type)
+    /// What is to be asked for on a stream to `origin`.
+    fn wanted(&self, origin: &SecretOrigin, r#type: &ResourceType) -> BTreeSet<Arc<str>> {
+        let state = self.shared.state();
+        match (origin, r#type) {
+            (SecretOrigin::ControlPlane, _) => state.wanted(r#type),
+            (_, ResourceType::Secret) => state.wanted_secrets(origin),
+            _ => BTreeSet::new(),
+        }
     }
 }
 
-/// Keeps a stream to the control plane open.
-async fn follow<P: FnMut(Arc<Config>)>(
-    mut session: ClientSession,
-    ads: Ads,
+/// Keeps a stream to each server of secrets open that something refers to. One that is referred to no longer is asked for
+/// nothing more, and its stream stays.
+async fn follow_secret_servers<P: FnMut(Arc<Config>)>(
     publisher: &Publisher<'_, P>,
     connector: &Connector,
 ) -> Infallible {
+    let mut wants = publisher.shared.wants.subscribe();
+    let mut known = BTreeSet::new();
+    let mut streams = FuturesUnordered::new();
+    loop {
+        for server in publisher.shared.state().secret_servers() {
+            if !known.insert(Arc::clone(&server)) {
+                continue;
+            }
+            let protocol = if server.delta { Protocol::Delta } else { Protocol::StateOfTheWorld };
+            let session = ClientSession::new(protocol, publisher.shared.node.clone(), []);
+            let authority = server.authority.as_deref().map(str::to_owned);
+            let at = Ads { cluster: Arc::clone(&server.cluster), protocol, authority };
+            streams.push(follow(session, at, SecretOrigin::Server(server), publisher, connector));
+        }
+        tokio::select! {
+            // The sender lives as long as this.
+            _ = wants.changed() => {}
+            Some(never) = streams.next() => match never {},
+        }
+    }
+}
+
+/// Lets what waits for a secret for longer than it is to wait be served without.
+async fn lose_patience<P: FnMut(Arc<Config>)>(publisher: &Publisher<'_, P>) -> Infallible {
+    let mut wants = publisher.shared.wants.subscribe();
+    let mut since: HashMap<SecretName, Instant> = HashMap::new();
+    loop {
+        let awaited = publisher.shared.state().awaited_secrets();
+        since.retain(|name, _| awaited.contains_key(name));
+        let now = Instant::now();
+        let mut next: Option<Instant> = None;
+        let mut over = Vec::new();
+        for (name, patience) in awaited {
+            let Some(patience) = patience else { continue };
+            let until = *since.entry(name.clone()).or_insert(now) + patience;
+            if until <= now {
+                over.push(name);
+            } else {
+                next = Some(next.map_or(until, |next| next.min(until)));
+            }
+        }
+        for name in &over {
+            tracing::warn!(secret = %name.name, "a secret is not to be had; what needs it makes no handshake until it comes");
+            publisher.shared.state().give_up(name);
+        }
+        if !over.is_empty() {
+            publisher.publish();
+            continue;
+        }
+        tokio::select! {
+            _ = wants.changed() => {}
+            () = tokio::time::sleep_until(next.unwrap_or(now)), if next.is_some() => {}
+        }
+    }
+}
+
+/// Keeps a stream open to the control plane, or to a server of secrets.
+async fn follow<P: FnMut(Arc<Config>)>(
+    mut session: ClientSession,
+    ads: Ads,
+    origin: SecretOrigin,
+    publisher: &Publisher<'_, P>,
+    connector: &Connector,
+) -> Infallible {
+    // Only the control plane is shown.
+    let told = origin == SecretOrigin::ControlPlane;
+    let who = if told { "control plane" } else { "server of secrets" };
     let status = &publisher.shared.status;
     let mut failures = 0u32;
     let mut turn = 0usize;
@@ -246,12 +330,14 @@ async fn follow<P: FnMut(Arc<Config>)>(
                 let authority = ads.authority.as_deref().unwrap_or(&ads.cluster);
                 match connect(&address, authority, timeout, connector).await {
                     Ok(channel) => {
-                        tracing::info!(%address, "connected to the control plane");
-                        status.send_modify(|status| status.streams += 1);
+                        tracing::info!(%address, "connected to the {who}");
+                        if told {
+                            status.send_modify(|status| status.streams += 1);
+                        }
                         match session.protocol() {
-                            Protocol::Delta => converse::<Delta, P>(&mut session, channel, publisher).await,
+                            Protocol::Delta => converse::<Delta, P>(&mut session, channel, &origin, publisher).await,
                             Protocol::StateOfTheWorld => {
-                                converse::<StateOfTheWorld, P>(&mut session, channel, publisher).await
+                                converse::<StateOfTheWorld, P>(&mut session, channel, &origin, publisher).await
                             }
                         }
                     }
@@ -263,11 +349,13 @@ async fn follow<P: FnMut(Arc<Config>)>(
         turn = turn.wrapping_add(1);
         let StreamEnd { served, reason } = outcome;
         failures = if served { 0 } else { failures.saturating_add(1) };
-        tracing::info!(%reason, "the control plane is away; the last configuration stays");
-        status.send_modify(|status| {
-            status.connected = false;
-            status.last_error = Some(reason);
-        });
+        tracing::info!(%reason, "the {who} is away; what it said last stays");
+        if told {
+            status.send_modify(|status| {
+                status.connected = false;
+                status.last_error = Some(reason);
+            });
+        }
         tokio::time::sleep(pause(failures)).await;
     }
 }
@@ -315,24 +403,32 @@ impl From<TransportError> for StreamEnd {
 async fn converse<D: Dialect, P: FnMut(Arc<Config>)>(
     session: &mut ClientSession,
     channel: Channel,
+    origin: &SecretOrigin,
     publisher: &Publisher<'_, P>,
 ) -> StreamEnd {
+    let wanted = |r#type: &ResourceType| publisher.wanted(origin, r#type);
+    let told = *origin == SecretOrigin::ControlPlane;
+    let mut wants = publisher.shared.wants.subscribe();
     let (requests, outgoing) = mpsc::unbounded_channel();
     let send = |asks: Vec<Ask>| asks.iter().all(|ask| requests.send(D::request(ask)).is_ok());
-    send(session.connected(|r#type| publisher.wanted(r#type)));
-    send(session.tell_health(publisher.workload()));
-    let client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
+    send(session.connected(wanted));
+    if told {
+        send(session.tell_health(publisher.workload()));
+    }
     let mut served = false;
-    let mut responses = match D::open(client, UnboundedReceiverStream::new(outgoing)).await {
+    let mut responses = match D::open(channel, origin, UnboundedReceiverStream::new(outgoing)).await {
         Ok(responses) => responses,
         Err(status) => return StreamEnd { served, reason: status.to_string() },
     };
     loop {
         let response = tokio::select! {
             response = responses.message() => response,
-            () = publisher.shared.wants_more.notified() => {
-                send(session.want(|r#type| publisher.wanted(r#type)));
-                send(session.tell_health(publisher.workload()));
+            // The sender lives as long as this.
+            _ = wants.changed() => {
+                send(session.want(wanted));
+                if told {
+                    send(session.tell_health(publisher.workload()));
+                }
                 continue;
             }
         };
@@ -344,11 +440,11 @@ async fn converse<D: Dialect, P: FnMut(Arc<Config>)>(
         if !session.asks_for(&update.r#type) {
             continue;
         }
-        if !std::mem::replace(&mut served, true) {
+        if !std::mem::replace(&mut served, true) && told {
             publisher.shared.status.send_modify(|status| status.connected = true);
         }
-        let refused = publisher.apply(&update);
-        if !send(session.answer(&update, &refused, |r#type| publisher.wanted(r#type))) {
+        let refused = publisher.apply(origin, &update);
+        if !send(session.answer(&update, &refused, wanted)) {
             return StreamEnd { served, reason: "the connection is closed".to_owned() };
         }
     }
@@ -362,7 +458,8 @@ trait Dialect {
     fn request(ask: &Ask) -> Self::Request;
     fn update(session: &mut ClientSession, response: Self::Response) -> Update;
     fn open(
-        client: AggregatedDiscoveryServiceClient<Channel>,
+        channel: Channel,
+        origin: &SecretOrigin,
         requests: UnboundedReceiverStream<Self::Request>,
     ) -> impl Future<Output = Result<Streaming<Self::Response>, tonic::Status>> + Send;
 }
@@ -383,10 +480,15 @@ impl Dialect for Delta {
     }
 
     async fn open(
-        mut client: AggregatedDiscoveryServiceClient<Channel>,
+        channel: Channel,
+        origin: &SecretOrigin,
         requests: UnboundedReceiverStream<Self::Request>,
     ) -> Result<Streaming<Self::Response>, tonic::Status> {
-        Ok(client.delta_aggregated_resources(requests).await?.into_inner())
+        let responses = match origin {
+            SecretOrigin::ControlPlane => aggregated(channel).delta_aggregated_resources(requests).await?,
+            _ => secrets(channel).delta_secrets(requests).await?,
+        };
+        Ok(responses.into_inner())
     }
 }
 
@@ -403,11 +505,24 @@ impl Dialect for StateOfTheWorld {
     }
 
     async fn open(
-        mut client: AggregatedDiscoveryServiceClient<Channel>,
+        channel: Channel,
+        origin: &SecretOrigin,
         requests: UnboundedReceiverStream<Self::Request>,
     ) -> Result<Streaming<Self::Response>, tonic::Status> {
-        Ok(client.stream_aggregated_resources(requests).await?.into_inner())
+        let responses = match origin {
+            SecretOrigin::ControlPlane => aggregated(channel).stream_aggregated_resources(requests).await?,
+            _ => secrets(channel).stream_secrets(requests).await?,
+        };
+        Ok(responses.into_inner())
     }
+}
+
+fn aggregated(channel: Channel) -> AggregatedDiscoveryServiceClient<Channel> {
+    AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES)
+}
+
+fn secrets(channel: Channel) -> SecretDiscoveryServiceClient<Channel> {
+    SecretDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES)
 }
 
 /// Reads files of resources whenever they change.
@@ -423,8 +538,7 @@ async fn watch_files<P: FnMut(Arc<Config>)>(mut files: Vec<FileSource>, publishe
                     let there: BTreeSet<&Arc<str>> = update.resources.iter().map(|resource| &resource.name).collect();
                     let before = publisher.shared.state().names(&update.r#type);
                     update.removed = before.iter().filter(|name| !there.contains(name)).cloned().collect();
-                    publisher.apply(&update);
-                    publisher.shared.wants_more.notify_one();
+                    publisher.apply(&SecretOrigin::ControlPlane, &update);
                 }
                 Some(Err(error)) => {
                     tracing::warn!(%error, "a file of resources cannot be used; what it said before stays");

@@ -125,7 +125,7 @@ impl ClientSession {
 
     /// A stream has been opened: what to ask first, in push order. `wanted` as for [`ClientSession::answer`].
     pub fn connected(&mut self, wanted: impl Fn(&ResourceType) -> BTreeSet<Arc<str>>) -> Vec<Ask> {
-        for r#type in ResourceType::CORE {
+        for r#type in ResourceType::FOLLOWED {
             self.follow(&r#type, wanted(&r#type));
         }
         self.asked.clear();
@@ -244,7 +244,7 @@ impl ClientSession {
         let error = (!refused.is_empty()).then(|| refusal(r#type, refused));
         let mut asks = Vec::new();
         let mut own = None;
-        for of_type in ResourceType::CORE {
+        for of_type in ResourceType::FOLLOWED {
             let Some(ask) = self.follow(&of_type, wanted(&of_type)) else { continue };
             match of_type == *r#type {
                 true => own = Some(ask),
@@ -258,7 +258,7 @@ impl ClientSession {
 
     /// Asks for what has come to be wanted without a response.
     pub fn want(&mut self, wanted: impl Fn(&ResourceType) -> BTreeSet<Arc<str>>) -> Vec<Ask> {
-        ResourceType::CORE.into_iter().filter_map(|r#type| self.follow(&r#type, wanted(&r#type))).collect()
+        ResourceType::FOLLOWED.into_iter().filter_map(|r#type| self.follow(&r#type, wanted(&r#type))).collect()
     }
 
     /// Brings the subscription of a type up to what is wanted.

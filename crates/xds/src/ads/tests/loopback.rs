@@ -176,7 +176,7 @@ async fn follows_loses_and_finds_again(api_type: &str) {
     let dump = proxy.handle.config_dump(true, &Schema::load().unwrap()).unwrap();
     let kinds: Vec<&str> =
         dump["configs"].as_array().unwrap().iter().map(|one| one["@type"].as_str().unwrap()).collect();
-    let expected = ["Bootstrap", "Clusters", "Endpoints", "Listeners", "Routes"]
+    let expected = ["Bootstrap", "Clusters", "Endpoints", "Listeners", "Routes", "Secrets"]
         .map(|kind| format!("type.googleapis.com/envoy.admin.v3.{kind}ConfigDump"));
     assert_eq!(kinds, expected);
     assert_eq!(dump["configs"][1]["static_clusters"][0]["cluster"]["name"], "xds-grpc");

@@ -39,15 +39,12 @@ fn clusters_refused() {
             "cluster_type: \"envoy.clusters.redis\" is not supported yet",
         ),
         (
-            "{name: a, transport_socket: {name: tls, typed_config: \
-             {'@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}}}",
-            "transport_socket.typed_config: envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext is not supported yet",
+            "{name: a, transport_socket: {name: x, typed_config: {'@type': type.googleapis.com/envoy.config.core.v3.Node}}}",
+            "transport_socket.typed_config: envoy.config.core.v3.Node is not supported yet",
         ),
         (
-            "{name: a, transport_socket_matches: [{name: plain}, {name: tls, transport_socket: {name: tls, typed_config: \
-             {'@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}}}]}",
-            "transport_socket_matches[1].transport_socket.typed_config: \
-             envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext is not supported yet",
+            "{name: a, transport_socket_matches: [{name: plain}, {name: tls, match: {x: 1}}]}",
+            "transport_socket_matches[1].match.fields[\"x\"]: only strings are supported",
         ),
         (
             "{name: a, circuit_breakers: {thresholds: [{}, {retry_budget: {budget_interval: 10s}}]}}",
@@ -224,8 +221,7 @@ fn listeners_refused() {
             "filter_chains: [{{{tcp}, transport_socket: {{name: tls, typed_config: {{'@type': \
              type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext}}}}}}]"
         )),
-        "filter_chains[0].transport_socket.typed_config: \
-         envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext is not supported yet"
+        "filter_chains[0].transport_socket.typed_config.common_tls_context: no TLS certificates found for a server context"
     );
     assert_eq!(with(&format!("transparent: true, filter_chains: [{{{tcp}}}]")), "transparent: not supported yet");
     assert_eq!(
@@ -322,7 +318,7 @@ fn what_istio_sends_and_changes_nothing_is_noted() {
         filters.join(", ")
     ))
     .unwrap();
-    assert_eq!(noted(&notes), ["HttpConnectionManager.set_current_client_cert_details", "HttpFilter.grpc_stats"]);
+    assert_eq!(noted(&notes), ["HttpFilter.grpc_stats"]);
 
     let (_, notes) = manager(&format!(
         "http_filters: [{{name: m, is_optional: true, typed_config: {{'@type': \

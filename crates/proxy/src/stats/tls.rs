@@ -1,0 +1,97 @@
+//! What became of TLS handshakes, under Envoy's names.
+
+use std::sync::OnceLock;
+
+use lateen_traffic::tls::{TlsConnection, TlsVersion};
+
+use super::cells::{Cell as _, Counter};
+use super::snapshot::Entry;
+use crate::tls::failure::Cause;
+
+/// Handshakes of a listener or cluster on one worker (`listener.ADDRESS.ssl.`, `cluster.NAME.ssl.`).
+#[derive(Debug, Default)]
+pub struct TlsStats {
+    /// `handshake`: those that succeeded.
+    pub handshake: Counter,
+    /// `connection_error`: those that failed for another reason than a certificate.
+    pub connection_error: Counter,
+    session_reused: Counter,
+    no_certificate: Counter,
+    fail_verify_no_cert: Counter,
+    fail_verify_error: Counter,
+    fail_verify_san: Counter,
+    fail_verify_cert_hash: Counter,
+    tls12: Counter,
+    tls13: Counter,
+    ciphers: [Counter; CIPHERS.len()],
+}
+
+const CIPHERS: [&str; 9] = [
+    "ssl.ciphers.TLS_AES_128_GCM_SHA256",
+    "ssl.ciphers.TLS_AES_256_GCM_SHA384",
+    "ssl.ciphers.TLS_CHACHA20_POLY1305_SHA256",
+    "ssl.ciphers.ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ssl.ciphers.ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ssl.ciphers.ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ssl.ciphers.ECDHE-RSA-AES128-GCM-SHA256",
+    "ssl.ciphers.ECDHE-RSA-AES256-GCM-SHA384",
+    "ssl.ciphers.ECDHE-RSA-CHACHA20-POLY1305",
+];
+
+impl TlsStats {
+    /// Counts a handshake that succeeded.
+    pub fn established(&self, facts: &TlsConnection) {
+        self.handshake.inc();
+        if facts.resumed {
+            self.session_reused.inc();
+        }
+        if facts.peer.is_none() {
+            self.no_certificate.inc();
+        }
+        match facts.version {
+            TlsVersion::Tls12 => self.tls12.inc(),
+            TlsVersion::Tls13 => self.tls13.inc(),
+        }
+        let cipher = CIPHERS.iter().position(|name| name.strip_prefix("ssl.ciphers.") == Some(facts.cipher));
+        if let Some(at) = cipher {
+            self.ciphers[at].inc();
+        }
+    }
+
+    /// Counts one that failed.
+    pub fn failed(&self, cause: Cause) {
+        match cause {
+            Cause::Chain => self.fail_verify_error.inc(),
+            Cause::Names => self.fail_verify_san.inc(),
+            Cause::Pins => self.fail_verify_cert_hash.inc(),
+            Cause::NoCertificate => self.fail_verify_no_cert.inc(),
+            Cause::Protocol | Cause::Closed | Cause::Late | Cause::NoSecret => self.connection_error.inc(),
+        }
+    }
+}
+
+/// Counted once there was a handshake.
+#[derive(Debug, Default)]
+pub(super) struct TlsCounts(pub(super) OnceLock<Box<TlsStats>>);
+
+impl TlsCounts {
+    pub(super) fn read(&self, out: &mut Vec<Entry>) {
+        let Some(stats) = self.0.get() else { return };
+        let named = [
+            ("ssl.handshake", &stats.handshake),
+            ("ssl.connection_error", &stats.connection_error),
+            ("ssl.session_reused", &stats.session_reused),
+            ("ssl.no_certificate", &stats.no_certificate),
+            ("ssl.fail_verify_no_cert", &stats.fail_verify_no_cert),
+            ("ssl.fail_verify_error", &stats.fail_verify_error),
+            ("ssl.fail_verify_san", &stats.fail_verify_san),
+            ("ssl.fail_verify_cert_hash", &stats.fail_verify_cert_hash),
+        ];
+        out.extend(named.into_iter().map(|(name, counter)| Entry::new(name, counter.value())));
+        // As in Envoy, these come into being with the first of their kind.
+        let versions = [("ssl.versions.TLSv1.2", &stats.tls12), ("ssl.versions.TLSv1.3", &stats.tls13)];
+        let seen = versions.into_iter().chain(CIPHERS.into_iter().zip(&stats.ciphers));
+        let seen = seen.map(|(name, counter)| Entry::new(name, counter.value()));
+        out.extend(seen.filter(|entry| entry.value != super::snapshot::Value::Counter(0)));
+    }
+}

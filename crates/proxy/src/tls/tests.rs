@@ -1,0 +1,235 @@
+//! Both sides of a connection in one process: what the one writes the other reads.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use lateen_traffic::matcher::{StringMatcher, StringPattern};
+use lateen_traffic::tls::{
+    CertificateSource, CipherSuite, DownstreamTls, KeyPair, NameKind, NameMatcher, PrivateKey, PrivateKeyFormat,
+    TlsConnection, TlsSettings, TlsVersion, UpstreamTls, Validation, ValidationSource,
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair as Key, SanType,
+};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::context::Contexts;
+use super::handshake::HandshakeError;
+use super::{Established, accept, connect};
+use crate::io::{Io, Socket};
+
+struct Authority {
+    der: Vec<u8>,
+    issuer: Issuer<'static, Key>,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let key = Key::generate().unwrap();
+        let mut params = CertificateParams::new([]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let der = params.self_signed(&key).unwrap().der().to_vec();
+        Self { der, issuer: Issuer::new(params, key) }
+    }
+
+    fn pair(&self, uri: &str, change: impl FnOnce(&mut CertificateParams)) -> Arc<KeyPair> {
+        let key = Key::generate().unwrap();
+        let mut params = CertificateParams::new(["a.test".to_owned()]).unwrap();
+        params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        change(&mut params);
+        let chain = vec![params.signed_by(&key, &self.issuer).unwrap().der().to_vec().into()];
+        Arc::new(KeyPair { chain, key: PrivateKey::new(PrivateKeyFormat::Pkcs8, key.serialize_der()), ocsp: None })
+    }
+
+    fn rules(&self, uri_prefix: &str) -> Arc<Validation> {
+        let matcher = StringMatcher { pattern: StringPattern::Prefix(uri_prefix.to_owned()), ignore_case: false };
+        let names = vec![NameMatcher { kind: Some(NameKind::Uri), matcher }];
+        Arc::new(Validation { authorities: vec![self.der.clone().into()], names, ..Validation::default() })
+    }
+}
+
+fn settings(pair: Arc<KeyPair>, rules: Arc<Validation>) -> TlsSettings {
+    TlsSettings {
+        min_version: TlsVersion::Tls12,
+        max_version: TlsVersion::Tls13,
+        cipher_suites: Vec::new(),
+        groups: Vec::new(),
+        application_protocols: vec!["h2".into(), "http/1.1".into()],
+        certificates: vec![CertificateSource::Inline(pair)],
+        validation: ValidationSource { inline: Some(rules), named: None },
+    }
+}
+
+fn sides(ours: TlsSettings, theirs: TlsSettings) -> (Arc<DownstreamTls>, Arc<UpstreamTls>) {
+    let server = DownstreamTls {
+        settings: ours,
+        require_client_certificate: true,
+        require_sni: false,
+        session_timeout: Duration::from_secs(60),
+    };
+    let client = UpstreamTls {
+        settings: theirs,
+        server_name: Some("outbound_.80_._.a.default.svc.cluster.local".into()),
+        host_name_as_server_name: false,
+        match_server_name: false,
+        max_sessions: 2,
+    };
+    (Arc::new(server), Arc::new(client))
+}
+
+type Both = (Result<Established, HandshakeError>, Result<Established, HandshakeError>);
+
+/// Handshakes between contexts that are kept over calls, for sessions to be continued.
+struct Pair {
+    contexts: Contexts,
+    server: Arc<DownstreamTls>,
+    client: Arc<UpstreamTls>,
+    config: Option<Arc<rustls::ClientConfig>>,
+}
+
+impl Pair {
+    fn new((server, client): (Arc<DownstreamTls>, Arc<UpstreamTls>)) -> Self {
+        Self { contexts: Contexts::default(), server, client, config: None }
+    }
+
+    async fn handshake(&mut self) -> Both {
+        let (near, far) = sockets().await;
+        let server = self.contexts.server(&self.server, &HashMap::new()).unwrap();
+        let client = self.contexts.client(&self.client, &HashMap::new()).unwrap();
+        let config = self.config.get_or_insert_with(|| client.for_host(true)).clone();
+        let name = self.client.server_name.clone();
+        tokio::join!(accept(&server, far, BytesMut::new()), connect(&client, config, name.as_deref(), near))
+    }
+}
+
+async fn sockets() -> (Socket, Socket) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (far, _) = listener.accept().await.unwrap();
+    (Socket::Tcp(near), Socket::Tcp(far))
+}
+
+async fn moves(from: &Io, to: &Io, size: usize) {
+    let sent: Vec<u8> = (0..size).map(|i| (i * 7 % 251) as u8).collect();
+    let received = async {
+        let mut received = BytesMut::new();
+        while received.len() < size {
+            received.reserve(5000);
+            assert!(to.read_into(&mut received).await.unwrap() > 0);
+        }
+        received
+    };
+    let (written, received) = tokio::join!(from.write(&sent), received);
+    written.unwrap();
+    assert!(received == sent);
+}
+
+async fn carries(client: Established, server: Established) -> (TlsConnection, TlsConnection) {
+    let ((client, of_client), (server, of_server)) = (client, server);
+    let (client, server) = (Io::tls(client, Arc::new(of_client.clone())), Io::tls(server, Arc::new(of_server.clone())));
+    for size in [1, 16_384, 16_385, 1 << 20] {
+        moves(&client, &server, size).await;
+        moves(&server, &client, size).await;
+    }
+    assert!(!client.is_readable());
+    // A half-closed connection still carries the other direction.
+    client.shutdown().await.unwrap();
+    assert_eq!(server.read_into(&mut BytesMut::with_capacity(10)).await.unwrap(), 0);
+    moves(&server, &client, 10).await;
+    drop(server);
+    assert_eq!(client.read_into(&mut BytesMut::with_capacity(10)).await.unwrap(), 0);
+    (of_client, of_server)
+}
+
+#[tokio::test]
+async fn both_sides_know_each_other() {
+    let ca = Authority::new("ours");
+    let (a, b) = (ca.pair("spiffe://t/ns/x/sa/a", |_| ()), ca.pair("spiffe://t/ns/x/sa/b", |_| ()));
+    let mut pair =
+        Pair::new(sides(settings(a, ca.rules("spiffe://t/")), settings(b, ca.rules("spiffe://t/ns/x/sa/a"))));
+    for turn in 0..3 {
+        let (server, client) = pair.handshake().await;
+        let (of_client, of_server) = carries(client.unwrap(), server.unwrap()).await;
+        assert_eq!(of_server.principals(), ["spiffe://t/ns/x/sa/b"]);
+        assert_eq!(of_client.principals(), ["spiffe://t/ns/x/sa/a"]);
+        assert!(of_server.peer_validated && of_client.peer_validated);
+        assert_eq!(of_server.version, TlsVersion::Tls13);
+        assert_eq!(of_server.application_protocol.as_deref(), Some("h2"));
+        assert_eq!(of_server.server_name.as_deref(), Some("outbound_.80_._.a.default.svc.cluster.local"));
+        assert_eq!((of_server.resumed, of_client.resumed), (turn > 0, turn > 0));
+    }
+}
+
+#[tokio::test]
+async fn every_cipher_carries() {
+    use CipherSuite as S;
+    let ca = Authority::new("ours");
+    let pair = ca.pair("spiffe://t/ns/x/sa/a", |_| ());
+    for suite in [S::EcdsaAes128Gcm, S::EcdsaAes256Gcm, S::EcdsaChacha20] {
+        let mut ours = settings(Arc::clone(&pair), ca.rules("spiffe://t/"));
+        ours.max_version = TlsVersion::Tls12;
+        ours.cipher_suites = vec![suite];
+        let theirs = settings(Arc::clone(&pair), ca.rules("spiffe://t/"));
+        let mut both = Pair::new(sides(ours, theirs));
+        for turn in 0..2 {
+            let (server, client) = both.handshake().await;
+            let (_, of_server) = carries(client.unwrap(), server.unwrap()).await;
+            assert_eq!(of_server.version, TlsVersion::Tls12);
+            assert_eq!(of_server.resumed, turn > 0, "{suite:?}");
+            assert_eq!(of_server.principals(), ["spiffe://t/ns/x/sa/a"]);
+        }
+    }
+}
+
+fn why(result: Result<Established, HandshakeError>) -> String {
+    let error = result.err().expect("no handshake");
+    super::failure::words(&error)
+}
+
+#[tokio::test]
+async fn strangers_are_refused() {
+    let (ca, other) = (Authority::new("ours"), Authority::new("theirs"));
+    let good = || ca.pair("spiffe://t/ns/x/sa/a", |_| ());
+    let rules = || ca.rules("spiffe://t/");
+    let verdict = "TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:verify cert failed: ";
+    for (pair, reason) in [
+        (other.pair("spiffe://t/ns/x/sa/a", |_| ()), "at depth 0: unable to get local issuer certificate"),
+        (ca.pair("spiffe://u/ns/x/sa/a", |_| ()), "SAN matcher"),
+        (ca.pair("spiffe://t/", |p| p.not_after = rcgen::date_time_ymd(2020, 1, 1)), "certificate has expired"),
+        (ca.pair("spiffe://t/", |p| p.not_before = rcgen::date_time_ymd(2090, 1, 1)), "certificate is not yet valid"),
+    ] {
+        let (server, _) =
+            Pair::new(sides(settings(good(), rules()), settings(Arc::clone(&pair), rules()))).handshake().await;
+        let said = why(server);
+        assert!(said.starts_with(verdict) && said.contains(reason), "{said}");
+        let (_, client) = Pair::new(sides(settings(pair, rules()), settings(good(), rules()))).handshake().await;
+        let said = why(client);
+        assert!(said.starts_with(verdict) && said.contains(reason), "{said}");
+    }
+    let mut nobody = settings(good(), rules());
+    nobody.certificates.clear();
+    let (server, _) = Pair::new(sides(settings(good(), rules()), nobody)).handshake().await;
+    assert!(why(server).contains("PEER_DID_NOT_RETURN_A_CERTIFICATE"));
+}
+
+#[tokio::test]
+async fn a_forged_record_ends_the_connection() {
+    let ca = Authority::new("ours");
+    let pair = ca.pair("spiffe://t/ns/x/sa/a", |_| ());
+    let rules = ca.rules("spiffe://t/");
+    let mut both = Pair::new(sides(settings(Arc::clone(&pair), Arc::clone(&rules)), settings(pair, rules)));
+    let (server, client) = both.handshake().await;
+    let ((server, facts), (client, _)) = (server.unwrap(), client.unwrap());
+    let Socket::Tcp(raw) = client.socket() else { unreachable!() };
+    raw.try_write(&[23, 3, 3, 0, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]).unwrap();
+    let server = Io::tls(server, Arc::new(facts));
+    let mut buffer = BytesMut::with_capacity(100);
+    assert!(server.read_into(&mut buffer).await.is_err());
+    let mut io = &server;
+    assert_eq!(io.read(&mut [0; 10]).await.unwrap(), 0);
+}
