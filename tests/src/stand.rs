@@ -245,8 +245,10 @@ impl Running {
             }
             // Copies may overtake; tries tell by their number which they are.
             let number = |lines: &[String]| lines.iter().find(|line| line.contains("attempt-count")).cloned();
-            received
-                .sort_by(|a, b| number(a).cmp(&number(b)).then_with(|| a[1..].iter().rev().cmp(b[1..].iter().rev())));
+            received.sort_by(|a, b| {
+                let content = a[1..].iter().rev().cmp(b[1..].iter().rev());
+                number(a).cmp(&number(b)).then(content).then_with(|| a[0].cmp(&b[0]))
+            });
             let outcome = Outcome {
                 client: facts.iter().map(own).collect(),
                 upstream: received.concat(),
