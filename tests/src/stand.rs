@@ -54,7 +54,7 @@ pub enum Role {
 }
 
 impl Role {
-    fn node(self, kind: Kind) -> Value {
+    pub(crate) fn node(self, kind: Kind) -> Value {
         let (role, address, workload, namespace, labels) = match self {
             Role::Gateway => ("router", GATEWAY, "ingress", "istio-system", json!({"istio": "ingressgateway"})),
             Role::Sidecar => ("sidecar", POD, "client", "shop", json!({"app": "client", "version": "v1", "team": "a"})),
@@ -346,7 +346,7 @@ fn without_bytes_sent(line: &str) -> String {
 }
 
 /// A line of the access log in Istio's format: its client, and what does not differ from run to run.
-fn log_line(line: &str) -> Option<(String, String)> {
+pub(crate) fn log_line(line: &str) -> Option<(String, String)> {
     let (_, rest) = line.strip_prefix('[')?.split_once("] ")?;
     let mut fields = words(rest);
     // Request, code, flags, details, termination, transport failure, received, sent, duration, service time,
@@ -374,7 +374,7 @@ fn log_line(line: &str) -> Option<(String, String)> {
 }
 
 /// Splits at blanks outside quotes. Envoy does not escape quotes inside: such a line has another number of words.
-fn words(line: &str) -> Vec<String> {
+pub(crate) fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word = String::new();
     let mut quoted = false;

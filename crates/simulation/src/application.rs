@@ -1,5 +1,6 @@
 //! Who is behind the proxies: what a pod's own program does with what reaches it.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use futures::future::LocalBoxFuture;
 use lateen_traffic::{Dice, ResponseHead};
 
 use crate::client::Target;
-use crate::message::{Answer, Request};
+use crate::message::{Answer, Broken, Request};
 use crate::trace::Trace;
 use crate::world::{Pod, World};
 use crate::{Heard, Said};
@@ -18,8 +19,8 @@ pub trait Application {
     /// Whether it takes connections at a port.
     fn listens(&self, port: u16) -> bool;
 
-    /// Its answer to a request. Who answered need not be filled in.
-    fn answer<'a>(&'a self, place: Place<'a>, request: Request) -> LocalBoxFuture<'a, Answer>;
+    /// Its answer to a request, in which who answered need not be filled in, or how it ends without one.
+    fn answer<'a>(&'a self, place: Place<'a>, request: Request) -> LocalBoxFuture<'a, Result<Answer, Broken>>;
 
     /// What it sends back for bytes that are no HTTP, as a whole.
     fn reply(&self, place: Place<'_>, bytes: &Bytes) -> Bytes;
@@ -34,8 +35,8 @@ impl Application for Unknown {
         true
     }
 
-    fn answer<'a>(&'a self, _: Place<'a>, _: Request) -> LocalBoxFuture<'a, Answer> {
-        Box::pin(async { Answer { head: ResponseHead::new(200), ..Answer::default() } })
+    fn answer<'a>(&'a self, _: Place<'a>, _: Request) -> LocalBoxFuture<'a, Result<Answer, Broken>> {
+        Box::pin(async { Ok(Answer { head: ResponseHead::new(200), ..Answer::default() }) })
     }
 
     fn reply(&self, _: Place<'_>, bytes: &Bytes) -> Bytes {
@@ -47,16 +48,17 @@ impl Application for Unknown {
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
     pub(crate) world: &'a Rc<World>,
-    pub(crate) pod: &'a Rc<Pod>,
-    /// The port that was connected to.
-    pub port: u16,
+    /// None outside of the cluster.
+    pub(crate) pod: Option<&'a Rc<Pod>>,
+    /// The address that was connected to.
+    pub to: SocketAddr,
     pub(crate) trace: &'a Trace,
 }
 
 impl<'a> Place<'a> {
-    /// The pod's name.
+    /// The pod's name; empty outside of the cluster.
     pub fn pod(&self) -> &'a str {
-        &self.pod.name
+        self.pod.map_or("", |pod| &pod.name)
     }
 
     /// Lets time pass.
@@ -69,15 +71,16 @@ impl<'a> Place<'a> {
         (self.world.dice().roll() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Asks somebody else, on a connection of its own.
+    /// Asks somebody else, on a connection of its own. Nobody outside of the cluster can.
     pub fn call(&self, target: &'a Target, request: Request) -> LocalBoxFuture<'a, Result<Answer, String>> {
         let Place { world, pod, trace, .. } = *self;
         Box::pin(async move {
+            let Some(pod) = pod else { return Err("outside of the cluster".to_owned()) };
             let peer = world.next_source(pod.address());
             match world.from_pod(pod, target, peer, Said::Http(request), trace).await {
                 Heard::Http(answer) => Ok(answer),
                 Heard::Bytes { .. } => Err("the answer is no HTTP".to_owned()),
-                Heard::Closed(why) => Err(why),
+                Heard::Broken { why, .. } => Err(why),
             }
         })
     }

@@ -16,7 +16,7 @@ use lateen_traffic::retry::Failed;
 use lateen_traffic::router::judged;
 
 use crate::exchange::{Exchange, Plan};
-use crate::message::{Answer, Heard, Request, Said};
+use crate::message::{Answer, Broken, Heard, Request, Said};
 use crate::trace::Decision;
 use crate::upstream::{Again, Counted, Host};
 use crate::world::World;
@@ -217,7 +217,9 @@ impl Exchange<'_> {
             try_idle: plan.way.per_try.idle.map(|limit| sent_at + limit),
             ..*this.deadlines
         };
-        let said = Said::Http(self.as_sent(plan));
+        let sent = self.as_sent(plan);
+        let http2 = sent.head.protocol == Protocol::Http2;
+        let said = Said::Http(sent);
         let inner = self.trace.deeper();
         let heard = async {
             world.hop().await;
@@ -232,7 +234,14 @@ impl Exchange<'_> {
             }
             Ok(Heard::Http(answer)) => answer,
             Ok(Heard::Bytes { .. }) => return self.failed(plan, host, UpstreamFailure::Protocol),
-            Ok(Heard::Closed(_)) => return self.failed(plan, host, UpstreamFailure::Termination),
+            Ok(Heard::Broken { how, .. }) => {
+                let failure = match how {
+                    Broken::Reset if http2 => UpstreamFailure::RemoteReset,
+                    Broken::Refused if http2 => UpstreamFailure::RefusedStream,
+                    Broken::Closed | Broken::Reset | Broken::Refused => UpstreamFailure::Termination,
+                };
+                return self.failed(plan, host, failure);
+            }
         };
         if plan.settings.outlier.is_some() {
             let status = judged(&plan.settings, self.request.is_grpc(), &answer.head);
@@ -255,7 +264,11 @@ impl Exchange<'_> {
 
     fn failed(&mut self, plan: &Plan<'_>, host: &Host, failure: UpstreamFailure) -> End {
         self.report_failure(plan, host, &failure);
-        End::Failed(failure, Failed::Reset { sent: true })
+        let failed = match failure {
+            UpstreamFailure::RefusedStream => Failed::RefusedStream,
+            _ => Failed::Reset { sent: true },
+        };
+        End::Failed(failure, failed)
     }
 
     /// A limit of the proxy's own says nothing about the host.

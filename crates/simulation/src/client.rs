@@ -21,7 +21,7 @@ impl World {
         self.hop().await;
         match self.reach(Origin::Outside, to) {
             Some(reached) => reached.take(self, peer, said, trace).await,
-            None => Heard::Closed(format!("nobody is at {to}")),
+            None => Heard::closed(format!("nobody is at {to}")),
         }
     }
 
@@ -35,7 +35,7 @@ impl World {
         trace: &Trace,
     ) -> Heard {
         let Some(ip) = self.look_up(&target.host, &pod.namespace) else {
-            return Heard::Closed(format!("{} has no address", target.host));
+            return Heard::closed(format!("{} has no address", target.host));
         };
         let to = SocketAddr::new(ip, target.port);
         trace.tell(self, || Decision::Resolved { host: target.host.clone(), address: to });
@@ -46,7 +46,7 @@ impl World {
         self.hop().await;
         match self.reach(Origin::Program(pod), to) {
             Some(reached) => reached.take(self, peer, said, trace).await,
-            None => Heard::Closed(format!("nobody is at {to}")),
+            None => Heard::closed(format!("nobody is at {to}")),
         }
     }
 

@@ -14,7 +14,7 @@ use lateen_traffic::hashing::{self, NewCookies};
 use lateen_traffic::hcm::{Hcm, RouteSource};
 use lateen_traffic::record::Flags;
 use lateen_traffic::record::Record;
-use lateen_traffic::reply::{self, LocalReply, local_response};
+use lateen_traffic::reply::{self, LocalReply, NameFailure, local_response};
 use lateen_traffic::route::{
     Action, Forward, NotRouted, PathMatch, RouteConfig, RouteMatch, Routed, Target, WeightedBy, redirect_location,
 };
@@ -285,6 +285,10 @@ impl<'a> Exchange<'a> {
                 Err(_) => self.world.addresses(host, &self.proxy.pod.namespace),
             };
             plan.named = cache.family.of(&found).next().map(|ip| std::net::SocketAddr::new(ip, port));
+            if plan.named.is_none() {
+                self.reply(&NameFailure::Unresolved("no address".into()).reply());
+                return;
+            }
         }
         self.attempts(&plan).await;
     }

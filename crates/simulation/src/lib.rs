@@ -32,7 +32,7 @@ pub use application::{Application, Place, Unknown};
 pub use client::Target;
 pub use clock::Clock;
 pub use log::Log;
-pub use message::{Answer, Heard, Request, Said};
+pub use message::{Answer, Broken, Heard, Hello, Request, Said};
 pub use proxy::Proxy;
 pub use trace::{Decision, Trace};
 pub use world::{Cast, Directory, Pod, World};

@@ -21,9 +21,22 @@ pub struct Answer {
     pub by: Option<Rc<str>>,
 }
 
+/// What a TLS client says first.
+#[derive(Debug, Clone, Default)]
+pub struct Hello {
+    /// The server name it asks for, in lower case.
+    pub server_name: Option<String>,
+    /// What it would speak inside (ALPN).
+    pub application_protocols: Vec<String>,
+    /// All of it.
+    pub bytes: Bytes,
+}
+
 /// What a client says on a connection.
 #[derive(Debug, Clone)]
 pub enum Said {
+    /// TLS, which nobody on the way ends.
+    Tls(Hello),
     /// HTTP of the version that the head names.
     Http(Request),
     /// Something else.
@@ -37,6 +50,24 @@ pub enum Heard {
     Http(Answer),
     /// Bytes until the end of the connection, and the pod they came from.
     Bytes { bytes: Bytes, by: Option<Rc<str>> },
-    /// The connection ends instead, or is never there; why, in words.
-    Closed(String),
+    /// The connection, or its stream, ends instead, or is never there; why, in words.
+    Broken { how: Broken, why: String },
+}
+
+/// How an exchange ends without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broken {
+    /// With its connection.
+    Closed,
+    /// The stream is reset; of HTTP/1 the connection is.
+    Reset,
+    /// The same, and nothing was begun (REFUSED_STREAM).
+    Refused,
+}
+
+impl Heard {
+    /// Nobody answers on this connection.
+    pub(crate) fn closed(why: impl Into<String>) -> Heard {
+        Heard::Broken { how: Broken::Closed, why: why.into() }
+    }
 }

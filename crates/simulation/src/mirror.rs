@@ -81,6 +81,6 @@ async fn copy(
             upstream.report(world, &host, Report::Answered(judged(settings, grpc, &answer.head)));
             lease.release(world, settings, true);
         }
-        Heard::Bytes { .. } | Heard::Closed(_) => upstream.report(world, &host, Report::Failed),
+        Heard::Bytes { .. } | Heard::Broken { .. } => upstream.report(world, &host, Report::Failed),
     }
 }

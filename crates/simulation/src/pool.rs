@@ -268,11 +268,11 @@ impl Upstream {
     async fn open(self: &Rc<Self>, world: &World, host: &Rc<Host>) -> Result<(Wire, Open), UpstreamFailure> {
         let open = Open::new(self, host);
         world.hop().await;
-        let source = self.settings().bind.as_ref().and_then(|bind| bind.source).map(|source| source.ip());
-        let beside = source.is_some_and(|ip| BESIDE.contains(&ip));
+        let bind = self.settings().bind.as_ref().and_then(|bind| bind.source).map(|source| source.ip());
+        let beside = bind.is_some_and(|ip| BESIDE.contains(&ip));
         let origin = if beside { Origin::Beside(&self.owner) } else { Origin::Proxy(&self.owner) };
         let reached = host.address().and_then(|address| world.reach(origin, address));
         let reached = reached.ok_or(UpstreamFailure::Connect("Connection refused".into()))?;
-        Ok((Wire { source: world.next_source(self.owner.address()), reached }, open))
+        Ok((Wire { source: world.next_source(bind.unwrap_or(self.owner.address())), reached }, open))
     }
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use futures::future::LocalBoxFuture;
 use lateen_pilot::node::NodeType;
 use lateen_traffic::Config;
-use lateen_traffic::listener::{ConnectionFacts, Direction, FilterChain, Listener, Terminal};
+use lateen_traffic::hcm::Hcm;
+use lateen_traffic::listener::{ConnectionFacts, Direction, FilterChain, Listener, Terminal, TransportProtocol};
 use lateen_traffic::metadata::Metadata;
 use lateen_traffic::rbac::Peer;
 use lateen_traffic::record::{Flags, Record};
@@ -127,7 +128,7 @@ impl Proxy {
         trace: &Trace,
     ) -> Heard {
         let Some(listener) = self.bound(SocketAddr::new(self.pod.address(), OUTBOUND_PORT)) else {
-            return Heard::Closed("the sidecar has no outbound listener".to_owned());
+            return Heard::closed("the sidecar has no outbound listener");
         };
         self.take(world, listener, true, peer, to, said, trace).await
     }
@@ -142,7 +143,7 @@ impl Proxy {
         trace: &Trace,
     ) -> Heard {
         let Some(listener) = self.inbound_listener(to) else {
-            return Heard::Closed(format!("nobody listens at {to}"));
+            return Heard::closed(format!("nobody listens at {to}"));
         };
         let captured = self.is_sidecar() && !SIDECAR_PORTS.contains(&to.port());
         self.take(world, listener, captured, peer, to, said, trace).await
@@ -177,7 +178,7 @@ impl Proxy {
                 record.flags = Flags::NO_ROUTE;
                 record.details = "filter_chain_not_found".into();
                 self.log.write(&listener.access_log, &record, &RequestHead::default(), None);
-                return Heard::Closed("reset: no filter chain fits".to_owned());
+                return Heard::closed("reset: no filter chain fits");
             };
             trace.tell(world, || Decision::Listener {
                 at: self.title(listener),
@@ -202,19 +203,27 @@ impl Proxy {
         let ends = downstream.ends(downstream.peer.ip());
         let verdicts = chain.rbac.iter().map(|rbac| rbac.decide(ends, None, &mut metadata));
         if let Some(denial) = verdicts.filter_map(|verdict| verdict.denial().cloned()).next() {
-            return Heard::Closed(denial.details());
+            return Heard::closed(denial.details());
         }
         match (&chain.terminal, said) {
             (Terminal::Http(hcm), Said::Http(request)) => {
                 Exchange::new(world, self, hcm, &downstream, request, trace).serve().await
             }
-            // What is no HTTP is told so, as the codec does.
-            (Terminal::Http(_), Said::Bytes(_)) => Heard::Bytes {
-                bytes: "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into(),
-                by: None,
-            },
+            (Terminal::Http(hcm), Said::Bytes(_) | Said::Tls(_)) => self.refuse(world, hcm, &downstream),
             (Terminal::Tcp(tcp), said) => self.tunnel(world, tcp, &downstream, said, trace).await,
         }
+    }
+
+    /// What is no HTTP is told so, as the codec does.
+    fn refuse(&self, world: &World, hcm: &Hcm, downstream: &Downstream) -> Heard {
+        let mut record = downstream.record(world);
+        record.protocol = Some(Protocol::Http11);
+        record.code = 400;
+        record.flags = Flags::DOWNSTREAM_PROTOCOL_ERROR;
+        record.details = "http1.codec_error".into();
+        self.log.write(&hcm.access_log, &record, &RequestHead::default(), None);
+        let bytes = "HTTP/1.1 400 Bad Request\r\ncontent-length: 11\r\nconnection: close\r\n\r\nBad Request";
+        Heard::Bytes { bytes: bytes.into(), by: None }
     }
 
     /// A cluster, if it is configured.
@@ -243,6 +252,14 @@ impl Proxy {
 /// said first.
 fn facts(listener: &Listener, peer: SocketAddr, to: SocketAddr, said: &Said) -> ConnectionFacts {
     let mut facts = ConnectionFacts { destination: Some(to), source: Some(peer), ..ConnectionFacts::default() };
+    if let Said::Tls(hello) = said {
+        if listener.tls_inspector.as_ref().is_some_and(|inspector| inspector.runs_for(to.port())) {
+            facts.transport = TransportProtocol::Tls;
+            facts.server_name.clone_from(&hello.server_name);
+            facts.application_protocols.clone_from(&hello.application_protocols);
+        }
+        return facts;
+    }
     let looks = listener.http_inspector.as_ref().is_some_and(|inspector| inspector.runs_for(to.port()));
     if let (true, Said::Http(request)) = (looks, said) {
         let found = match request.head.protocol {

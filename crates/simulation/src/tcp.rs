@@ -38,7 +38,7 @@ impl Proxy {
                 world.hop().await;
                 wire.reached.take(world, wire.source, said, &inner).await
             }
-            None => Heard::Closed(format!("closed by a proxy ({})", record.flags)),
+            None => Heard::closed(format!("closed by a proxy ({})", record.flags)),
         };
         record.duration = world.clock.now() - begun;
         self.log.write(&tcp.access_log, &record, &RequestHead::default(), None);

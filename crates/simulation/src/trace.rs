@@ -40,9 +40,9 @@ pub enum Decision {
     Mirror { cluster: String },
     /// A proxy answered by itself.
     Own { status: u16, flags: Flags, details: String },
-    /// A pod's program has it, and answers with this status.
+    /// A pod's program has it, and answers with this status, or in no HTTP.
     Program { pod: Rc<str>, status: Option<u16> },
-    /// It left the cluster; a plain 200 is taken for granted.
+    /// It left the cluster.
     Outside,
 }
 
@@ -151,8 +151,8 @@ impl fmt::Display for Decision {
                 if flags.is_empty() { Ok(()) } else { write!(f, " ({flags})") }
             }
             Self::Program { pod, status: Some(status) } => write!(f, "{pod} answers {status}"),
-            Self::Program { pod, status: None } => write!(f, "{pod} sends bytes back"),
-            Self::Outside => f.write_str("outside of the cluster: a plain 200 is taken for granted"),
+            Self::Program { pod, status: None } => write!(f, "{pod} has it, and gives no HTTP back"),
+            Self::Outside => f.write_str("outside of the cluster"),
         }
     }
 }

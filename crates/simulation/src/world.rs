@@ -18,7 +18,7 @@ use crate::application::{Application, Place};
 use crate::client::outside_address;
 use crate::clock::Clock;
 use crate::compile::Compiler;
-use crate::message::{Answer, Heard, Said};
+use crate::message::{Answer, Heard, Hello, Said};
 use crate::proxy::Proxy;
 use crate::trace::{Decision, Trace};
 
@@ -33,7 +33,7 @@ pub struct Cast {
     pub addresses: Vec<IpAddr>,
     /// The bootstrap of its proxy, if it has one.
     pub bootstrap: Option<Bootstrap>,
-    pub application: Box<dyn Application>,
+    pub application: Rc<dyn Application>,
 }
 
 type Lookup = dyn Fn(&str, &str) -> Option<Vec<IpAddr>>;
@@ -46,6 +46,8 @@ pub struct Directory {
     pub services: Box<dyn Fn(SocketAddr) -> Option<Vec<SocketAddr>>>,
     /// Whether an address can only be one of the cluster's.
     pub inside: Box<dyn Fn(IpAddr) -> bool>,
+    /// What everybody outside of the cluster answers.
+    pub outside: Rc<dyn Application>,
 }
 
 /// A pod at work.
@@ -57,7 +59,7 @@ pub struct Pod {
     pub received: Cell<u64>,
     bootstrap: Option<Bootstrap>,
     proxy: OnceCell<Option<Rc<Proxy>>>,
-    application: Box<dyn Application>,
+    application: Rc<dyn Application>,
 }
 
 /// A simulated cluster.
@@ -90,9 +92,9 @@ pub(crate) enum Reached {
     /// A pod's proxy, which takes what comes for its program.
     Proxy(Rc<Proxy>, SocketAddr),
     /// A pod's program.
-    Program(Rc<Pod>, u16),
-    /// Somebody outside of the cluster, of whom nothing is known.
-    Outside,
+    Program(Rc<Pod>, SocketAddr),
+    /// Somebody outside of the cluster.
+    Outside(SocketAddr),
 }
 
 impl World {
@@ -183,14 +185,15 @@ impl World {
             }
         };
         if let Some(own) = own {
-            return own.application.listens(to.port()).then(|| Reached::Program(Rc::clone(own), to.port()));
+            return own.application.listens(to.port()).then(|| Reached::Program(Rc::clone(own), to));
         }
         let Some(pod) = self.pod_at(to.ip()) else {
-            return (!(self.directory.inside)(to.ip()) && !to.ip().is_loopback()).then_some(Reached::Outside);
+            let inside = (self.directory.inside)(to.ip()) || to.ip().is_loopback();
+            return (!inside && self.directory.outside.listens(to.port())).then_some(Reached::Outside(to));
         };
         match pod.proxy(self) {
             Some(proxy) => proxy.inbound(to).then(|| Reached::Proxy(Rc::clone(proxy), to)),
-            None => pod.application.listens(to.port()).then(|| Reached::Program(Rc::clone(pod), to.port())),
+            None => pod.application.listens(to.port()).then(|| Reached::Program(Rc::clone(pod), to)),
         }
     }
 }
@@ -207,16 +210,14 @@ impl Reached {
         Box::pin(async move {
             match self {
                 Reached::Proxy(proxy, to) => proxy.take_inbound(world, peer, to, said, trace).await,
-                Reached::Program(pod, port) => pod.take(world, port, said, trace).await,
-                Reached::Outside => {
+                Reached::Program(pod, to) => {
+                    pod.received.set(pod.received.get() + 1);
+                    let place = Place { world, pod: Some(&pod), to, trace };
+                    answer(&*pod.application, place, said).await
+                }
+                Reached::Outside(to) => {
                     trace.tell(world, || Decision::Outside);
-                    world.hop().await;
-                    match said {
-                        Said::Http(_) => {
-                            Heard::Http(Answer { head: lateen_traffic::ResponseHead::new(200), ..Answer::default() })
-                        }
-                        Said::Bytes(bytes) => Heard::Bytes { bytes, by: None },
-                    }
+                    answer(&*world.directory.outside, Place { world, pod: None, to, trace }, said).await
                 }
             }
         })
@@ -243,7 +244,7 @@ impl Pod {
     }
 
     /// Its proxy, told what it is to know when it is first needed.
-    pub(crate) fn proxy(self: &Rc<Self>, world: &World) -> Option<&Rc<Proxy>> {
+    pub fn proxy(self: &Rc<Self>, world: &World) -> Option<&Rc<Proxy>> {
         let made = self.proxy.get_or_init(|| {
             let bootstrap = self.bootstrap.as_ref()?;
             match world.compiler.compile(bootstrap) {
@@ -266,24 +267,28 @@ impl Pod {
     pub(crate) fn sidecar(self: &Rc<Self>, world: &World) -> Option<&Rc<Proxy>> {
         self.proxy(world).filter(|proxy| proxy.is_sidecar())
     }
+}
 
-    async fn take(self: &Rc<Self>, world: &Rc<World>, port: u16, said: Said, trace: &Trace) -> Heard {
-        self.received.set(self.received.get() + 1);
-        let place = Place { world, pod: self, port, trace };
-        match said {
-            Said::Http(request) => {
-                let mut answer = self.application.answer(place, request).await;
-                answer.by = Some(Rc::clone(&self.name));
-                trace
-                    .tell(world, || Decision::Program { pod: Rc::clone(&self.name), status: Some(answer.head.status) });
-                world.hop().await;
-                Heard::Http(answer)
-            }
-            Said::Bytes(bytes) => {
-                trace.tell(world, || Decision::Program { pod: Rc::clone(&self.name), status: None });
-                world.hop().await;
-                Heard::Bytes { bytes: self.application.reply(place, &bytes), by: Some(Rc::clone(&self.name)) }
-            }
+/// What a program makes of what is said to it.
+async fn answer(application: &dyn Application, place: Place<'_>, said: Said) -> Heard {
+    let Place { world, pod, trace, .. } = place;
+    let by = pod.map(|pod| Rc::clone(&pod.name));
+    let heard = match said {
+        Said::Http(request) => match application.answer(place, request).await {
+            Ok(answer) => Heard::Http(Answer { by: by.clone(), ..answer }),
+            Err(how) => Heard::Broken { how, why: "the service gives no answer".to_owned() },
+        },
+        Said::Bytes(bytes) | Said::Tls(Hello { bytes, .. }) => {
+            Heard::Bytes { bytes: application.reply(place, &bytes), by: by.clone() }
         }
+    };
+    if let Some(pod) = by {
+        let status = match &heard {
+            Heard::Http(answer) => Some(answer.head.status),
+            Heard::Bytes { .. } | Heard::Broken { .. } => None,
+        };
+        trace.tell(world, || Decision::Program { pod, status });
     }
+    world.hop().await;
+    heard
 }

@@ -1,6 +1,6 @@
 //! The differential suite at the level of Istio's resources: rules and requests nobody thought of. What a seed draws
 //! goes through galley and pilot to the real Envoy and to our proxy, as a gateway and as a sidecar each, and every fact
-//! of every request is compared.
+//! of every request is compared; and what `lateen-simulation` computes is held against what Envoy did.
 //!
 //! A run consists of rounds. A round has its own services and rules, put in place of the round's before in the same
 //! running proxies, and some hundred requests, all at once.
@@ -8,6 +8,7 @@
 pub mod dice;
 mod entries;
 mod http;
+mod offline;
 mod policies;
 mod requests;
 mod rules;

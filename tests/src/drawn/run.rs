@@ -9,6 +9,7 @@ use lateen_galley::{Change, Object, Snapshot, Store, StoreSettings};
 use lateen_pilot::{Config, Pilot};
 use serde_json::Value;
 
+use super::offline::{self, Offline};
 use super::{Round, scenery, scope, shrink};
 use crate::differential::{self, Outcome};
 use crate::proxy::Kind;
@@ -23,6 +24,9 @@ pub struct Run {
     /// What galley refused to take, by its words: such fields are left out, and other things of the object tried.
     pub refused: BTreeMap<String, usize>,
     seen_refusals: Vec<String>,
+    offline: Offline,
+    /// What proxies were told last.
+    told: Arc<Snapshot>,
 }
 
 /// A request that was not answered alike.
@@ -42,8 +46,15 @@ impl Run {
             ..Config::default()
         };
         let pilot = Pilot::new(config).expect("a pilot");
-        let mut run =
-            Run { pilot, stands: Vec::new(), telling: 0, refused: BTreeMap::new(), seen_refusals: Vec::new() };
+        let mut run = Run {
+            pilot,
+            stands: Vec::new(),
+            telling: 0,
+            refused: BTreeMap::new(),
+            seen_refusals: Vec::new(),
+            offline: Offline::new(),
+            told: Arc::default(),
+        };
         run.tell(&[], &[]);
         for kind in [Kind::Envoy, Kind::Lateen] {
             for role in [Role::Gateway, Role::Sidecar] {
@@ -58,9 +69,15 @@ impl Run {
         let (theirs, ours, refusals) = self.play(round, &round.rules, &round.requests).await;
         let mut differences: Vec<Difference> =
             refusals.into_iter().map(|text| Difference { round: round.number, case: String::new(), text }).collect();
+        let computed = self.offline.play(&self.told, &round.requests);
         for placed in &round.requests {
             let name = &placed.case.name;
             if let Some(text) = compare(placed, &theirs[name], &ours[name]) {
+                differences.push(Difference { round: round.number, case: name.clone(), text });
+            }
+            let (decided, trace) = &computed[name];
+            if let Some(text) = compare(placed, &offline::computed(&theirs[name]), &offline::computed(decided)) {
+                let text = format!("    computed:\n{text}{trace}");
                 differences.push(Difference { round: round.number, case: name.clone(), text });
             }
         }
@@ -156,7 +173,8 @@ impl Run {
             }
         }
         snapshot.set_revision(self.telling);
-        self.pilot.update(Arc::new(snapshot));
+        self.told = Arc::new(snapshot);
+        self.pilot.update(Arc::clone(&self.told));
     }
 
     /// Puts a rule into the store, without those of its fields that galley refuses.

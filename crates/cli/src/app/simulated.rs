@@ -4,9 +4,10 @@ use std::cell::Cell;
 use std::pin::pin;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use futures::future::{Either, LocalBoxFuture, select};
 use hyper::Uri;
-use lateen_simulation::{Answer, Application, Place, Request, Target};
+use lateen_simulation::{Answer, Application, Broken, Place, Request, Target};
 use lateen_traffic::{Headers, Protocol, RequestHead, ResponseHead};
 
 use super::http::{READY, Seen};
@@ -120,12 +121,12 @@ impl Application for Simulated {
         port == self.options.port || Some(port) == self.options.tcp_port
     }
 
-    fn answer<'a>(&'a self, place: Place<'a>, request: Request) -> LocalBoxFuture<'a, Answer> {
-        Box::pin(self.served(place, request))
+    fn answer<'a>(&'a self, place: Place<'a>, request: Request) -> LocalBoxFuture<'a, Result<Answer, Broken>> {
+        Box::pin(self.served(place, request).map(Ok))
     }
 
     fn reply(&self, place: Place<'_>, bytes: &Bytes) -> Bytes {
-        if Some(place.port) != self.options.tcp_port {
+        if Some(place.to.port()) != self.options.tcp_port {
             // Bytes that are no HTTP.
             return Bytes::from_static(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
         }

@@ -14,7 +14,9 @@ use k8s_openapi::api::core::v1::Service;
 use lateen_galley::{Kind, Snapshot};
 use lateen_local::network;
 use lateen_local::rehearsal::{self, Program};
-use lateen_simulation::{Application, Cast, Directory, Heard, Pod, Request, Said, Target, Trace, Unknown, World};
+use lateen_simulation::{
+    Application, Broken, Cast, Directory, Heard, Pod, Request, Said, Target, Trace, Unknown, World,
+};
 use lateen_traffic::RequestHead;
 use lateen_xds::bootstrap::Bootstrap;
 use lateen_xds::json::Schema;
@@ -180,13 +182,13 @@ impl Offline {
 }
 
 /// What a pod's programs answer.
-fn application(programs: &[Program]) -> Result<Box<dyn Application>, String> {
+fn application(programs: &[Program]) -> Result<Rc<dyn Application>, String> {
     for program in programs {
         if let Some(options) = commands::app::simulated(&program.words, &program.environment) {
-            return Ok(Box::new(Simulated::new(options?)));
+            return Ok(Rc::new(Simulated::new(options?)));
         }
     }
-    Ok(Box::new(Unknown))
+    Ok(Rc::new(Unknown))
 }
 
 fn directory(snapshot: &Snapshot) -> Directory {
@@ -196,6 +198,7 @@ fn directory(snapshot: &Snapshot) -> Directory {
         names: Box::new(move |name, namespace| names.addresses(name, namespace)),
         services: Box::new(move |address| services.behind(address)),
         inside: Box::new(|address| network::is_pod(address) || network::is_virtual(address)),
+        outside: Rc::new(Unknown),
     }
 }
 
@@ -246,7 +249,7 @@ impl Sending<'_> {
         let exchange = self.exchange(client, peer, &trace);
         let heard = match select(pin!(exchange), clock.sleep(self.plan.timeout)).await {
             Either::Left((heard, _)) => heard,
-            Either::Right(_) => Heard::Closed("no answer in time".to_owned()),
+            Either::Right(_) => Heard::Broken { how: Broken::Closed, why: "no answer in time".to_owned() },
         };
         let mut outcome = Outcome { number, client: client.number, latency: clock.now() - began, ..Outcome::default() };
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -269,7 +272,7 @@ impl Sending<'_> {
                 outcome.body = text(&bytes);
                 outcome.pod = by.as_deref().unwrap_or_default().to_owned();
             }
-            Heard::Closed(why) => outcome.failure = why,
+            Heard::Broken { why, .. } => outcome.failure = why,
         }
         (outcome, trace)
     }
