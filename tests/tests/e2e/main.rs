@@ -8,6 +8,7 @@ mod drain;
 mod examples;
 mod faults;
 mod hosts;
+mod identity;
 mod moves;
 mod real_envoy;
 mod routes;

@@ -1,0 +1,159 @@
+//! A workload's certificate in the hands of the real Envoy: it takes what the agent tells by SDS, proves itself with it,
+//! and goes on while certificates are renewed and their root is followed by another.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use lateen_citadel::agent::{Address, Agent, Options, Server};
+use lateen_citadel::authority::{Issuer, Settings};
+use lateen_citadel::key::KeyType;
+use lateen_citadel::serve::{AUDIENCE, Ca, Review, Reviewer, SERVER_NAMES, serve};
+use lateen_citadel::spiffe::TrustDomain;
+use lateen_citadel::store::{ROOT_LIFE, Store};
+use lateen_pilot::{Config, Pilot};
+use lateen_tests::bootstrap::{self, Layout, http, http2_upstream, listener, merge};
+use lateen_tests::load::Target;
+use lateen_tests::proxy::{Kind, Proxy};
+use lateen_tests::wait;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+/// Of certificates: renewed after three of it, so that a slow machine has time.
+const LIFE: Duration = Duration::from_secs(8);
+const IDENTITY: &str = "spiffe://cluster.local/ns/shop/sa/web";
+
+fn domain() -> TrustDomain {
+    "cluster.local".parse().unwrap()
+}
+
+/// An authority whose certificates live for seconds, and an agent that has one of them.
+async fn begin(directory: &std::path::Path) -> (Arc<Ca>, Options) {
+    let settings =
+        Settings { trust_domain: domain(), default_ttl: LIFE, max_ttl: LIFE, announce: Duration::from_secs(5) };
+    let store = Store::at(directory.join("ca")).unwrap();
+    let authority = store.load(settings, None, KeyType::EcdsaP256, SystemTime::now()).unwrap();
+    let ca = Ca::new(authority, store);
+    tokio::spawn(Arc::clone(&ca).tend());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = Server { address: Address::Socket(listener.local_addr().unwrap()), name: SERVER_NAMES[0].to_owned() };
+    let reviewer: Reviewer = Arc::new(|token| {
+        let user = (token == "the token").then(|| "system:serviceaccount:shop:web".to_owned());
+        let user = user.ok_or_else(|| "not known".to_owned());
+        Box::pin(async move { Ok(Review { user, audiences: vec![AUDIENCE.to_owned()] }) })
+    });
+    let pilot = Arc::new(Pilot::new(Config::default()).unwrap());
+    tokio::spawn(serve(listener, Arc::clone(&ca), reviewer, pilot, std::future::pending()));
+    std::fs::write(directory.join("roots.pem"), &**ca.bundle().borrow()).unwrap();
+    std::fs::write(directory.join("token"), "the token").unwrap();
+    let options = Options {
+        identity: IDENTITY.parse().unwrap(),
+        authority: server.clone(),
+        discovery: server,
+        roots: directory.join("roots.pem"),
+        revocations: directory.join("crl.pem"),
+        token: directory.join("token"),
+        secrets_socket: directory.join("sds"),
+        discovery_socket: directory.join("ads"),
+        ttl: None,
+        key_type: KeyType::EcdsaP256,
+        mark: None,
+    };
+    (ca, options)
+}
+
+/// `plain` sends to `secure`, which answers, over mutual TLS: both are the workload.
+fn file(layout: &Layout, options: &Options) -> Value {
+    let secret = |name: &str| {
+        json!({"name": name, "sds_config": {"resource_api_version": "V3", "api_config_source": {
+            "api_type": "GRPC", "transport_api_version": "V3", "set_node_on_first_message_only": true,
+            "grpc_services": [{"envoy_grpc": {"cluster_name": "sds-grpc"}}],
+        }}})
+    };
+    let peer = json!({"match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": IDENTITY}}]});
+    let own = json!({
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
+        "tls_certificate_sds_secret_configs": [secret("default")],
+        "combined_validation_context": {
+            "default_validation_context": peer, "validation_context_sds_secret_config": secret("ROOTCA"),
+        },
+    });
+    let tls = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
+    let downstream = json!({"name": "envoy.transport_sockets.tls", "typed_config": {
+        "@type": format!("{tls}.DownstreamTlsContext"), "common_tls_context": own, "require_client_certificate": true,
+    }});
+    let upstream = json!({"name": "envoy.transport_sockets.tls", "typed_config": {
+        "@type": format!("{tls}.UpstreamTlsContext"), "common_tls_context": own,
+    }});
+    let header = |name: &str, value: &str| json!({"header": {"key": name, "value": value}});
+    let answer = json!([{"name": "secure", "domains": ["*"], "routes": [{
+        "match": {"prefix": "/"}, "direct_response": {"status": 200},
+        "response_headers_to_add": [
+            header("x-peer", "%DOWNSTREAM_PEER_URI_SAN%"), header("x-serial", "%DOWNSTREAM_PEER_SERIAL%"),
+            header("x-issuer", "%DOWNSTREAM_PEER_ISSUER%"),
+        ],
+    }]}]);
+    let pass = json!([{"name": "plain", "domains": ["*"], "routes": [
+        {"match": {"prefix": "/"}, "route": {"cluster": "secure"}},
+    ]}]);
+    let mut secure = listener(layout, "secure", http(layout, "secure", answer, json!({})));
+    merge(&mut secure["filter_chains"][0], json!({"transport_socket": downstream}));
+    let once = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "common_http_protocol_options": {"max_requests_per_connection": 1},
+        "explicit_http_config": {"http_protocol_options": {}},
+    }});
+    let secure_at = json!({"socket_address": {"address": "127.0.0.1", "port_value": layout.listener("secure")}});
+    let onward = json!({"name": "secure", "type": "STATIC", "transport_socket": upstream,
+    "typed_extension_protocol_options": once,
+    "load_assignment": {"cluster_name": "secure", "endpoints": [{"lb_endpoints": [
+        {"endpoint": {"address": secure_at}},
+    ]}]}});
+    let mut sds = json!({"name": "sds-grpc", "type": "STATIC",
+    "load_assignment": {"cluster_name": "sds-grpc", "endpoints": [{"lb_endpoints": [
+        {"endpoint": {"address": {"pipe": {"path": options.secrets_socket}}}},
+    ]}]}});
+    merge(&mut sds, http2_upstream());
+    let plain = listener(layout, "plain", http(layout, "plain", pass, json!({})));
+    bootstrap::fixed(layout, &[secure, plain], &[onward, sds])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoy_takes_certificates_as_they_come() {
+    let directory = tempfile::tempdir().unwrap();
+    let (ca, options) = begin(directory.path()).await;
+    let layout = Layout::new(directory.path(), &["plain", "secure"], &[]);
+    let file = file(&layout, &options);
+    let agent = Agent::start(options).unwrap();
+    tokio::spawn(agent.run());
+    let mut proxy = Proxy::start(Kind::Envoy, &file, layout.admin, directory.path()).await;
+    let target = Target::new(([127, 0, 0, 1], layout.listener("plain")).into(), "web", "/");
+    let ask = || async {
+        let answer = target.ask().await.unwrap();
+        let header = |name: &str| answer.header(name).unwrap_or_default().to_owned();
+        (answer.status(), header("x-peer"), header("x-serial"), header("x-issuer"), answer.text())
+    };
+    // Envoy is live before its secrets are there.
+    let first = wait::within(wait::PATIENCE, || async { Some(ask().await).filter(|answer| answer.0 == 200) }).await;
+    let (_, _, mut serial, old_root, _) = first.unwrap_or_else(|| panic!("{}", proxy.process.output()));
+    let mut renewals = 0;
+    let mut followed = false;
+    while !followed || renewals < 4 {
+        let (status, peer, now, root, text) = ask().await;
+        if (status, peer.as_str()) != (200, IDENTITY) {
+            let log = std::fs::read_to_string(layout.access_log()).unwrap_or_default();
+            let last: Vec<&str> = log.lines().rev().take(6).collect();
+            panic!("{status} {peer}: {text}\n{}\n{}", last.join("\n"), proxy.process.output());
+        }
+        if now != serial {
+            (serial, renewals) = (now, renewals + 1);
+            if renewals == 1 {
+                // The file of roots says nothing of it: the authority does.
+                let next = Issuer::self_signed(&domain(), KeyType::EcdsaP256, ROOT_LIFE, SystemTime::now()).unwrap();
+                assert!(ca.follow(&next.to_files()).unwrap());
+            }
+            assert!(renewals < 20, "the new root signs long before");
+        }
+        followed |= root != old_root;
+    }
+    assert!(proxy.process.ended().is_none());
+}
