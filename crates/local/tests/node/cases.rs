@@ -18,6 +18,7 @@ pub const CASES: &[Case] = &[
     ("probes_reach_the_app", probes_reach_the_app),
     ("a_container_sees_its_own_world", a_container_sees_its_own_world),
     ("a_pod_has_its_own_files", a_pod_has_its_own_files),
+    ("what_is_hidden_cannot_be_found", what_is_hidden_cannot_be_found),
     ("volumes_that_cannot_be_are_errors", volumes_that_cannot_be_are_errors),
     ("users_are_those_asked_for", users_are_those_asked_for),
     ("exec_has_pipes_and_a_terminal", exec_has_pipes_and_a_terminal),
@@ -321,6 +322,32 @@ fn a_pod_has_its_own_files() {
     for path in ["/lateen-cache", "/lateen-host", "/etc/lateen-test", "/etc/lateen-one", "/.host", "/tmp/.host"] {
         assert!(!std::path::Path::new(path).exists(), "{path} is on the host");
     }
+}
+
+fn what_is_hidden_cannot_be_found() {
+    with_node(|node| async move {
+        let secret = MountedFile { path: "token".to_owned(), bytes: "secret".into(), mode: 0o600 };
+        let mount =
+            |path: &str| Mount { path: path.to_owned(), content: MountContent::Directory(vec![secret.clone()]) };
+        let mounts = vec![mount("/run/lateen-proxy"), mount("/run/lateen-app")];
+        let pod = node.create_pod(CreatePod { mounts, ..pod("web-0", 2) }).await.unwrap();
+        let words =
+            ["read", "/run/lateen-proxy/token", "/run/lateen-app/token", "/run/lateen-proxy/../lateen-proxy/token"];
+        for role in [APP, Role::Proxy] {
+            let hidden = vec!["/run/lateen-proxy".to_owned()];
+            let found = output_of(&node, Spawn { hidden, ..crate::world::app(Place::Pod(pod), role, &words) }).await;
+            assert_eq!(found.matches(": secret").count(), 1, "{found}");
+            assert!(found.contains("/run/lateen-app/token: secret"), "{found}");
+        }
+        // And nothing was taken from the others.
+        let found = output(&node, Place::Pod(pod), Role::Proxy, &words).await;
+        assert_eq!(found.matches(": secret").count(), 3, "{found}");
+        // Whoever is in the container has no right to uncover it.
+        let hidden = vec!["/run/lateen-proxy".to_owned()];
+        let uncover = ["umount", "/run/lateen-proxy"];
+        let found = output_of(&node, Spawn { hidden, ..crate::world::app(Place::Pod(pod), APP, &uncover) }).await;
+        assert_eq!(found, "/run/lateen-proxy: error EPERM\n");
+    });
 }
 
 fn volumes_that_cannot_be_are_errors() {
