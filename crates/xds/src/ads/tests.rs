@@ -3,6 +3,7 @@
 mod files;
 mod loopback;
 mod property;
+mod secrets;
 mod world;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -37,7 +37,8 @@ impl State {
 
     /// Applies a response of secrets from one of those who tell them.
     pub(super) fn apply_secrets(&mut self, origin: &SecretOrigin, update: &Update, now: SystemTime) -> Vec<Refused> {
-        let Update { r#type: _, version, nonce: _, resources, removed } = update;
+        // As in Envoy, a secret that is said to be none any more is used on, and one that there is none of yet is waited for.
+        let Update { r#type: _, version, nonce: _, resources, removed: _ } = update;
         let mut refused = Vec::new();
         for Received { name, version, body } in resources {
             let name = match &**name {
@@ -62,10 +63,6 @@ impl State {
                     refused.push(Refused { name, reason });
                 }
             }
-        }
-        for name in removed {
-            // There is none: nobody shall wait for it. One that is known is used on.
-            self.secrets.given_up.insert(SecretName { origin: origin.clone(), name: Arc::clone(name) });
         }
         self.received.insert(ResourceType::Secret);
         self.histories.version(ResourceType::Secret, Arc::clone(version));

@@ -11,11 +11,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic::Status;
+use tonic::transport::server::TcpIncoming;
 
 use super::world::{Target, World, cluster_name};
 use crate::ads::WorkloadHealth;
 use crate::ads::client::{Client, Handle, connector};
-use crate::ads::server::{Connection, Discovery, Peer, StreamStatus, serve};
+use crate::ads::server::{AdsService, Connection, Discovery, Peer, StreamStatus, serve};
 use crate::bootstrap::Bootstrap;
 use crate::json::Schema;
 use crate::{ResourceSet, ResourceType};
@@ -24,8 +25,8 @@ use crate::{ResourceSet, ResourceType};
 const FAR_TOO_LONG: Duration = Duration::from_secs(60);
 
 /// A control plane that tells everyone the same.
-struct Everyone {
-    set: watch::Sender<Arc<ResourceSet>>,
+pub(super) struct Everyone {
+    pub(super) set: watch::Sender<Arc<ResourceSet>>,
     clients: Mutex<Vec<(String, watch::Receiver<StreamStatus>)>>,
 }
 
@@ -47,15 +48,15 @@ impl Everyone {
     }
 }
 
-struct Server {
-    everyone: Arc<Everyone>,
-    address: SocketAddr,
+pub(super) struct Server {
+    pub(super) everyone: Arc<Everyone>,
+    pub(super) address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
 
 impl Server {
-    async fn start(set: ResourceSet, address: &str) -> Server {
+    pub(super) async fn start(set: ResourceSet, address: &str) -> Server {
         let everyone = Arc::new(Everyone { set: watch::Sender::new(Arc::new(set)), clients: Mutex::default() });
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -68,8 +69,26 @@ impl Server {
         Server { everyone, address, stop: Some(stop), task }
     }
 
+    /// One that is asked for secrets alone.
+    pub(super) async fn of_secrets(set: ResourceSet) -> Server {
+        let everyone = Arc::new(Everyone { set: watch::Sender::new(Arc::new(set)), clients: Mutex::default() });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (service, open) = AdsService::closable(Arc::clone(&everyone) as _);
+        let task = tokio::spawn(async move {
+            let shutdown = async {
+                drop(stopped.await);
+                drop(open);
+            };
+            let serving = tonic::transport::Server::builder().add_service(service.into_secret_server());
+            serving.serve_with_incoming_shutdown(TcpIncoming::from(listener), shutdown).await.unwrap();
+        });
+        Server { everyone, address, stop: Some(stop), task }
+    }
+
     /// Ends all streams and waits until everything is closed.
-    async fn stop(mut self) {
+    pub(super) async fn stop(mut self) {
         drop(self.stop.take());
         tokio::time::timeout(FAR_TOO_LONG, self.task).await.unwrap().unwrap();
     }
@@ -99,17 +118,21 @@ static_resources:
         address.ip(),
         address.port()
     );
-    Bootstrap::parse(&text, &Schema::load().unwrap()).unwrap()
+    bootstrap_of(&text)
 }
 
-struct Proxy {
-    handle: Handle,
+pub(super) fn bootstrap_of(text: &str) -> Bootstrap {
+    Bootstrap::parse(text, &Schema::load().unwrap()).unwrap()
+}
+
+pub(super) struct Proxy {
+    pub(super) handle: Handle,
     configs: watch::Receiver<Arc<Config>>,
-    task: JoinHandle<()>,
+    pub(super) task: JoinHandle<()>,
 }
 
 impl Proxy {
-    fn start(bootstrap: Bootstrap) -> Proxy {
+    pub(super) fn start(bootstrap: Bootstrap) -> Proxy {
         let client = Client::new(bootstrap, Box::new(|_| Ok(Box::new(())))).unwrap();
         let handle = client.handle();
         let (sender, configs) = watch::channel(Arc::default());
@@ -120,7 +143,7 @@ impl Proxy {
         Proxy { handle, configs, task }
     }
 
-    async fn until(&mut self, what: &str, condition: impl Fn(&Config) -> bool) -> Arc<Config> {
+    pub(super) async fn until(&mut self, what: &str, condition: impl Fn(&Config) -> bool) -> Arc<Config> {
         let found = tokio::time::timeout(FAR_TOO_LONG, self.configs.wait_for(|config| condition(config))).await;
         Arc::clone(&found.unwrap_or_else(|_| panic!("never {what}")).unwrap())
     }

@@ -1,0 +1,113 @@
+//! Secrets from a server of them (SDS), over a loopback connection.
+
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    Secret as PbSecret, TlsCertificate, secret::Type,
+};
+use lateen_traffic::Config;
+use lateen_traffic::tls::{Secret, SecretOrigin};
+use rcgen::{CertificateParams, KeyPair};
+
+use super::loopback::{Proxy, Server, bootstrap_of};
+use crate::json::Schema;
+use crate::resource::Resource;
+use crate::{ResourceSet, ResourceType};
+
+/// A new certificate under the name `default`.
+fn set(version: &str) -> (ResourceSet, KeyPair) {
+    let key = KeyPair::generate().unwrap();
+    let pem = CertificateParams::new(["a.test".to_owned()]).unwrap().self_signed(&key).unwrap().pem();
+    let inline =
+        |text: String| Some(DataSource { specifier: Some(Specifier::InlineString(text)), ..Default::default() });
+    let pair = TlsCertificate {
+        certificate_chain: inline(pem),
+        private_key: inline(key.serialize_pem()),
+        ..Default::default()
+    };
+    let secret = PbSecret { name: "default".to_owned(), r#type: Some(Type::TlsCertificate(pair)) };
+    (ResourceSet::new(version).with(ResourceType::Secret, [Resource::new("default", &secret)]), key)
+}
+
+fn bootstrap(port: u16, api_type: &str, timeout: &str) -> crate::bootstrap::Bootstrap {
+    bootstrap_of(&format!(
+        "
+static_resources:
+  clusters:
+  - name: sds
+    type: STATIC
+    load_assignment: {{cluster_name: sds, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: \
+         {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]}}
+  listeners:
+  - name: tls
+    address: {{socket_address: {{address: 127.0.0.1, port_value: 1}}}}
+    filter_chains:
+    - filters:
+      - name: tcp
+        typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy,
+          stat_prefix: a, cluster: sds}}
+      transport_socket:
+        name: tls
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          common_tls_context:
+            tls_certificate_sds_secret_configs:
+            - name: default
+              sds_config:
+                resource_api_version: V3
+                initial_fetch_timeout: {timeout}
+                api_config_source: {{api_type: {api_type}, transport_api_version: V3, grpc_services: [{{envoy_grpc: \
+         {{cluster_name: sds}}}}]}}
+node: {{id: 'sidecar~10.1.1.1~a.default~default.svc.cluster.local', cluster: a.default}}
+"
+    ))
+}
+
+fn served(config: &Config) -> Option<Vec<u8>> {
+    let (name, secret) = config.secrets.iter().next()?;
+    assert!(matches!(&name.origin, SecretOrigin::Server(server) if &*server.cluster == "sds"));
+    let Secret::KeyPair(pair) = secret else { return None };
+    Some(pair.key.der().to_vec())
+}
+
+async fn waits_and_follows(api_type: &str) {
+    let server = Server::of_secrets(ResourceSet::new("0")).await;
+    let mut proxy = Proxy::start(bootstrap(server.address.port(), api_type, "0s"));
+    proxy.until("the bootstrap", |config| config.clusters.contains_key("sds")).await;
+    let (first, key) = set("1");
+    server.everyone.set.send_replace(Arc::new(first));
+    let config = proxy.until("the listener", |config| config.listeners.contains_key("tls")).await;
+    assert_eq!(served(&config), Some(key.serialize_der()));
+
+    let listener = Arc::clone(&config.listeners["tls"]);
+    let (second, key) = set("2");
+    server.everyone.set.send_replace(Arc::new(second));
+    let config = proxy.until("the new key", |config| served(config) == Some(key.serialize_der())).await;
+    assert!(Arc::ptr_eq(&listener, &config.listeners["tls"]), "connections of the listener go on");
+
+    let dump = proxy.handle.config_dump(true, &Schema::load().unwrap()).unwrap().to_string();
+    assert!(dump.contains("[redacted]") && dump.contains("BEGIN CERTIFICATE") && !dump.contains("PRIVATE KEY"));
+    proxy.task.abort();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn state_of_the_world_secrets_are_waited_for_and_followed() {
+    waits_and_follows("GRPC").await;
+}
+
+#[tokio::test]
+async fn delta_secrets_are_waited_for_and_followed() {
+    waits_and_follows("DELTA_GRPC").await;
+}
+
+#[tokio::test]
+async fn a_secret_that_does_not_come_holds_no_listener_for_ever() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = nobody.local_addr().unwrap().port();
+    let mut proxy = Proxy::start(bootstrap(port, "GRPC", "0.2s"));
+    let config = proxy.until("the listener", |config| config.listeners.contains_key("tls")).await;
+    assert!(config.secrets.is_empty());
+    proxy.task.abort();
+}
