@@ -60,7 +60,7 @@ const LINES: &[Line] = &[
     (SERVICE_ENTRY, "spec.endpoints[].network", When::Given, "reaching other networks"),
     (WORKLOAD_ENTRY, "spec.network", When::Given, "reaching other networks"),
     (WORKLOAD_GROUP, "spec.template.network", When::Given, "reaching other networks"),
-    (WORKLOAD_GROUP, "spec.probe", When::Given, "probing workloads"),
+    (WORKLOAD_GROUP, "spec.probe.httpGet.scheme", When::Is(&["HTTPS"]), "probing by HTTPS"),
     (SIDECAR, "spec.egress[].bind", When::BeginsWith("unix://"), "listening at a unix socket"),
     (SIDECAR, "spec.egress[].port.protocol", When::Is(&["GRPC-WEB", "HTTP_PROXY", "UDP"]), "this protocol"),
     (SIDECAR, "spec.ingress[].port.protocol", When::Is(&["GRPC-WEB", "HTTP_PROXY", "UDP"]), "this protocol"),

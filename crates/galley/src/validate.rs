@@ -17,7 +17,7 @@ mod service_entry;
 mod shared;
 mod sidecar;
 mod virtual_service;
-mod workload_group;
+pub(crate) mod workload_group;
 mod workloads;
 
 use crate::istio::authorization_policy::DRY_RUN;

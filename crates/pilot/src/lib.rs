@@ -17,6 +17,7 @@ pub mod names;
 pub mod node;
 pub mod plan;
 pub mod push;
+pub mod registration;
 pub mod registry;
 pub mod rules;
 pub mod scope;

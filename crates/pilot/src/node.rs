@@ -86,6 +86,10 @@ pub struct Node {
     pub node_name: Option<String>,
     /// The service account its workload runs as, if it says so.
     pub service_account: Option<String>,
+    /// The WorkloadGroup that its workload joins, if it is no pod.
+    pub register_group: Option<String>,
+    /// The network its workload is in, if it says so.
+    pub network: Option<String>,
 }
 
 impl Node {
@@ -150,6 +154,8 @@ impl Node {
             grpc_web: node.user_agent_name == "envoy",
             locality,
             node_name: metadata.text("NODE_NAME").filter(|name| !name.is_empty()),
+            register_group: metadata.text("AUTO_REGISTER_GROUP").filter(|name| !name.is_empty()),
+            network: metadata.text("NETWORK").filter(|name| !name.is_empty()),
             service_account: metadata.text("SERVICE_ACCOUNT").filter(|name| !name.is_empty()),
         })
     }

@@ -122,7 +122,9 @@ fn named_hosts(node: &Node, world: &World) -> Option<Families> {
 }
 
 fn settings(node: &Node, mesh: &Config) -> HttpSettings {
-    let ProxyConfig { gateway_topology, proxy_headers, proxy_metadata } = node.proxy_config.over(&mesh.proxy);
+    // Its workload's health is told, not configured.
+    let ProxyConfig { gateway_topology, proxy_headers, proxy_metadata, readiness_probe: _ } =
+        node.proxy_config.over(&mesh.proxy);
     let variable = |name: &str| proxy_metadata.get(name).map(String::as_str);
     HttpSettings {
         access_log: mesh.access_log.clone(),

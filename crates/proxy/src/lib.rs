@@ -19,6 +19,7 @@ mod listener;
 pub mod logging;
 mod own_address;
 pub mod proxy;
+pub mod readiness;
 mod router;
 mod run;
 pub mod stats;

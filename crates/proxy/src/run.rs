@@ -25,6 +25,7 @@ use crate::health_check;
 use crate::listener;
 use crate::logging::Logging;
 use crate::proxy::{Proxy, Settings};
+use crate::readiness::{self, Readiness};
 use crate::stats::Stats;
 use crate::view;
 
@@ -46,6 +47,8 @@ pub struct Options {
     pub inherited: Vec<(u16, OwnedFd)>,
     /// Log levels, which the admin page changes.
     pub logging: Logging,
+    /// How the workload is asked whether it is well, if the control plane is to know.
+    pub readiness: Option<Readiness>,
     /// The command line as the admin page shows it (Envoy's `CommandLineOptions` in JSON).
     pub command_line: serde_json::Value,
 }
@@ -102,7 +105,7 @@ async fn serve(options: Options, bootstrap: Bootstrap, schema: Schema) -> Result
 
     tokio::spawn(follow_connection(handle.clone(), Arc::clone(&stats)));
     let resolver = Arc::new(Resolver::new(Arc::clone(&stats)));
-    tokio::spawn(discover(client, bind, Arc::clone(&proxy), Arc::clone(&resolver)));
+    tokio::spawn(discover(client, bind.clone(), Arc::clone(&proxy), Arc::clone(&resolver)));
     tokio::spawn(pass_on_addresses(resolver, Arc::clone(&proxy)));
     tokio::spawn({
         let (proxy, mut dice) = (Arc::clone(&proxy), SmallRng::from_os_rng());
@@ -114,6 +117,15 @@ async fn serve(options: Options, bootstrap: Bootstrap, schema: Schema) -> Result
     });
     let (state, state_seen) = watch::channel(ServerState::PreInitializing);
     tokio::spawn(follow_state(handle.clone(), Arc::clone(&proxy), state.clone()));
+    if let Some(readiness) = options.readiness {
+        let (mut state, bind, handle) = (state_seen.clone(), bind.clone(), handle.clone());
+        tokio::task::spawn_local(async move {
+            // As long as the proxy does not serve, the workload does not either.
+            if state.wait_for(|state| *state == ServerState::Live).await.is_ok() {
+                readiness::watch(readiness, bind, handle).await;
+            }
+        });
+    }
     let (actions, mut asked) = mpsc::channel(16);
     if let Some(address) = bootstrap.admin {
         let socket = TcpListener::bind(address).await.map_err(system("cannot listen on the admin address"))?;

@@ -12,6 +12,7 @@ mod identity;
 mod moves;
 mod real_envoy;
 mod routes;
+mod workload_groups;
 
 use tokio::sync::{Mutex, MutexGuard};
 

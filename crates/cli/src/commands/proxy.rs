@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use lateen_galley::istio::workload_group::ReadinessProbe;
 use lateen_proxy::logging::{Level, Logging};
+use lateen_proxy::readiness::{Check, Readiness};
 use serde_json::{Value, json};
 
 use super::agent::AgentArguments;
@@ -70,8 +72,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     let concurrency = arguments.concurrency.unwrap_or(cores).max(1);
     arguments.agent.start()?;
     let command_line = command_line(&arguments, concurrency);
+    let bootstrap = with_node(bootstrap, &node)?;
     lateen_proxy::run(lateen_proxy::Options {
-        bootstrap: with_node(bootstrap, &node)?,
+        readiness: readiness(&bootstrap)?,
+        bootstrap,
         concurrency,
         drain_time: Duration::from_secs(arguments.drain_time_s),
         inherited: inherited()?,
@@ -128,6 +132,50 @@ fn with_node(bootstrap: String, fields: &[(&[&str], &String)]) -> Result<String,
     Ok(read.to_string())
 }
 
+/// How the workload is asked whether it is well: the `readinessProbe` of the proxy's settings in its node's metadata.
+fn readiness(bootstrap: &str) -> Result<Option<Readiness>, Error> {
+    // What is no bootstrap is refused with its reason elsewhere.
+    let Ok(read) = serde_norway::from_str::<Value>(bootstrap) else { return Ok(None) };
+    let Some(metadata) = read.pointer("/node/metadata") else { return Ok(None) };
+    let Some(probe) = metadata.pointer("/PROXY_CONFIG/readinessProbe") else { return Ok(None) };
+    let refused =
+        |why: &dyn std::fmt::Display| Error::Usage(format!("node.metadata.PROXY_CONFIG.readinessProbe: {why}"));
+    let probe: ReadinessProbe = serde_json::from_value(probe.clone()).map_err(|error| refused(&error))?;
+    let port = |port: u32| match u16::try_from(port) {
+        Ok(port @ 1..) => Ok(port),
+        _ => Err(refused(&format!("{port} is no port"))),
+    };
+    let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    let check = if let Some(http) = &probe.http_get {
+        if http.scheme.eq_ignore_ascii_case("https") {
+            return Err(refused(&"probing by HTTPS is not supported yet"));
+        }
+        let path = if http.path.starts_with('/') { http.path.clone() } else { format!("/{}", http.path) };
+        let headers = http.http_headers.iter().map(|header| (header.name.clone(), header.value.clone()));
+        Check::Http { host: given(&http.host), port: port(http.port)?, path, headers: headers.collect() }
+    } else if let Some(tcp) = &probe.tcp_socket {
+        Check::Tcp { host: given(&tcp.host), port: port(tcp.port)? }
+    } else if let Some(exec) = &probe.exec {
+        Check::Exec(exec.command.clone())
+    } else if let Some(grpc) = &probe.grpc {
+        Check::Grpc { port: port(grpc.port)?, service: grpc.service.clone() }
+    } else {
+        return Err(refused(&"one of httpGet, tcpSocket, exec, grpc is needed"));
+    };
+    let or = |given: i32, default: u32| u32::try_from(given).ok().filter(|given| *given > 0).unwrap_or(default);
+    let seconds = |given: i32, default: u32| Duration::from_secs(or(given, default).into());
+    let addresses = metadata.get("INSTANCE_IPS").and_then(Value::as_str).unwrap_or_default();
+    Ok(Some(Readiness {
+        address: addresses.split(',').find_map(|address| address.trim().parse().ok()),
+        delay: seconds(probe.initial_delay_seconds, 0),
+        period: seconds(probe.period_seconds, 10),
+        timeout: seconds(probe.timeout_seconds, 1),
+        successes: or(probe.success_threshold, 1),
+        failures: or(probe.failure_threshold, 3),
+        check,
+    }))
+}
+
 /// Listening sockets that were opened for this process, by the port they stand for, as sd_listen_fds(3) passes them
 /// with the names `port-N`.
 fn inherited() -> Result<Vec<(u16, OwnedFd)>, Error> {
@@ -171,6 +219,24 @@ mod tests {
         assert!(set("{}").unwrap().contains("mine"));
         assert!(set("node: 7").is_err());
         assert!(set("- no bootstrap").is_err());
+    }
+
+    #[test]
+    fn the_probe_is_that_of_the_proxys_settings() {
+        let with = |probe: &str| {
+            readiness(&format!(
+                "node: {{metadata: {{INSTANCE_IPS: 10.0.0.7, PROXY_CONFIG: {{readinessProbe: {{{probe}}}}}}}}}"
+            ))
+        };
+        let probe = with("periodSeconds: 2, httpGet: {port: 8080, path: ready}").unwrap().unwrap();
+        assert_eq!((probe.period.as_secs(), probe.timeout.as_secs(), probe.failures), (2, 1, 3));
+        assert_eq!(probe.address, Some([10, 0, 0, 7].into()));
+        let path = text("/ready");
+        assert_eq!(probe.check, Check::Http { host: None, port: 8080, path, headers: Vec::new() });
+        assert!(with("httpGet: {port: 8080, scheme: HTTPS}").is_err());
+        assert!(with("tcpSocket: {port: 70000}").is_err());
+        assert!(with("").is_err());
+        assert_eq!(readiness("node: {id: a}").unwrap(), None);
     }
 
     #[test]

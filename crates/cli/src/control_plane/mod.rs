@@ -3,6 +3,7 @@
 
 pub mod identity;
 mod pages;
+mod registration;
 mod shown;
 
 use std::io;
@@ -106,7 +107,9 @@ pub async fn run(options: Options) -> Result<(), Error> {
         let mut stopped = stopped.clone();
         async move { while stopped.changed().await.is_ok() {} }
     };
-    let discovery = Arc::new(pilot);
+    let registrar = registration::Registrar::new(pilot, client.clone(), known.clone());
+    tokio::spawn(registrar.clone().sweep());
+    let discovery = Arc::new(registrar);
     let plain = async {
         match plain {
             Some(listener) => Ok(server::serve(listener, discovery.clone(), until_stopped()).await?),

@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::WorkloadEntry;
 
+/// Annotation of a pod that stands for a machine outside the cluster: the WorkloadGroup it joins. What the mesh knows of it is
+/// its WorkloadEntry; no Service selects it, nor does anything else that selects pods.
+pub const MEMBER_ANNOTATION: &str = "lateen.dev/workload-group";
+
 /// A template of WorkloadEntries.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -31,7 +35,7 @@ pub struct GroupMetadata {
 
 /// A readiness probe, as Kubernetes' are. Counts and seconds of 0 are the defaults: 0 s of delay, 1 s of patience, every
 /// 10 s, 1 success, 3 failures.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ReadinessProbe {
     /// Seconds before the first.
@@ -55,7 +59,7 @@ pub struct ReadinessProbe {
 }
 
 /// A probe by an HTTP request; any status from 200 to 399 is a success.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct HttpProbe {
     /// Empty is `/`.
@@ -71,7 +75,7 @@ pub struct HttpProbe {
 }
 
 /// A header of a probe.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ProbeHeader {
     /// Its name.
@@ -81,7 +85,7 @@ pub struct ProbeHeader {
 }
 
 /// A probe by a connection.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct TcpProbe {
     /// Empty is the workload's address.
@@ -91,7 +95,7 @@ pub struct TcpProbe {
 }
 
 /// A probe by a command, healthy when it ends with 0.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ExecProbe {
     /// Program and arguments.
@@ -99,7 +103,7 @@ pub struct ExecProbe {
 }
 
 /// A probe by a gRPC health check.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct GrpcProbe {
     /// 1 to 65535.

@@ -88,7 +88,6 @@ const PROXY: &[(&str, Fate)] = &[
     ("extraStatTags", NoEffect),
     ("terminationDrainDuration", NoEffect),
     ("meshId", NoEffect),
-    ("readinessProbe", NoEffect),
     ("proxyStatsMatcher", NoEffect),
     ("holdApplicationUntilProxyStarts", NoEffect),
     ("caCertificatesPem", NoEffect),

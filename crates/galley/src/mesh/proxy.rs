@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::validate::Findings;
+use crate::istio::workload_group::ReadinessProbe;
+use crate::validate::{self, Findings};
 
 /// What is carried out of `ProxyConfig`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Deserialize)]
@@ -14,12 +15,15 @@ pub struct ProxyConfig {
     pub gateway_topology: Option<Topology>,
     /// Headers that proxies add.
     pub proxy_headers: Option<ProxyHeaders>,
-    /// Variables of the proxy's process; `ISTIO_META_HTTP10` and `ISTIO_META_IDLE_TIMEOUT` say how HTTP is served.
+    /// How the workload's health is found out, for workloads outside the cluster.
+    pub readiness_probe: Option<ReadinessProbe>,
+    /// Variables of the proxy's process; `ISTIO_META_HTTP10` and `ISTIO_META_IDLE_TIMEOUT` say how HTTP is served,
+    /// `ISTIO_META_AUTO_REGISTER_GROUP` the WorkloadGroup that the workload joins.
     pub proxy_metadata: BTreeMap<String, String>,
 }
 
 /// Variables that have an effect.
-const METADATA: [&str; 2] = ["ISTIO_META_HTTP10", "ISTIO_META_IDLE_TIMEOUT"];
+const METADATA: [&str; 3] = ["ISTIO_META_AUTO_REGISTER_GROUP", "ISTIO_META_HTTP10", "ISTIO_META_IDLE_TIMEOUT"];
 
 /// What stands in front of a gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Deserialize)]
@@ -128,6 +132,12 @@ pub struct CertDetails {
 
 impl ProxyConfig {
     pub(super) fn check(&self, at: &str, findings: &mut Findings) {
+        if let Some(probe) = &self.readiness_probe {
+            validate::workload_group::probe(&format!("{at}: readinessProbe"), probe, findings);
+            if probe.http_get.as_ref().is_some_and(|http| http.scheme == "HTTPS") {
+                findings.error(format!("{at}: readinessProbe.httpGet.scheme"), "probing by HTTPS is not supported yet");
+            }
+        }
         for (name, value) in &self.proxy_metadata {
             let path = format!("{at}: proxyMetadata.{name}");
             if !METADATA.contains(&name.as_str()) {
@@ -167,6 +177,7 @@ impl ProxyConfig {
             headers.envoy_debug_headers = own.envoy_debug_headers.or(headers.envoy_debug_headers);
             headers.x_forwarded_host = own.x_forwarded_host.or(headers.x_forwarded_host);
         }
+        all.readiness_probe = self.readiness_probe.clone().or(all.readiness_probe);
         all.proxy_metadata.extend(self.proxy_metadata.clone());
         all
     }

@@ -5,7 +5,6 @@ use crate::istio::WorkloadGroup;
 use crate::istio::workload_group::ReadinessProbe;
 
 pub(super) fn check(spec: &WorkloadGroup, findings: &mut Findings) {
-    findings.warning("spec", "workloads do not register by themselves yet: declare each as a WorkloadEntry");
     match &spec.template {
         None => findings.error("spec.template", "required"),
         Some(template) => {
@@ -25,11 +24,12 @@ pub(super) fn check(spec: &WorkloadGroup, findings: &mut Findings) {
         }
     }
     if let Some(given) = &spec.probe {
-        probe(given, findings);
+        probe("spec.probe", given, findings);
     }
 }
 
-fn probe(probe: &ReadinessProbe, findings: &mut Findings) {
+/// A probe at a path.
+pub(crate) fn probe(at: &str, probe: &ReadinessProbe, findings: &mut Findings) {
     for (field, value) in [
         ("initialDelaySeconds", probe.initial_delay_seconds),
         ("timeoutSeconds", probe.timeout_seconds),
@@ -38,20 +38,20 @@ fn probe(probe: &ReadinessProbe, findings: &mut Findings) {
         ("failureThreshold", probe.failure_threshold),
     ] {
         if value < 0 {
-            findings.error(format!("spec.probe.{field}"), "is less than 0");
+            findings.error(format!("{at}.{field}"), "is less than 0");
         }
     }
     let ways = [probe.http_get.is_some(), probe.tcp_socket.is_some(), probe.exec.is_some(), probe.grpc.is_some()];
     if ways.iter().filter(|given| **given).count() != 1 {
-        findings.error("spec.probe", "exactly one of httpGet, tcpSocket, exec, grpc is needed");
+        findings.error(at, "exactly one of httpGet, tcpSocket, exec, grpc is needed");
     }
     if let Some(http) = &probe.http_get {
-        findings.check("spec.probe.httpGet.port", names::port(http.port.into()));
+        findings.check(&format!("{at}.httpGet.port"), names::port(http.port.into()));
         if !["", "HTTP", "HTTPS"].contains(&http.scheme.as_str()) {
-            findings.error("spec.probe.httpGet.scheme", format!("{:?} is neither HTTP nor HTTPS", http.scheme));
+            findings.error(format!("{at}.httpGet.scheme"), format!("{:?} is neither HTTP nor HTTPS", http.scheme));
         }
         for (index, header) in http.http_headers.iter().enumerate() {
-            let at = format!("spec.probe.httpGet.httpHeaders[{index}].name");
+            let at = format!("{at}.httpGet.httpHeaders[{index}].name");
             let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
             if header.name.is_empty() || !header.name.bytes().all(good) {
                 findings.error(at, format!("{:?} is no header's name", header.name));
@@ -59,12 +59,12 @@ fn probe(probe: &ReadinessProbe, findings: &mut Findings) {
         }
     }
     if let Some(tcp) = &probe.tcp_socket {
-        findings.check("spec.probe.tcpSocket.port", names::port(tcp.port.into()));
+        findings.check(&format!("{at}.tcpSocket.port"), names::port(tcp.port.into()));
     }
     if let Some(grpc) = &probe.grpc {
-        findings.check("spec.probe.grpc.port", names::port(grpc.port.into()));
+        findings.check(&format!("{at}.grpc.port"), names::port(grpc.port.into()));
     }
     if probe.exec.as_ref().is_some_and(|exec| exec.command.is_empty()) {
-        findings.error("spec.probe.exec.command", "required");
+        findings.error(format!("{at}.exec.command"), "required");
     }
 }

@@ -209,6 +209,23 @@ impl Client {
         parse(&body)
     }
 
+    /// The same of its status alone.
+    ///
+    /// # Errors
+    /// As for [`Self::get`].
+    pub async fn patch_status(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<Value, ClientError> {
+        let request = Request::patch(object_path(kind, namespace, name) + "/status")
+            .header(header::CONTENT_TYPE, "application/merge-patch+json");
+        let (_, body) = self.answer(request, Bytes::from(patch.to_string())).await?;
+        parse(&body)
+    }
+
     /// Deletes an object. Pods end within their grace period, or the given one (seconds).
     ///
     /// # Errors

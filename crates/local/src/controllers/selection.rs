@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Pod, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use lateen_galley::istio::workload_group::MEMBER_ANNOTATION;
 use lateen_galley::{Kind, Object, Snapshot};
 
 /// Whether labels hold everything a selector asks for; an empty selector selects nothing.
@@ -12,7 +13,7 @@ pub fn selects(selector: &BTreeMap<String, String>, labels: Option<&BTreeMap<Str
     !selector.is_empty() && selector.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
 }
 
-/// The pods of a namespace that a selector selects.
+/// The pods of a namespace that a selector selects. Those that stand for machines outside the cluster are none.
 pub fn pods<'a>(
     snapshot: &'a Snapshot,
     namespace: &'a str,
@@ -20,7 +21,7 @@ pub fn pods<'a>(
 ) -> impl Iterator<Item = (&'a Object, &'a Pod)> {
     snapshot
         .objects_in(Kind::Pod, namespace)
-        .filter(|object| selects(selector, object.labels()))
+        .filter(|object| selects(selector, object.labels()) && object.annotation(MEMBER_ANNOTATION).is_none())
         .filter_map(|object| Some((object.as_ref(), object.typed::<Pod>()?)))
 }
 

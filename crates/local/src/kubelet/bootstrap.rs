@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Pod;
-use lateen_galley::Object;
+use lateen_galley::{Object, mesh};
 use serde_json::{Map, Value, json};
 
 use super::agent;
@@ -135,9 +135,22 @@ impl Proxy<'_> {
         })
     }
 
+    /// What the pod's annotation says of its proxy: the settings as a whole, and the variables that are meant for here.
+    fn add_settings(&self, metadata: &mut Value) {
+        let Some(text) = self.annotations.get(mesh::ANNOTATION) else { return };
+        // What is no YAML was refused when the pod came.
+        let Ok(settings) = serde_norway::from_str::<Value>(text) else { return };
+        for (name, value) in settings.get("proxyMetadata").and_then(Value::as_object).into_iter().flatten() {
+            if let Some(name) = name.strip_prefix("ISTIO_META_") {
+                metadata[name] = value.clone();
+            }
+        }
+        metadata["PROXY_CONFIG"] = settings;
+    }
+
     fn metadata(&self) -> Value {
         let addresses: Vec<String> = self.addresses.iter().map(IpAddr::to_string).collect();
-        json!({
+        let mut metadata = json!({
             "NAME": self.pod,
             "NAMESPACE": self.namespace,
             "INSTANCE_IPS": addresses.join(","),
@@ -153,7 +166,9 @@ impl Proxy<'_> {
             "NODE_NAME": self.node,
             "ENVOY_STATUS_PORT": STATUS_PORT,
             "ENVOY_PROMETHEUS_PORT": STATS_PORT,
-        })
+        });
+        self.add_settings(&mut metadata);
+        metadata
     }
 }
 

@@ -16,7 +16,7 @@ pub use endpoint::{
 };
 pub use protocol::{Protocol, Shape};
 pub use service::{Cidr, Distribution, ExportTo, Resolution, Service, ServicePort, Source, TargetPort};
-pub use workload::{WorkloadInfo, Workloads, locality_of};
+pub use workload::{HEALTH_CHECKED, HEALTHY, WorkloadInfo, Workloads, locality_of};
 
 use crate::world::EndpointChange;
 use kubernetes::Slices;

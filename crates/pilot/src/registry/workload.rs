@@ -4,11 +4,17 @@ use super::endpoint::{Endpoint, EndpointAddress, Labels, Locality, REGION, SUBZO
 use crate::world::EndpointChange;
 use k8s_openapi::api::core::v1::Pod;
 use lateen_galley::istio::WorkloadEntry;
+use lateen_galley::istio::workload_group::MEMBER_ANNOTATION;
 use lateen_galley::{Config, Kind, Object, Snapshot};
 use lateen_persistent::Map;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+/// Annotation of entries whose workload's health is told; until it is told to be good, the workload gets no requests.
+pub const HEALTH_CHECKED: &str = "proxy.istio.io/health-checks-enabled";
+/// The condition that tells it.
+pub const HEALTHY: &str = "Healthy";
 
 /// A workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +25,7 @@ pub struct WorkloadInfo {
     /// Name of the machine it is on, if known.
     pub node: Option<Arc<str>>,
     pub addresses: Vec<EndpointAddress>,
-    /// A pod that is ready; workload entries always are.
+    /// A pod that is ready; a workload entry that is healthy, or whose health nobody looks after.
     pub ready: bool,
     /// Relative share of traffic; at least 1.
     pub weight: u32,
@@ -155,10 +161,13 @@ impl Workloads {
 impl WorkloadInfo {
     fn of(object: &Object) -> Option<WorkloadInfo> {
         if let Some(pod) = object.typed::<Pod>() {
-            return Some(of_pod(pod));
+            return object.annotation(MEMBER_ANNOTATION).is_none().then(|| of_pod(pod));
         }
         let entry = object.typed::<Config<WorkloadEntry>>()?;
-        Some(of_entry(&entry.spec, object.name(), object.namespace(), entry.metadata.labels.as_ref()))
+        let info = of_entry(&entry.spec, object.name(), object.namespace(), entry.metadata.labels.as_ref());
+        let told = entry.status.as_ref().and_then(|status| status.healthy);
+        let checked = object.annotation(HEALTH_CHECKED).is_some_and(|said| said.eq_ignore_ascii_case("true"));
+        Some(WorkloadInfo { ready: !checked || told == Some(true), ..info })
     }
 
     /// The addresses by which it can be told from others.

@@ -15,19 +15,19 @@ use crate::io::{Io, OwnedIo};
 use crate::upstream::{Check, dial};
 
 /// By the protocol of what is asked.
-pub(super) enum Connection {
+pub enum Connection {
     Http1(Http1),
     Http2(Http2),
     Tcp(Tcp),
 }
 
-pub(super) struct Http1 {
+pub struct Http1 {
     pub(super) reader: Reader,
     pub(super) writer: Writer,
     io: Rc<Io>,
 }
 
-pub(super) struct Http2 {
+pub struct Http2 {
     pub(super) sender: SendRequest<Bytes>,
     driver: tokio::task::JoinHandle<()>,
 }
@@ -49,10 +49,16 @@ impl Connection {
             Probe::Grpc(_) => true,
             Probe::Tcp(_) => return Ok(Self::Tcp(Tcp::new(io))),
         };
-        if !http2 {
-            let (reader, writer) = (Reader::new(Rc::clone(&io)), Writer::new(Rc::clone(&io)));
-            return Ok(Self::Http1(Http1 { reader, writer, io }));
-        }
+        if http2 { Self::http2(io).await } else { Ok(Self::http1(io)) }
+    }
+
+    pub fn http1(io: Rc<Io>) -> Self {
+        let (reader, writer) = (Reader::new(Rc::clone(&io)), Writer::new(Rc::clone(&io)));
+        Self::Http1(Http1 { reader, writer, io })
+    }
+
+    /// Must run inside a `LocalSet`.
+    pub async fn http2(io: Rc<Io>) -> Result<Self, NoAnswer> {
         let mut builder = h2::client::Builder::new();
         builder.enable_push(false).max_header_list_size(80 * 1024);
         let (sender, driver) = builder.handshake::<_, Bytes>(OwnedIo::new(io)).await?;

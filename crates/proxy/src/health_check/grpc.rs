@@ -29,11 +29,7 @@ const PREFIX: usize = 5;
 const LONGEST_ANSWER: usize = 4096;
 
 /// Whether the server serves what is asked about.
-pub(super) async fn ask(
-    connection: &mut Connection,
-    request: &RequestHead,
-    service: &str,
-) -> Result<Outcome, NoAnswer> {
+pub async fn ask(connection: &mut Connection, request: &RequestHead, service: &str) -> Result<Outcome, NoAnswer> {
     let message = HealthCheckRequest { service: service.to_owned() }.encode_to_vec();
     let mut body = vec![0];
     body.extend(u32::try_from(message.len())?.to_be_bytes());

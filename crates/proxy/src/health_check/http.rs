@@ -11,19 +11,19 @@ use crate::router::body::Piece;
 use crate::router::upper::{Upper, http2_request};
 
 /// What a host answered.
-pub(super) struct Answer {
-    pub(super) head: ResponseHead,
+pub struct Answer {
+    pub head: ResponseHead,
     /// What was kept of the body.
-    pub(super) body: Vec<u8>,
-    pub(super) trailers: Option<HeaderMap>,
+    pub body: Vec<u8>,
+    pub trailers: Option<HeaderMap>,
     /// The head was all there was.
-    pub(super) head_only: bool,
+    pub head_only: bool,
     /// The connection is of use again.
-    pub(super) keep: bool,
+    pub keep: bool,
 }
 
 /// Asks, and reads the whole answer, of which `look_at` bytes are kept.
-pub(super) async fn ask(
+pub async fn ask(
     connection: &mut Connection,
     request: &RequestHead,
     body: &[u8],

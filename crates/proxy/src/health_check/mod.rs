@@ -3,9 +3,9 @@
 //! When to ask and what an answer means `lateen-traffic` decides; which hosts are asked, and who is told, is
 //! [`crate::upstream`]'s.
 
-mod connection;
-mod grpc;
-mod http;
+pub mod connection;
+pub mod grpc;
+pub mod http;
 mod tcp;
 
 use std::time::SystemTime;
@@ -31,7 +31,7 @@ pub async fn tend(upstreams: &Shared) {
 
 /// The peer gave no answer of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct NoAnswer;
+pub struct NoAnswer;
 
 impl<E: std::error::Error> From<E> for NoAnswer {
     fn from(_: E) -> Self {

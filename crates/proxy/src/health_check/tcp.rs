@@ -13,7 +13,7 @@ use crate::io::Io;
 const LONGEST_ANSWER: usize = 64 * 1024;
 
 /// A connection, and what came over it since it last answered.
-pub(super) struct Tcp {
+pub struct Tcp {
     io: Rc<Io>,
     buffer: BytesMut,
 }

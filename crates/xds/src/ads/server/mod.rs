@@ -12,3 +12,5 @@ mod tests;
 pub use service::{AdsService, Connection, Discovery, Peer, ServeError, serve};
 pub use status::{Refusal, StreamStatus, TypeStatus};
 pub use stream::{Push, ServerStream, StreamError};
+/// How a client is turned away.
+pub use tonic::Status;
