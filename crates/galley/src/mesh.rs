@@ -14,7 +14,9 @@ use serde_json::Value;
 
 use crate::validate::Findings;
 use crate::{strict, yaml};
-pub use config::{MeshConfig, Normalization, OutboundMode, OutboundTrafficPolicy, ProxyPathNormalization};
+pub use config::{
+    MeshConfig, MeshH2UpgradePolicy, Normalization, OutboundMode, OutboundTrafficPolicy, ProxyPathNormalization,
+};
 pub use proxy::{
     CertDetails, Disabled, Enabled, ForwardClientCert, ProxyConfig, ProxyHeaders, ProxyProtocol, ServerHeader, Topology,
 };

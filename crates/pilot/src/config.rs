@@ -5,8 +5,10 @@
 use lateen_galley::Snapshot;
 use lateen_galley::istio::destination_rule::LocalityLoadBalancerSetting;
 use lateen_galley::istio::virtual_service::HttpRetry;
-use lateen_galley::mesh::{self, MeshConfig, Normalization, OutboundMode, ProxyConfig};
+use lateen_galley::mesh::{self, MeshConfig, MeshH2UpgradePolicy, Normalization, OutboundMode, ProxyConfig};
 use std::time::Duration;
+
+use crate::rules::{Connections, Keepalive};
 
 /// What a sidecar does with traffic to hosts the registry does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -44,6 +46,8 @@ pub struct Config {
     pub detection_timeout: Duration,
     /// Of routes that say nothing of retries; Istio's own policy if none.
     pub retries: Option<HttpRetry>,
+    /// Connections whose rule says nothing of them.
+    pub connections: Connections,
     /// Of proxies that say nothing of theirs.
     pub proxy: ProxyConfig,
     /// Whether every client is told the addresses given to ServiceEntries without any, as the one-machine cluster's
@@ -69,6 +73,7 @@ impl Default for Config {
             normalization: Normalization::Default,
             detection_timeout: Duration::ZERO,
             retries: None,
+            connections: Connections::default(),
             proxy: ProxyConfig::default(),
             automatic_addresses: true,
             locality_lb_setting: Some(LocalityLoadBalancerSetting::default()),
@@ -100,6 +105,10 @@ impl Config {
             path_normalization,
             locality_lb_setting,
             default_http_retry_policy,
+            connect_timeout,
+            tcp_keepalive,
+            h2_upgrade_policy,
+            dns_refresh_rate,
             default_config,
         } = mesh;
         let mut config = self.clone();
@@ -133,6 +142,19 @@ impl Config {
         }
         config.locality_lb_setting = locality_lb_setting.or(config.locality_lb_setting);
         config.retries = default_http_retry_policy.or(config.retries);
+        let connections = &mut config.connections;
+        if let Some(timeout) = connect_timeout {
+            connections.connect_timeout = timeout.get();
+        }
+        if let Some(keepalive) = &tcp_keepalive {
+            connections.keepalive = Some(Keepalive::of(keepalive));
+        }
+        if let Some(policy) = h2_upgrade_policy {
+            connections.upgrade_to_http2 = policy == MeshH2UpgradePolicy::Upgrade;
+        }
+        if let Some(rate) = dns_refresh_rate {
+            connections.dns_refresh_rate = rate.get();
+        }
         config.proxy = default_config.over(&config.proxy);
         config
     }

@@ -79,8 +79,6 @@ pub struct Node {
     pub unprivileged: bool,
     /// What its pod says of it, to go over the mesh's settings for proxies.
     pub proxy_config: ProxyConfig,
-    /// Has Envoy's gRPC-Web filter. A proxy without it would refuse the whole listener.
-    pub grpc_web: bool,
     pub locality: Locality,
     /// Name of the machine it is on, if it says so.
     pub node_name: Option<String>,
@@ -151,7 +149,6 @@ impl Node {
             idle_timeout: metadata.text("IDLE_TIMEOUT").and_then(|text| parse_duration(&text)),
             unprivileged: metadata.truth("UNPRIVILEGED_POD"),
             proxy_config: metadata.proxy_config(),
-            grpc_web: node.user_agent_name == "envoy",
             locality,
             node_name: metadata.text("NODE_NAME").filter(|name| !name.is_empty()),
             register_group: metadata.text("AUTO_REGISTER_GROUP").filter(|name| !name.is_empty()),

@@ -35,7 +35,6 @@ pub struct ScopeKey {
     pub families: Families,
     pub interception: Interception,
     pub dns_capture: bool,
-    pub grpc_web: bool,
     /// Only those some rule asks for.
     pub labels: Labels,
     pub place: Place,
@@ -55,7 +54,6 @@ impl ScopeKey {
             families: node.families(),
             interception: node.interception,
             dns_capture: node.dns_capture || world.config.automatic_addresses,
-            grpc_web: node.grpc_web,
             labels: relevant.map(|(key, value)| (key.clone(), value.clone())).collect(),
             place: Place::new(node, labels, world),
             sidecar: match node.node_type {

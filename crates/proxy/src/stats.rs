@@ -19,12 +19,13 @@ use std::time::Instant;
 
 use lateen_traffic::Config;
 use lateen_traffic::cluster::{Cluster, ClusterSettings};
+use lateen_traffic::hcm::RouteSource;
 use lateen_traffic::listener::{Listener, Terminal};
 
 pub use cells::{BOUNDS_MS, Counter, Distribution, Gauge, Histogram, SharedCounter, SharedGauge};
 pub use scopes::{
     ClusterManagerStats, ClusterStats, ControlPlaneStats, DnsStats, FilesystemStats, HttpStats, ListenerManagerStats,
-    ListenerStats, RbacStats, ServerStats, TcpStats,
+    ListenerStats, RbacStats, RouteStats, ServerStats, TcpStats,
 };
 pub use snapshot::{Buckets, ClusterFacts, Filter, Snapshot, Types};
 
@@ -68,6 +69,7 @@ struct Scopes {
     http: Named<HttpStats>,
     listeners: Named<ListenerStats>,
     rbac: Named<RbacStats>,
+    routes: Named<RouteStats>,
     tcp: Named<TcpStats>,
 }
 
@@ -151,6 +153,7 @@ impl Stats {
             scopes.http.retain(&names.http);
             scopes.listeners.retain(&names.listeners);
             scopes.rbac.retain(&names.rbac);
+            scopes.routes.retain(&names.routes);
             scopes.tcp.retain(&names.tcp);
         }
         lock(&self.resets).retain(|kind, name| match kind {
@@ -158,6 +161,7 @@ impl Stats {
             snapshot::Kind::Http => names.http.contains(name),
             snapshot::Kind::Listener => names.listeners.contains(name),
             snapshot::Kind::Rbac => names.rbac.contains(name),
+            snapshot::Kind::Route => names.routes.contains(name),
             snapshot::Kind::Tcp => names.tcp.contains(name),
             _ => true,
         });
@@ -217,6 +221,11 @@ impl WorkerStats {
         self.scopes().rbac.get(name)
     }
 
+    /// The scope of a route. The lock is this worker's own, and only routes that keep statistics take it.
+    pub fn route(&self, name: &Arc<str>) -> Arc<RouteStats> {
+        self.scopes().routes.get(name)
+    }
+
     /// The scope of a TCP proxy, by its `stat_prefix`.
     pub fn tcp(&self, prefix: &Arc<str>) -> Arc<TcpStats> {
         self.scopes().tcp.get(prefix)
@@ -253,6 +262,7 @@ struct ConfigScopes {
     http: HashSet<Arc<str>>,
     listeners: HashSet<Arc<str>>,
     rbac: HashSet<Arc<str>>,
+    routes: HashSet<Arc<str>>,
     tcp: HashSet<Arc<str>>,
 }
 
@@ -260,6 +270,7 @@ impl ConfigScopes {
     fn of(config: &Config) -> Self {
         let mut names = Self::default();
         names.clusters.extend(config.clusters.values().map(|c| cluster_scope(&c.settings).clone()));
+        names.routes.extend(Self::of_routes(config).cloned());
         for listener in config.listeners.values() {
             names.listeners.insert(listener_scope(listener));
             for chain in listener.chains.iter().chain(&listener.default_chain) {
@@ -271,6 +282,20 @@ impl ConfigScopes {
             }
         }
         names
+    }
+
+    /// Those of routes.
+    fn of_routes(config: &Config) -> impl Iterator<Item = &Arc<str>> {
+        let chains =
+            config.listeners.values().flat_map(|listener| listener.chains.iter().chain(&listener.default_chain));
+        let inline = chains.filter_map(|chain| match &chain.terminal {
+            Terminal::Http(hcm) => match &hcm.routes {
+                RouteSource::Inline(routes) => Some(routes),
+                RouteSource::Named(_) => None,
+            },
+            Terminal::Tcp(_) => None,
+        });
+        config.routes.values().chain(inline).flat_map(|routes| &routes.stats)
     }
 }
 

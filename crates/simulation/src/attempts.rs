@@ -296,8 +296,11 @@ impl Exchange<'_> {
         let switched = !self.request.upgrade.is_empty() || self.request.is_connect();
         let served = (!switched).then_some(served);
         plan.way.answered(&self.request, &self.record, &mut self.response, served, &self.cookies);
+        self.answer = match self.bridge {
+            None => body,
+            Some(bridge) => bridge.answer(&mut self.response, &body).into(),
+        };
         self.complete(false);
-        self.answer = body;
         self.answered_by = by;
     }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use lateen_traffic::Protocol;
 use lateen_traffic::cluster::{ClusterSettings, Discovery, LbPolicy};
 use lateen_traffic::filter::cors::Grant;
+use lateen_traffic::filter::grpc_web::{Bridge, Decoder};
 use lateen_traffic::filter::{Asked, Step, Walk};
 use lateen_traffic::forwarding::{self, Client};
 use lateen_traffic::hashing::{self, NewCookies};
@@ -45,6 +46,8 @@ pub(crate) struct Exchange<'a> {
     /// When an injected delay ended: the router's times begin then.
     pub delayed_to: Option<Duration>,
     grant: Option<Grant>,
+    /// What the exchange is for a client that cannot speak gRPC.
+    pub bridge: Option<Bridge>,
     suffers_fault: bool,
 }
 
@@ -84,6 +87,7 @@ impl<'a> Exchange<'a> {
             started: world.clock.now(),
             delayed_to: None,
             grant: None,
+            bridge: None,
             suffers_fault: false,
         }
     }
@@ -187,6 +191,19 @@ impl<'a> Exchange<'a> {
                     self.edit_instead(routes, routed);
                     self.reply(&reply);
                     return false;
+                }
+                Step::GrpcWeb => {
+                    let bridge = Bridge::begin(&mut self.request);
+                    self.bridge = Some(bridge);
+                    if bridge.text_request {
+                        match Decoder::whole(&self.body) {
+                            Ok(body) => self.body = body.into(),
+                            Err(refusal) => {
+                                self.reply(&refusal);
+                                return false;
+                            }
+                        }
+                    }
                 }
                 Step::FaultsOverflow => {}
                 Step::Rbac(_, verdict) => {
@@ -331,7 +348,13 @@ impl<'a> Exchange<'a> {
     }
 
     fn send_own(&mut self, status: u16, text: Bytes, grpc_status: Option<u32>) {
-        let body = local_response(status, &text, &self.request, grpc_status, &mut self.response);
+        let body = match self.bridge {
+            None => local_response(status, &text, &self.request, grpc_status, &mut self.response),
+            Some(bridge) => {
+                self.response.status = status;
+                bridge.answer(&mut self.response, &text).into()
+            }
+        };
         self.record.code = self.response.status;
         self.complete(true);
         self.answer = if self.request.method == "HEAD" { Bytes::new() } else { body };

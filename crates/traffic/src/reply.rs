@@ -243,10 +243,11 @@ pub fn local_response(
 }
 
 /// gRPC's encoding of messages (its HTTP/2 protocol document, "Percent-Encoded").
-fn percent_encode(text: &[u8]) -> String {
+pub(crate) fn percent_encode(text: &[u8]) -> String {
     let mut out = String::with_capacity(text.len());
     for &b in text {
-        if (0x20..0x7f).contains(&b) && b != b'%' {
+        // Envoy writes the tilde out too.
+        if (0x20..0x7e).contains(&b) && b != b'%' {
             out.push(char::from(b));
         } else {
             out.push_str(&format!("%{b:02X}"));

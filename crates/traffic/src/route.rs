@@ -43,6 +43,8 @@ pub struct RouteConfig {
     pub mirrors: Vec<Mirror>,
     /// Which virtual host has which domain; made by [`RouteConfig::index`].
     pub domains: DomainIndex,
+    /// The names of its routes' statistics; made by [`RouteConfig::index`].
+    pub stats: Vec<Arc<str>>,
 }
 
 /// Domains of a route configuration, ordered for look-up.
@@ -111,6 +113,8 @@ pub struct Route {
     pub matches: RouteMatch,
     /// What is done.
     pub action: Action,
+    /// The name of its own statistics, if it keeps any: `VIRTUAL_HOST.route.PREFIX`.
+    pub stats: Option<Arc<str>>,
     /// Edits of requests.
     pub request_edits: HeaderEdits,
     /// Edits of responses.
@@ -357,7 +361,7 @@ pub enum NotRouted<'a> {
 }
 
 impl RouteConfig {
-    /// Makes the domain index; call it once `virtual_hosts` is filled.
+    /// Makes the domain index and the list of statistics; call it once `virtual_hosts` is filled.
     ///
     /// # Errors
     /// When two virtual hosts have the same domain.
@@ -385,6 +389,8 @@ impl RouteConfig {
         index.suffixes.sort_by_key(|(s, _)| std::cmp::Reverse(s.len()));
         index.prefixes.sort_by_key(|(s, _)| std::cmp::Reverse(s.len()));
         self.domains = index;
+        let routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);
+        self.stats = routes.filter_map(|route| route.stats.clone()).collect();
         Ok(self)
     }
 

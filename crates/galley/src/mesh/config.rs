@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::ProxyConfig;
 use crate::istio::Duration;
-use crate::istio::destination_rule::LocalityLoadBalancerSetting;
+use crate::istio::destination_rule::{LocalityLoadBalancerSetting, TcpKeepalive};
 use crate::istio::virtual_service::HttpRetry;
 use crate::validate::{self, Findings};
 
@@ -32,6 +32,14 @@ pub struct MeshConfig {
     pub locality_lb_setting: Option<LocalityLoadBalancerSetting>,
     /// For routes without retries of their own.
     pub default_http_retry_policy: Option<HttpRetry>,
+    /// For connecting to services whose DestinationRule does not say.
+    pub connect_timeout: Option<Duration>,
+    /// For connections to services; a DestinationRule's fields go over it one by one.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Whether ports declared to speak HTTP/1 are spoken to in HTTP/2, where no DestinationRule says.
+    pub h2_upgrade_policy: Option<MeshH2UpgradePolicy>,
+    /// How often names of endpoints are resolved anew.
+    pub dns_refresh_rate: Option<Duration>,
     /// For proxies without settings of their own.
     pub default_config: ProxyConfig,
 }
@@ -53,6 +61,16 @@ pub enum OutboundMode {
     RegistryOnly,
     /// They go where they were going.
     AllowAny,
+}
+
+/// Whether HTTP/1.1 requests are sent as HTTP/2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum MeshH2UpgradePolicy {
+    /// No.
+    DoNotUpgrade,
+    /// Yes.
+    Upgrade,
 }
 
 /// What is done to the paths of requests.
@@ -105,6 +123,19 @@ impl MeshConfig {
         }
         if let Some(retries) = &self.default_http_retry_policy {
             validate::retries(&format!("{at}: defaultHttpRetryPolicy"), retries, findings);
+        }
+        if let Some(TcpKeepalive { probes: _, time, interval }) = &self.tcp_keepalive {
+            for (field, time) in [("time", time), ("interval", interval)] {
+                // It is told to the system in whole seconds.
+                if time.is_some_and(|time| time.get().as_secs() == 0) {
+                    findings.error(format!("{at}: tcpKeepalive.{field}"), "a second at least");
+                }
+            }
+        }
+        for (field, time) in [("connectTimeout", self.connect_timeout), ("dnsRefreshRate", self.dns_refresh_rate)] {
+            if let Some(time) = time {
+                validate::duration(&format!("{at}: {field}"), time, findings);
+            }
         }
         if let Some(setting) = &self.locality_lb_setting {
             // Whether endpoints are ejected is a DestinationRule's to say.

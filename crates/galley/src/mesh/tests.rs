@@ -34,10 +34,10 @@ defaultConfig:
 #[test]
 fn nothing_is_passed_over() {
     assert_eq!(
-        said("acessLogFile: /dev/stdout\nenableTracing: true\ntcpKeepalive: {time: 1s}\n"),
+        said("acessLogFile: /dev/stdout\nenableTracing: true\ninboundTrafficPolicy: {mode: REGISTRY_ONLY}\n"),
         (
             vec![
-                "data[\"mesh\"]: tcpKeepalive: not supported yet".to_owned(),
+                "data[\"mesh\"]: inboundTrafficPolicy: not supported yet".to_owned(),
                 "data[\"mesh\"]: acessLogFile: unknown field, did you mean \"accessLogFile\"?".to_owned(),
             ],
             vec!["data[\"mesh\"]: enableTracing: has no effect here".to_owned()],
@@ -46,6 +46,13 @@ fn nothing_is_passed_over() {
     assert_eq!(
         said("protocolDetectionTimeout: 1us").0,
         ["data[\"mesh\"]: protocolDetectionTimeout: 0.000001s is too short: 1ms at least"]
+    );
+    assert_eq!(
+        said("connectTimeout: 1us\ntcpKeepalive: {probes: 3, time: 10ms}\nh2UpgradePolicy: UPGRADE").0,
+        [
+            "data[\"mesh\"]: tcpKeepalive.time: a second at least",
+            "data[\"mesh\"]: connectTimeout: 0.000001s is too short: 1ms at least",
+        ]
     );
     assert_eq!(said("accessLogEncoding: JSON").0, ["data[\"mesh\"]: accessLogEncoding: not supported yet"]);
     assert_eq!(

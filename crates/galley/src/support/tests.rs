@@ -41,13 +41,10 @@ fn what_cannot_be_done_is_named() {
         ]
     );
     assert_eq!(
-        said(
-            "Gateway",
-            json!({"servers": [{"port": {"protocol": "grpc-web"}, "tls": {"mode": "SIMPLE"}}, {"tls": {}}]})
-        ),
+        said("Gateway", json!({"servers": [{"port": {"protocol": "udp"}, "tls": {"mode": "SIMPLE"}}, {"tls": {}}]})),
         [
             "spec.servers[0].tls.mode: ending TLS at a gateway (SIMPLE) is not supported yet",
-            "spec.servers[0].port.protocol: this protocol (grpc-web) is not supported yet",
+            "spec.servers[0].port.protocol: this protocol (udp) is not supported yet",
         ]
     );
 }

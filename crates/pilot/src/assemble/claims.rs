@@ -56,7 +56,7 @@ fn of_port(scope: &Scope<'_>, egress: &Egress<'_>, entry: &Entry, port: &Service
             port: port.number,
             protocol: port.protocol,
             route_name,
-            grpc_web: scope.key.grpc_web && port.protocol == Protocol::GrpcWeb,
+            grpc_web: port.protocol == Protocol::GrpcWeb,
             tcp,
             exclusive: egress.port().is_some(),
             bound: is_bound(scope, egress),

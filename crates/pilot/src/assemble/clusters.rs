@@ -29,13 +29,14 @@ pub fn add_service(scope: &View<'_>, entry: &Entry, memo: &mut Memo, made: &mut 
     }
     let rule = scope.destination_rule(entry);
     let everyone = Labels::new();
+    let connections = &scope.world.config.connections;
     for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
         let whole = std::iter::once(("", &everyone));
         let subsets = rule.iter().flat_map(|rule| rule.subsets());
         // Hosts nobody knows beforehand have no labels.
         let subsets = subsets.filter(|(name, _)| !name.is_empty() && service.resolution != Resolution::Named);
         for (subset, labels) in whole.chain(subsets) {
-            let policy = scope.policy_of(entry, subset, port.number);
+            let policy = scope.policy_of(entry, subset, port.number).in_mesh(connections, port.protocol.is_http());
             let endpoints = in_service(&policy, scope.reachable(service, chosen(entry, port.number, labels)));
             let (preference, locality_weighted) = scope.preference(service, &policy);
             let Some(discovery) = discovery(scope, service, port, &endpoints, policy.balancing) else { continue };
@@ -58,6 +59,7 @@ pub fn add_service(scope: &View<'_>, entry: &Entry, memo: &mut Memo, made: &mut 
                 // Where endpoints are sent apart, what is preferred of them is no change of the cluster.
                 preference: if eds { None } else { preference },
                 locality_weighted,
+                dns_refresh_rate: connections.dns_refresh_rate,
             }));
         }
     }

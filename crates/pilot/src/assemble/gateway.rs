@@ -81,10 +81,7 @@ fn chains(scope: &Scope<'_>, key: ListenerKey, planned: &PlannedListener, proble
         match server.kind {
             ServerKind::Http { .. } if chains.is_empty() => chains.push(Chain {
                 matches: ChainMatch::default(),
-                action: ChainAction::Http {
-                    route_name: route_name(key),
-                    grpc_web: scope.key.grpc_web && server.grpc_web,
-                },
+                action: ChainAction::Http { route_name: route_name(key), grpc_web: server.grpc_web },
                 origin: None,
             }),
             ServerKind::Http { .. } => {}

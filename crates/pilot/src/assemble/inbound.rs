@@ -5,7 +5,7 @@
 
 use super::Memo;
 use super::clusters::label;
-use crate::generate::cluster::{FixedCluster, InboundCluster, ServiceLabel, Upstream};
+use crate::generate::cluster::{FixedCluster, FixedKind, InboundCluster, ServiceLabel, Upstream};
 use crate::generate::inbound::{BoundInbound, InboundPort, VirtualInbound};
 use crate::names;
 use crate::node::{Interception, Node};
@@ -56,7 +56,10 @@ impl<'a> Inbound<'a> {
             listeners.push(memo.get(listener));
         }
         if redirected {
-            clusters.push(memo.get(FixedCluster::InboundPassthrough(self.key.families)));
+            clusters.push(memo.get(FixedCluster {
+                kind: FixedKind::InboundPassthrough(self.key.families),
+                connections: self.world.config.connections.clone(),
+            }));
             listeners.push(memo.get(VirtualInbound {
                 addresses: self.key.wildcards(),
                 transparent: self.key.interception == Interception::Tproxy,
@@ -179,7 +182,7 @@ impl<'a> Inbound<'a> {
             Some(rule) => rule.policy_of_workload(port, pool),
             None => Policy::of_workload(None, port, pool),
         };
-        (policy, rule.map(|rule| rule.config_path()))
+        (policy.in_mesh(&self.world.config.connections, false), rule.map(|rule| rule.config_path()))
     }
 
     /// Where a workload listens that does not listen where clients go.

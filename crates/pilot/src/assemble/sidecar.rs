@@ -1,7 +1,7 @@
 //! What only sidecars have: listeners for services, and their routes.
 
 use super::{Made, Memo, claims};
-use crate::generate::cluster::FixedCluster;
+use crate::generate::cluster::{FixedCluster, FixedKind};
 use crate::generate::listener::{ChainAction, OutboundListener, VirtualOutbound};
 use crate::generate::sidecar_routes::{HttpService, SidecarRoutes};
 use crate::node::Interception;
@@ -37,8 +37,10 @@ pub fn add_outbound(scope: &Scope<'_>, memo: &mut Memo, made: &mut Made) {
     }
     made.conflicts = plan.conflicts;
     add_routes(scope, &route_names, &unknown, memo, made);
-    made.clusters.push(memo.get(FixedCluster::BlackHole));
-    made.clusters.push(memo.get(FixedCluster::Passthrough));
+    let connections = &scope.world.config.connections;
+    for kind in [FixedKind::BlackHole, FixedKind::Passthrough] {
+        made.clusters.push(memo.get(FixedCluster { kind, connections: connections.clone() }));
+    }
     if !bound {
         let listener = VirtualOutbound {
             addresses: key.wildcards(),

@@ -13,7 +13,7 @@ use super::wire;
 use crate::names;
 use crate::node::Families;
 use crate::registry::EndpointAddress;
-use crate::rules::{Balancing, Policy};
+use crate::rules::{Balancing, Connections, Policy};
 use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::{
     LocalityConfigSpecifier, LocalityWeightedLbConfig,
 };
@@ -88,6 +88,8 @@ pub struct OutboundCluster {
     pub preference: Option<Arc<Preference>>,
     /// Localities take requests by their weights.
     pub locality_weighted: bool,
+    /// How often names are resolved anew.
+    pub dns_refresh_rate: Duration,
 }
 
 impl OutboundCluster {
@@ -129,7 +131,7 @@ impl OutboundCluster {
                 Discovery::StrictDns(assignment) | Discovery::LogicalDns(assignment),
                 DiscoveryType::StrictDns | DiscoveryType::LogicalDns,
             ) => {
-                resolve(&mut cluster, assignment, self.preference.as_deref(), self.families);
+                resolve(&mut cluster, assignment, self.preference.as_deref(), self.families, self.dns_refresh_rate);
             }
             (Discovery::OriginalDst { port: Some(port) }, _) => {
                 use envoy_types::pb::envoy::config::cluster::v3::cluster::{LbConfig, OriginalDstLbConfig};
@@ -223,9 +225,16 @@ impl InboundCluster {
     }
 }
 
-/// The clusters that belong to no service.
+/// A cluster that belongs to no service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FixedCluster {
+    pub kind: FixedKind,
+    pub connections: Connections,
+}
+
+/// Which one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FixedCluster {
+pub enum FixedKind {
     BlackHole,
     Passthrough,
     /// With the source address redirect rules let through to the workload.
@@ -234,27 +243,27 @@ pub enum FixedCluster {
 
 impl FixedCluster {
     /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            FixedCluster::BlackHole => names::BLACK_HOLE_CLUSTER,
-            FixedCluster::Passthrough => names::PASSTHROUGH_CLUSTER,
-            FixedCluster::InboundPassthrough(_) => names::INBOUND_PASSTHROUGH_CLUSTER,
+    pub fn name(&self) -> &'static str {
+        match self.kind {
+            FixedKind::BlackHole => names::BLACK_HOLE_CLUSTER,
+            FixedKind::Passthrough => names::PASSTHROUGH_CLUSTER,
+            FixedKind::InboundPassthrough(_) => names::INBOUND_PASSTHROUGH_CLUSTER,
         }
     }
 
     /// The cluster.
-    pub fn build(self) -> Cluster {
+    pub fn build(&self) -> Cluster {
         let mut cluster = Cluster {
             name: self.name().to_owned(),
             // The inbound one keeps the name of the one it is a copy of, as istiod has it.
-            alt_stat_name: match self {
-                FixedCluster::BlackHole => format!("{};", names::BLACK_HOLE_CLUSTER),
+            alt_stat_name: match self.kind {
+                FixedKind::BlackHole => format!("{};", names::BLACK_HOLE_CLUSTER),
                 _ => format!("{};", names::PASSTHROUGH_CLUSTER),
             },
-            connect_timeout: Some(wire::duration(Policy::default().connect_timeout)),
+            connect_timeout: Some(wire::duration(self.connections.connect_timeout)),
             ..Default::default()
         };
-        if self == FixedCluster::BlackHole {
+        if self.kind == FixedKind::BlackHole {
             cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into()));
             cluster.lb_policy = LbPolicy::RoundRobin.into();
             return cluster;
@@ -262,8 +271,9 @@ impl FixedCluster {
         cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into()));
         cluster.lb_policy = LbPolicy::ClusterProvided.into();
         let policy = Policy { idle_timeout: Some(Duration::from_secs(300)), ..Policy::default() };
+        let policy = policy.in_mesh(&self.connections, false);
         apply_pool(&mut cluster, &policy, Upstream::AsClient);
-        if let FixedCluster::InboundPassthrough(families) = self {
+        if let FixedKind::InboundPassthrough(families) = self.kind {
             cluster.upstream_bind_config = Some(pass_through_bind(families));
         }
         cluster
@@ -281,10 +291,16 @@ fn discovery_type(discovery: &Discovery) -> DiscoveryType {
 
 // The fields newer Envoys read from a cluster extension are still what istiod writes.
 #[allow(deprecated)]
-fn resolve(cluster: &mut Cluster, assignment: &Assignment, preference: Option<&Preference>, families: Families) {
+fn resolve(
+    cluster: &mut Cluster,
+    assignment: &Assignment,
+    preference: Option<&Preference>,
+    families: Families,
+    refresh_rate: Duration,
+) {
     cluster.load_assignment = Some(endpoint::message(&cluster.name, assignment, preference));
     cluster.dns_lookup_family = named_hosts::lookup_family(families).into();
-    cluster.dns_refresh_rate = Some(wire::duration(Duration::from_secs(60)));
+    cluster.dns_refresh_rate = Some(wire::duration(refresh_rate));
     cluster.dns_jitter = Some(wire::duration(Duration::from_millis(100)));
     cluster.respect_dns_ttl = true;
     let cares = CaresDnsResolverConfig { udp_max_queries: Some(wire::number(100)), ..Default::default() };
@@ -295,7 +311,7 @@ fn resolve(cluster: &mut Cluster, assignment: &Assignment, preference: Option<&P
 }
 
 fn apply_pool(cluster: &mut Cluster, policy: &Policy, upstream: Upstream) {
-    cluster.connect_timeout = Some(wire::duration(policy.connect_timeout));
+    cluster.connect_timeout = policy.connect_timeout.map(wire::duration);
     cluster.circuit_breakers = Some(CircuitBreakers {
         thresholds: vec![Thresholds {
             max_connections: Some(wire::number(policy.max_connections)),
@@ -333,7 +349,7 @@ fn apply_pool(cluster: &mut Cluster, policy: &Policy, upstream: Upstream) {
 fn http_options(policy: &Policy, upstream: Upstream) -> Option<Any> {
     let upstream = match upstream {
         _ if policy.use_client_protocol => Upstream::AsClient,
-        _ if policy.upgrade_to_http2 => Upstream::Http2,
+        _ if policy.upgrade_to_http2 == Some(true) => Upstream::Http2,
         upstream => upstream,
     };
     let common = (policy.idle_timeout.is_some()

@@ -100,6 +100,11 @@ impl Protocol {
         matches!(self, Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb)
     }
 
+    /// Declared to be HTTP, of any version.
+    pub fn is_http(self) -> bool {
+        self.shape() == Some(Shape::Http)
+    }
+
     /// HTTP, or found to be HTTP when looked at.
     pub fn may_be_http(self) -> bool {
         matches!(self.shape(), Some(Shape::Http | Shape::Auto))

@@ -14,7 +14,7 @@ pub use access::{Access, AccessPolicy, AccessRules};
 pub use balancing::{Balancing, HashBy, Warmup};
 pub use destination_rule::{DestinationRules, Merged};
 pub use outlier::Outlier;
-pub use policy::{Budget, Keepalive, Pings, Policy};
+pub use policy::{Budget, Connections, Keepalive, Pings, Policy};
 pub use sidecar::{Imports, SidecarRule, Sidecars};
 pub use virtual_service::VirtualServiceRule;
 

@@ -7,7 +7,7 @@ use super::balancing::{Balancing, HashBy, Warmup};
 use super::outlier::Outlier;
 use lateen_galley::istio::destination_rule::{
     ConnectionPoolSettings, H2UpgradePolicy, HttpSettings, LoadBalancerSettings, LocalityLoadBalancerSetting,
-    OutlierDetection, ProxyProtocolVersion, RetryBudget, TcpSettings, TrafficPolicy,
+    OutlierDetection, ProxyProtocolVersion, RetryBudget, TcpKeepalive, TcpSettings, TrafficPolicy,
 };
 use std::time::Duration;
 
@@ -17,6 +17,28 @@ pub struct Keepalive {
     pub probes: Option<u32>,
     pub time: Option<Duration>,
     pub interval: Option<Duration>,
+}
+
+/// What the mesh says of connections whose rule does not.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Connections {
+    pub connect_timeout: Duration,
+    pub keepalive: Option<Keepalive>,
+    /// Speak HTTP/2 at ports declared to speak HTTP/1.
+    pub upgrade_to_http2: bool,
+    /// How long names of endpoints are believed to stand for the same addresses.
+    pub dns_refresh_rate: Duration,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Connections {
+            connect_timeout: Duration::from_secs(10),
+            keepalive: None,
+            upgrade_to_http2: false,
+            dns_refresh_rate: Duration::from_secs(60),
+        }
+    }
 }
 
 /// HTTP/2 PING keep-alive.
@@ -49,7 +71,8 @@ pub struct Policy {
     pub localities: Option<LocalityLoadBalancerSetting>,
     /// When endpoints that fail are taken out, if they are.
     pub outlier: Option<Outlier>,
-    pub connect_timeout: Duration,
+    /// The mesh's if none.
+    pub connect_timeout: Option<Duration>,
     pub max_connections: u32,
     pub max_pending_requests: u32,
     pub max_requests: u32,
@@ -66,8 +89,8 @@ pub struct Policy {
     pub max_requests_per_connection: Option<u32>,
     pub max_concurrent_streams: Option<u32>,
     pub pings: Option<Pings>,
-    /// Speak HTTP/2 though the port is not declared to.
-    pub upgrade_to_http2: bool,
+    /// Speak HTTP/2 though the port is not declared to; as the mesh says if none.
+    pub upgrade_to_http2: Option<bool>,
     /// Speak whatever the client speaks.
     pub use_client_protocol: bool,
 }
@@ -81,7 +104,7 @@ impl Default for Policy {
             balancing_given: false,
             localities: None,
             outlier: None,
-            connect_timeout: Duration::from_secs(10),
+            connect_timeout: None,
             max_connections: u32::MAX,
             max_pending_requests: u32::MAX,
             max_requests: u32::MAX,
@@ -95,7 +118,7 @@ impl Default for Policy {
             max_requests_per_connection: None,
             max_concurrent_streams: None,
             pings: None,
-            upgrade_to_http2: false,
+            upgrade_to_http2: None,
             use_client_protocol: false,
         }
     }
@@ -123,6 +146,19 @@ impl Policy {
             return self;
         }
         Policy { balancing: Balancing::RingHash { minimum: Some(1024) }, hash: Some(HashBy::SourceIp(true)), ..self }
+    }
+
+    /// The same with what the mesh says where the rule says nothing. `http`: the port is declared to speak HTTP.
+    pub fn in_mesh(mut self, mesh: &Connections, http: bool) -> Policy {
+        self.connect_timeout.get_or_insert(mesh.connect_timeout);
+        if let Some(usual) = &mesh.keepalive {
+            let own = self.keepalive.get_or_insert_default();
+            own.probes = own.probes.or(usual.probes);
+            own.time = own.time.or(usual.time);
+            own.interval = own.interval.or(usual.interval);
+        }
+        self.upgrade_to_http2.get_or_insert(mesh.upgrade_to_http2 && http);
+        self
     }
 
     /// The policy for a port of a workload itself, with these limits in place of the rule's.
@@ -208,22 +244,32 @@ impl Policy {
             .as_ref()
             .map(|pings| Pings { interval: pings.interval.map(Into::into), timeout: pings.timeout.map(Into::into) });
         self.use_client_protocol = http.use_client_protocol;
-        self.upgrade_to_http2 = !http.use_client_protocol && http.h2_upgrade_policy == H2UpgradePolicy::Upgrade;
+        self.upgrade_to_http2 = match http.h2_upgrade_policy {
+            _ if http.use_client_protocol => Some(false),
+            H2UpgradePolicy::Default => None,
+            H2UpgradePolicy::DoNotUpgrade => Some(false),
+            H2UpgradePolicy::Upgrade => Some(true),
+        };
     }
 
     fn apply_tcp(&mut self, tcp: &TcpSettings) {
-        if let Some(timeout) = tcp.connect_timeout {
-            self.connect_timeout = timeout.into();
-        }
+        self.connect_timeout = tcp.connect_timeout.map(Into::into);
         self.max_connections = limit(tcp.max_connections).unwrap_or(u32::MAX);
         self.max_connection_duration = tcp.max_connection_duration.map(Into::into);
         self.tcp_idle_timeout = tcp.idle_timeout.map(Into::into);
         self.idle_timeout = self.idle_timeout.or(self.tcp_idle_timeout);
-        self.keepalive = tcp.tcp_keepalive.as_ref().map(|keepalive| Keepalive {
+        self.keepalive = tcp.tcp_keepalive.as_ref().map(Keepalive::of);
+    }
+}
+
+impl Keepalive {
+    /// As rules and the mesh's settings write it.
+    pub fn of(keepalive: &TcpKeepalive) -> Keepalive {
+        Keepalive {
             probes: (keepalive.probes > 0).then_some(keepalive.probes),
             time: keepalive.time.map(Into::into),
             interval: keepalive.interval.map(Into::into),
-        });
+        }
     }
 }
 

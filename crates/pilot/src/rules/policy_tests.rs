@@ -59,3 +59,31 @@ fn http_idle_time_goes_before_the_one_of_tcp() {
     assert_eq!(policy.idle_timeout, Some(Duration::from_secs(9)));
     assert_eq!(policy.tcp_idle_timeout, Some(Duration::from_secs(5)));
 }
+
+#[test]
+fn the_mesh_says_what_the_rule_does_not() {
+    let second = |seconds| Some(Duration::from_secs(seconds).into());
+    let keepalive = |time| TcpKeepalive { probes: 0, time: second(time), interval: None };
+    let pool = ConnectionPoolSettings {
+        tcp: Some(TcpSettings { tcp_keepalive: Some(keepalive(5)), ..Default::default() }),
+        http: Some(HttpSettings { h2_upgrade_policy: H2UpgradePolicy::DoNotUpgrade, ..Default::default() }),
+    };
+    let rule = TrafficPolicy { connection_pool: Some(pool), ..Default::default() };
+    let usual = Keepalive { probes: Some(3), time: Some(Duration::from_secs(60)), interval: None };
+    let mesh = Connections {
+        connect_timeout: Duration::from_secs(2),
+        keepalive: Some(usual.clone()),
+        upgrade_to_http2: true,
+        ..Connections::default()
+    };
+    let of_rule = Policy::of(Some(&rule), None, 80).in_mesh(&mesh, true);
+    assert_eq!(of_rule.connect_timeout, Some(Duration::from_secs(2)));
+    assert_eq!(of_rule.keepalive, Some(Keepalive { time: Some(Duration::from_secs(5)), ..usual.clone() }));
+    assert_eq!(of_rule.upgrade_to_http2, Some(false));
+    let plain = |http| Policy::default().in_mesh(&mesh, http);
+    assert_eq!((plain(true).upgrade_to_http2, plain(false).upgrade_to_http2), (Some(true), Some(false)));
+    assert_eq!(plain(true).keepalive, Some(usual));
+    let untouched = Policy::default().in_mesh(&Connections::default(), true);
+    assert_eq!(untouched.connect_timeout, Some(Duration::from_secs(10)));
+    assert_eq!((untouched.keepalive, untouched.upgrade_to_http2), (None, Some(false)));
+}

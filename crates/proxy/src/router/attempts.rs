@@ -47,6 +47,7 @@ impl Exchange<'_, '_> {
                 plan.upstream.stats.upstream_cx_none_healthy.inc();
                 self.edit_own(plan);
                 self.count_attempts(plan);
+                plan.count_answer(503);
                 self.reply(&reply::NO_HEALTHY_UPSTREAM).await;
                 return;
             };
@@ -63,10 +64,16 @@ impl Exchange<'_, '_> {
             let this = Try { host: &host, deadlines: &deadlines, may_retry: left > 0, retry: &retry };
             let told_pause = match self.attempt(plan, this).await {
                 End::Answered => return,
-                End::ClientGone => return self.gone(plan),
+                End::ClientGone => return self.client_gone(),
                 End::ClientError => return self.broken(plan).await,
+                End::Refused(reply) => return self.reply(&reply).await,
                 End::Retriable(pause) => pause,
                 End::Expired(what @ (Expired::Try | Expired::TryIdle)) => {
+                    let stats = &plan.upstream.stats;
+                    match what {
+                        Expired::Try => stats.upstream_rq_per_try_timeout.inc(),
+                        _ => stats.upstream_rq_per_try_idle_timeout.inc(),
+                    }
                     if !self.may_try_again(plan, this, Failed::Reset { sent: true }) {
                         return self.expired(plan, what).await;
                     }
@@ -98,7 +105,7 @@ impl Exchange<'_, '_> {
             match self.pause(&deadlines, pause).await {
                 None => {}
                 Some(End::Expired(what)) => return self.expired(plan, what).await,
-                Some(_) => return self.gone(plan),
+                Some(_) => return self.client_gone(),
             }
         }
     }
@@ -114,19 +121,18 @@ impl Exchange<'_, '_> {
     /// Takes a permit for another attempt, if there are any left. `over`: the attempt to be made again has left its
     /// connection.
     pub(super) fn permits_retry(&mut self, plan: &Plan<'_>, this: Try<'_>, over: bool) -> bool {
-        let stats = &plan.upstream.stats;
         if !this.may_retry {
-            stats.upstream_rq_retry_limit_exceeded.inc();
+            plan.count(|c| &c.upstream_rq_retry_limit_exceeded, |r| &r.upstream_rq_retry_limit_exceeded);
             self.record.flags.add(Flags::RETRY_LIMIT);
             return false;
         }
         let most = plan.upstream.most_retries(&plan.settings, over);
         let Some(permit) = Permit::take(&plan.upstream.shared, |s| &s.retries, most) else {
-            stats.upstream_rq_retry_overflow.inc();
+            plan.count(|c| &c.upstream_rq_retry_overflow, |r| &r.upstream_rq_retry_overflow);
             self.record.flags.add(Flags::UPSTREAM_OVERFLOW);
             return false;
         };
-        stats.upstream_rq_retry.inc();
+        plan.count(|c| &c.upstream_rq_retry, |r| &r.upstream_rq_retry);
         this.retry.set(Some(permit));
         true
     }
@@ -140,13 +146,7 @@ impl Exchange<'_, '_> {
         }
     }
 
-    fn gone(&mut self, plan: &Plan<'_>) {
-        plan.upstream.stats.upstream_rq_tx_reset.inc();
-        self.client_gone();
-    }
-
     async fn broken(&mut self, plan: &Plan<'_>) {
-        plan.upstream.stats.upstream_rq_tx_reset.inc();
         self.connection.stats.downstream_cx_protocol_error.inc();
         let bad = LocalReply::fixed(400, "Bad Request", Flags::DOWNSTREAM_PROTOCOL_ERROR, "http1.codec_error");
         self.response.headers.clear();
@@ -173,6 +173,7 @@ impl Exchange<'_, '_> {
                 Piece::End(_) => self.body.ended = true,
             }
         }
+        self.record.bytes_received += self.body.source.take_beyond();
     }
 
     pub(super) async fn fail(&mut self, plan: &Plan<'_>, failure: &UpstreamFailure) {
@@ -184,7 +185,7 @@ impl Exchange<'_, '_> {
             self.response.headers.append("x-envoy-overloaded", "true");
         }
         self.count_attempts(plan);
-        plan.upstream.stats.response(reply.status);
+        plan.count_answer(reply.status);
         self.reply(&reply).await;
     }
 
@@ -193,26 +194,20 @@ impl Exchange<'_, '_> {
     }
 
     async fn expired(&mut self, plan: &Plan<'_>, what: Expired) {
-        plan.upstream.stats.upstream_rq_tx_reset.inc();
         let reply = match what {
             Expired::Route => {
-                plan.upstream.stats.upstream_rq_timeout.inc();
+                plan.count(|c| &c.upstream_rq_timeout, |r| &r.upstream_rq_timeout);
                 reply::RESPONSE_TIMEOUT
             }
-            Expired::Try => {
-                plan.upstream.stats.upstream_rq_per_try_timeout.inc();
-                reply::PER_TRY_TIMEOUT
-            }
-            Expired::TryIdle => {
-                plan.upstream.stats.upstream_rq_per_try_idle_timeout.inc();
-                reply::PER_TRY_IDLE_TIMEOUT
-            }
+            Expired::Try => reply::PER_TRY_TIMEOUT,
+            Expired::TryIdle => reply::PER_TRY_IDLE_TIMEOUT,
             Expired::Idle | Expired::Stream | Expired::Request => self.stream_expired(what),
         };
         self.response.headers.clear();
         self.edit_own(plan);
         if matches!(what, Expired::Route | Expired::Try | Expired::TryIdle) {
             self.count_attempts(plan);
+            plan.count_answer(reply.status);
         }
         self.reply(&reply).await;
     }

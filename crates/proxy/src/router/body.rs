@@ -6,8 +6,10 @@ use std::task::Poll;
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
+use lateen_traffic::reply::LocalReply;
 
 use super::feed::Fed;
+use super::grpc_web::Decoded;
 use crate::http1;
 use crate::http1::reader::BodyError;
 
@@ -21,6 +23,8 @@ pub enum Source<'a> {
     Http2(&'a mut RecvStream),
     /// Another request's body, as it is read.
     Feed(&'a mut Fed),
+    /// A body that is decoded on its way.
+    Decoded(Box<Decoded<'a>>),
 }
 
 /// A part of a body.
@@ -41,6 +45,8 @@ pub enum SourceError {
     Framing,
     /// The HTTP/2 stream failed.
     Http2(h2::Error),
+    /// It does not say what it is to say; the client is told so.
+    Refused(Box<LocalReply>),
 }
 
 impl Source<'_> {
@@ -64,6 +70,7 @@ impl Source<'_> {
                 None => stream.trailers().await.map(Piece::End).map_err(SourceError::Http2),
             },
             Self::Feed(fed) => fed.next().await,
+            Self::Decoded(decoded) => decoded.next().await,
         }
     }
 
@@ -79,10 +86,28 @@ impl Source<'_> {
         .await
     }
 
+    /// Bytes that were read and count as received, beyond those of the parts that were given, since this was asked last.
+    pub fn take_beyond(&mut self) -> u64 {
+        match self {
+            Self::Decoded(decoded) => decoded.take_beyond(),
+            Self::Empty | Self::Http1(_) | Self::Http2(_) | Self::Feed(_) => 0,
+        }
+    }
+
+    /// Whether the rest of it is in the way of an HTTP/1 connection's next message.
+    pub fn is_unread(&self) -> bool {
+        match self {
+            Self::Http1(reader) => !reader.body_done(),
+            Self::Decoded(decoded) => decoded.from.is_unread(),
+            Self::Empty | Self::Http2(_) | Self::Feed(_) => false,
+        }
+    }
+
     /// Waits until the peer of an HTTP/1 connection is gone; an HTTP/2 peer is watched by its response stream.
     pub async fn gone(&mut self, limit: usize) {
         match self {
             Self::Http1(reader) => reader.gone(limit).await,
+            Self::Decoded(decoded) => Box::pin(decoded.from.gone(limit)).await,
             Self::Empty | Self::Http2(_) | Self::Feed(_) => std::future::pending().await,
         }
     }

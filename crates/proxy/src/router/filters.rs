@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lateen_traffic::filter::cors::Grant;
+use lateen_traffic::filter::grpc_web::Bridge;
 use lateen_traffic::filter::{Asked, Step, Walk};
 use lateen_traffic::hcm::Hcm;
 use lateen_traffic::record::Flags;
@@ -24,6 +25,8 @@ use crate::stats::HttpStats;
 pub struct Filtered {
     /// What the response says to a client of another origin.
     pub(super) grant: Option<Grant>,
+    /// What the exchange is for its client, which cannot speak gRPC.
+    pub(super) bridge: Option<Bridge>,
     /// When a delay ended: the router's times begin then.
     pub(super) delayed_to: Option<Instant>,
     fault: Option<ActiveFault>,
@@ -99,6 +102,7 @@ impl Exchange<'_, '_> {
                         return false;
                     }
                 }
+                Step::GrpcWeb => self.bridge(),
                 Step::FaultsOverflow => stats.fault().faults_overflow.inc(),
                 Step::Cors(decision) => {
                     let counter =

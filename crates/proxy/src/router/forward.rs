@@ -14,6 +14,7 @@ use lateen_traffic::route::{Action, Forward, RouteConfig, Routed, Target, Weight
 use lateen_traffic::router::{Forwarding, upgrade_allowed};
 
 use super::Exchange;
+use crate::stats::{ClusterStats, Counter, RouteStats};
 use crate::upstream::Upstream;
 
 /// What a request is forwarded by, and where to.
@@ -21,6 +22,8 @@ pub(super) struct Plan<'a> {
     pub way: Forwarding<'a>,
     pub upstream: Rc<Upstream>,
     pub settings: Arc<ClusterSettings>,
+    /// Statistics of its route, if that keeps any.
+    pub stats: Option<Arc<RouteStats>>,
     /// What the request is hashed to, if its cluster hashes.
     pub hash: Option<u64>,
 }
@@ -30,6 +33,24 @@ impl<'a> Deref for Plan<'a> {
 
     fn deref(&self) -> &Forwarding<'a> {
         &self.way
+    }
+}
+
+impl Plan<'_> {
+    /// Counts what happens for the cluster, and for the route if it keeps statistics.
+    pub(super) fn count(&self, of_cluster: fn(&ClusterStats) -> &Counter, of_route: fn(&RouteStats) -> &Counter) {
+        of_cluster(&self.upstream.stats).inc();
+        if let Some(stats) = &self.stats {
+            of_route(stats).inc();
+        }
+    }
+
+    /// Counts an answer, of the upstream's or in its stead.
+    pub(super) fn count_answer(&self, status: u16) {
+        self.upstream.stats.response(status);
+        if let Some(stats) = &self.stats {
+            stats.response(status);
+        }
     }
 }
 
@@ -67,7 +88,8 @@ impl<'a> Exchange<'a, '_> {
         way.prepare(self.request, &self.record);
         let asked = way.asked(self.request);
         way.retry_as(asked.as_ref(), self.request);
-        let mut plan = Plan { way, upstream, settings, hash: None };
+        let stats = routed.route.stats.as_ref().map(|name| worker.stats.route(name));
+        let mut plan = Plan { way, upstream, settings, stats, hash: None };
         if matches!(plan.settings.lb, LbPolicy::Hash(_)) {
             // Of the head as it goes upstream, as in Envoy.
             plan.hash = self.hash(forward);

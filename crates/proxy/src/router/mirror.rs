@@ -10,7 +10,7 @@ use lateen_traffic::mirror::{self, Mirror};
 use lateen_traffic::outlier::Report;
 use lateen_traffic::reply::UpstreamFailure;
 use lateen_traffic::router::judged;
-use lateen_traffic::{RequestHead, ResponseHead};
+use lateen_traffic::{Protocol, RequestHead, ResponseHead};
 use tokio::time::Instant;
 
 use super::Exchange;
@@ -163,7 +163,8 @@ impl Copied {
 
     async fn exchange(&mut self, host: &Rc<Host>, deadlines: &Deadlines) -> End {
         let bind = self.worker.process.upstreams.default_bind.as_ref();
-        let leased = self.upstream.lease(host, self.request.protocol, bind).await;
+        // A copy has no client of its own: where its cluster speaks what the client speaks, that is HTTP/1.1, as in Envoy.
+        let leased = self.upstream.lease(host, Protocol::Http11, bind).await;
         let lease = match leased {
             Ok(lease) => lease,
             Err(failure) => return End::Failed(failure),

@@ -9,6 +9,7 @@ mod deadlines;
 mod feed;
 mod filters;
 mod forward;
+mod grpc_web;
 mod mirror;
 mod outlier;
 mod relay;
@@ -22,6 +23,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use lateen_traffic::filter::grpc_web::{Body, Bridge};
 use lateen_traffic::format::Facts;
 use lateen_traffic::forwarding::{self, Client};
 use lateen_traffic::hashing::NewCookies;
@@ -233,7 +235,19 @@ impl<'a, 'r> Exchange<'a, 'r> {
         if status == 400 {
             self.responder.close_after();
         }
-        let body = local_response(status, &text, self.request, grpc_status, self.response);
+        let body = match self.filtered.bridge {
+            None => local_response(status, &text, self.request, grpc_status, self.response),
+            Some(bridge) => {
+                self.response.status = status;
+                if !text.is_empty() {
+                    self.response.headers.set("content-type", "text/plain");
+                }
+                if self.bridge_head(bridge, text.is_empty()) == Body::Message {
+                    Bridge::tell(self.response, &text);
+                }
+                Bytes::new()
+            }
+        };
         self.send_whole(body).await;
     }
 
@@ -243,10 +257,7 @@ impl<'a, 'r> Exchange<'a, 'r> {
             // Its body came in while the request waited, and is not in the way of the connection's next.
             self.read_at_hand().await;
         }
-        let unread = match &self.body.source {
-            Source::Http1(reader) => !reader.body_done() && !self.body.ended,
-            Source::Empty | Source::Http2(_) | Source::Feed(_) => false,
-        };
+        let unread = self.body.source.is_unread() && !self.body.ended;
         if unread || !self.request.upgrade.is_empty() {
             self.responder.close_after();
         }

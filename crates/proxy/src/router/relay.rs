@@ -6,15 +6,17 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+use lateen_traffic::filter::grpc_web::{Body, Bridge, Encoder};
 use lateen_traffic::outlier::Report;
 use lateen_traffic::record::Flags;
-use lateen_traffic::reply::UpstreamFailure;
+use lateen_traffic::reply::{LocalReply, UpstreamFailure};
 use lateen_traffic::retry::Failed;
 use tokio::time::Instant;
 
 use super::body::{CopyError, Piece, Sink, SourceError, copy};
 use super::deadlines::{Deadlines, Expired};
 use super::forward::Plan;
+use super::grpc_web;
 use super::respond::Responder;
 use super::upper::{Upper, http2_request, request_framing};
 use super::{Exchange, Incoming};
@@ -32,6 +34,8 @@ pub(super) enum End {
     ClientGone,
     /// The client broke the protocol inside its body.
     ClientError,
+    /// The client's body does not say what it is to say.
+    Refused(Box<LocalReply>),
     /// No response; perhaps again.
     Failed(UpstreamFailure, Failed),
     /// A response that is to be thrown away for another attempt, with the pause it asks for before that.
@@ -88,6 +92,9 @@ impl Exchange<'_, '_> {
             lease.give_back();
             return failed(UpstreamFailure::Overflow, false);
         };
+        if let Some(stats) = &plan.stats {
+            stats.upstream_rq_total.inc();
+        }
         if self.body.ended {
             deadlines.try_begins(Instant::now());
         }
@@ -150,8 +157,14 @@ impl Exchange<'_, '_> {
         let end = self.relay(plan, &mut sink, &mut source, sent_at, this).await;
         match end {
             End::Answered if !source.unfinished() => {}
+            End::Failed(UpstreamFailure::RemoteReset | UpstreamFailure::RefusedStream, _) => {
+                plan.upstream.stats.upstream_rq_rx_reset.inc();
+            }
             // Whatever is left of the exchange, the upstream should stop working on it.
-            _ => stream.send_reset(h2::Reason::INTERNAL_ERROR),
+            _ => {
+                plan.upstream.stats.upstream_rq_tx_reset.inc();
+                stream.send_reset(h2::Reason::INTERNAL_ERROR);
+            }
         }
         end
     }
@@ -201,15 +214,13 @@ impl Exchange<'_, '_> {
                 }
             }
         };
-        self.record.bytes_received += received.replace(0);
+        self.record.bytes_received += received.replace(0) + self.body.source.take_beyond();
         let mut framing = match arrived {
             Ok(Ok(framing)) => framing,
-            Ok(Err(failure)) => {
-                plan.upstream.stats.upstream_rq_rx_reset.inc();
-                return failed(failure, true);
-            }
+            Ok(Err(failure)) => return failed(failure, true),
             Err(UploadEnd::ClientGone | UploadEnd::Upstream) => return End::ClientGone,
             Err(UploadEnd::ClientError) => return End::ClientError,
+            Err(UploadEnd::Refused(reply)) => return End::Refused(reply),
             Err(UploadEnd::Expired(what)) => return End::Expired(what),
         };
         deadlines.touch();
@@ -220,11 +231,34 @@ impl Exchange<'_, '_> {
             return End::Retriable(self.told_pause(plan));
         }
         // Then: the rest of the body goes up while the response comes down.
-        self.begin_response(plan, sent_at);
-        let head_only = framing == Framing::None;
+        self.begin_answer(plan, sent_at);
+        let mut head_only = framing == Framing::None;
         if framing == Framing::UntilClose {
             framing = Framing::Chunked;
         }
+        let mut encoder = None;
+        if let Some(bridge) = self.filtered.bridge {
+            match self.bridge_head(bridge, head_only) {
+                Body::Frames => encoder = Some(Encoder::new(bridge)),
+                Body::Message => {
+                    let message = {
+                        let mut source = down.body();
+                        tokio::select! {
+                            message = grpc_web::message(&mut source) => message.map_err(Download::Upstream),
+                            () = self.responder.gone() => Err(Download::Client),
+                            expired = deadlines.wait(self.timer) => Err(Download::Expired(expired)),
+                        }
+                    };
+                    match message {
+                        Ok(message) => Bridge::tell(self.response, &message),
+                        Err(cut) => return self.cut(plan, host, down, cut).await,
+                    }
+                    head_only = true;
+                }
+            }
+            framing = if head_only { Framing::None } else { Framing::Chunked };
+        }
+        self.complete_response(false);
         if self.responder.head(self.response, framing, None).is_err() {
             return End::ClientGone;
         }
@@ -237,6 +271,13 @@ impl Exchange<'_, '_> {
             let download = async {
                 if head_only {
                     return Ok(client.flush().await?);
+                }
+                if let Some(encoder) = &mut encoder {
+                    let seen = |bytes| {
+                        sent.set(sent.get() + bytes as u64);
+                        deadlines.touch();
+                    };
+                    return grpc_web::copy(&mut source, &mut client, encoder, seen).await;
                 }
                 copy(&mut source, &mut client, |piece| {
                     if let Piece::Data(data) = piece {
@@ -272,7 +313,7 @@ impl Exchange<'_, '_> {
                         match stopped {
                             Ok(()) | Err(UploadEnd::Upstream) => uploading = false,
                             Err(UploadEnd::ClientGone) => break Download::Client,
-                            Err(UploadEnd::ClientError) => break Download::ClientError,
+                            Err(UploadEnd::ClientError | UploadEnd::Refused(_)) => break Download::ClientError,
                             Err(UploadEnd::Expired(what)) => break Download::Expired(what),
                         }
                     }
@@ -281,7 +322,7 @@ impl Exchange<'_, '_> {
             }
         };
         self.record.bytes_sent += sent.get();
-        self.record.bytes_received += received.get();
+        self.record.bytes_received += received.get() + self.body.source.take_beyond();
         match outcome {
             Download::Whole => {
                 down.settle(framing);
@@ -292,57 +333,53 @@ impl Exchange<'_, '_> {
                 }
                 End::Answered
             }
-            Download::Client => {
-                self.responder.abort().await;
-                self.client_gone();
-                plan.upstream.stats.upstream_rq_tx_reset.inc();
-                down.spoil();
-                End::Answered
-            }
-            other => {
-                self.responder.abort().await;
-                down.spoil();
-                match other {
-                    Download::Upstream(error) => {
-                        let failure = match error {
-                            SourceError::Closed | SourceError::Framing => UpstreamFailure::Protocol,
-                            SourceError::Http2(error) => match http2_failure(&error) {
-                                UpstreamFailure::RefusedStream => UpstreamFailure::RemoteReset,
-                                other => other,
-                            },
-                        };
-                        plan.upstream.stats.upstream_rq_rx_reset.inc();
-                        self.report_failure(plan, host, &failure);
-                        self.record.flags.add(failure.flags());
-                        self.record.details = failure.details_after();
-                    }
-                    Download::Expired(what) => {
-                        let (flags, details) = match what {
-                            Expired::Route | Expired::Try => {
-                                plan.upstream.stats.upstream_rq_timeout.inc();
-                                (Flags::UPSTREAM_TIMEOUT, "response_timeout")
-                            }
-                            Expired::TryIdle => {
-                                plan.upstream.stats.upstream_rq_per_try_idle_timeout.inc();
-                                (Flags::UPSTREAM_TIMEOUT, "upstream_per_try_idle_timeout")
-                            }
-                            Expired::Idle => (Flags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout"),
-                            Expired::Request => (Flags::NONE, "request_overall_timeout"),
-                            Expired::Stream => (Flags::NONE, "max_duration_timeout"),
-                        };
-                        self.record.flags.add(flags);
-                        self.record.details = Cow::Borrowed(details);
-                    }
-                    Download::ClientError => {
-                        self.record.flags.add(Flags::DOWNSTREAM_PROTOCOL_ERROR);
-                        self.record.details = Cow::Borrowed("http1.codec_error");
-                    }
-                    Download::Whole | Download::Client => {}
-                }
-                // What was read before the failure is already with the client; it is cut there.
-                End::Answered
-            }
+            cut => self.cut(plan, host, down, cut).await,
         }
+    }
+
+    /// The answer ends before its end.
+    async fn cut(&mut self, plan: &Plan<'_>, host: &Rc<Host>, down: &mut Upper<'_>, cut: Download) -> End {
+        self.responder.abort().await;
+        down.spoil();
+        match cut {
+            Download::Upstream(error) => {
+                let failure = match error {
+                    SourceError::Closed | SourceError::Framing | SourceError::Refused(_) => UpstreamFailure::Protocol,
+                    SourceError::Http2(error) => match http2_failure(&error) {
+                        UpstreamFailure::RefusedStream => UpstreamFailure::RemoteReset,
+                        other => other,
+                    },
+                };
+                self.report_failure(plan, host, &failure);
+                self.record.flags.add(failure.flags());
+                self.record.details = failure.details_after();
+            }
+            Download::Expired(what) => {
+                let (flags, details) = match what {
+                    Expired::Route | Expired::Try => {
+                        plan.count(|c| &c.upstream_rq_timeout, |r| &r.upstream_rq_timeout);
+                        (Flags::UPSTREAM_TIMEOUT, "response_timeout")
+                    }
+                    Expired::TryIdle => {
+                        plan.upstream.stats.upstream_rq_per_try_idle_timeout.inc();
+                        (Flags::UPSTREAM_TIMEOUT, "upstream_per_try_idle_timeout")
+                    }
+                    Expired::Idle => (Flags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout"),
+                    Expired::Request => (Flags::NONE, "request_overall_timeout"),
+                    Expired::Stream => (Flags::NONE, "max_duration_timeout"),
+                };
+                self.record.flags.add(flags);
+                self.record.details = Cow::Borrowed(details);
+            }
+            Download::ClientError => {
+                self.record.flags.add(Flags::DOWNSTREAM_PROTOCOL_ERROR);
+                self.record.details = Cow::Borrowed("http1.codec_error");
+            }
+            Download::Client => self.client_gone(),
+            Download::Whole => {}
+        }
+        // What was read before the failure is already with the client; it is cut there.
+        End::Answered
     }
 
     /// Whether the response that arrived is to be thrown away for another attempt.
@@ -350,11 +387,7 @@ impl Exchange<'_, '_> {
         // Whatever it says, the retry that brought it is over.
         this.retry.take();
         let wanted = plan.retry.is_some_and(|policy| policy.wants_another(self.response)) && self.body.replay.whole;
-        if !wanted || !self.permits_retry(plan, this, false) {
-            return false;
-        }
-        plan.upstream.stats.response(self.response.status);
-        true
+        wanted && self.permits_retry(plan, this, false)
     }
 
     /// How long the answer asks to wait, if the policy listens to that.
@@ -365,13 +398,22 @@ impl Exchange<'_, '_> {
 
     /// The upstream's head becomes the client's.
     pub(super) fn begin_response(&mut self, plan: &Plan<'_>, sent_at: Instant) {
+        self.begin_answer(plan, sent_at);
+        self.complete_response(false);
+    }
+
+    /// The same, before what every response gets.
+    fn begin_answer(&mut self, plan: &Plan<'_>, sent_at: Instant) {
         self.record.code = self.response.status;
         self.record.details = Cow::Borrowed("via_upstream");
-        plan.upstream.stats.response(self.response.status);
+        plan.count_answer(self.response.status);
         if self.record.attempts > 1 && self.response.status < 500 {
-            plan.upstream.stats.upstream_rq_retry_success.inc();
+            plan.count(|c| &c.upstream_rq_retry_success, |r| &r.upstream_rq_retry_success);
         }
         plan.upstream.stats.upstream_rq_time.record(sent_at.elapsed());
+        if let Some(stats) = &plan.stats {
+            stats.upstream_rq_time.record(sent_at.elapsed());
+        }
         let switched = !self.request.upgrade.is_empty() || self.request.is_connect();
         if !self.body.ended {
             // The answer is here before the request is: what is left of it cannot be told from the next one.
@@ -379,7 +421,6 @@ impl Exchange<'_, '_> {
         }
         let served = (self.body.ended && !switched).then(|| sent_at.elapsed());
         plan.answered(self.request, &self.record, self.response, served, &self.new_cookies);
-        self.complete_response(false);
     }
 }
 
@@ -395,6 +436,7 @@ enum Download {
 enum UploadEnd {
     ClientGone,
     ClientError,
+    Refused(Box<LocalReply>),
     Upstream,
     Expired(Expired),
 }
@@ -447,6 +489,7 @@ async fn upload(
             Ok(()) => {}
             Err(CopyError::Sink) => return Err(UploadEnd::Upstream),
             Err(CopyError::Source(SourceError::Framing)) => return Err(UploadEnd::ClientError),
+            Err(CopyError::Source(SourceError::Refused(reply))) => return Err(UploadEnd::Refused(reply)),
             Err(CopyError::Source(_)) => return Err(UploadEnd::ClientGone),
         }
     }

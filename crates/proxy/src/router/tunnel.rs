@@ -49,7 +49,7 @@ impl Exchange<'_, '_> {
             return;
         }
         let http2 = plan.settings.protocol.is_http2(self.request.protocol);
-        plan.upstream.stats.upstream_rq_total.inc();
+        plan.count(|c| &c.upstream_rq_total, |r| &r.upstream_rq_total);
         if http2 {
             match plan.upstream.http2(&host, bind).await {
                 Ok(lease) => self.tunnel_http2(plan, &host, lease).await,

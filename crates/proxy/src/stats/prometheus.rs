@@ -148,6 +148,13 @@ fn write_labels(tags: Tags, kind: Kind, name: &str, parsed: &Parsed<'_>, out: &m
     if let Some(worker) = parsed.worker {
         label("worker_id", worker);
     }
+    if kind == Kind::Route
+        && let Some((host, route)) = name.rsplit_once(".route.")
+    {
+        label("virtual_host", host);
+        label("route", route);
+        return;
+    }
     let key = match kind {
         Kind::Cluster => "cluster_name",
         Kind::Http => "http_conn_manager_prefix",

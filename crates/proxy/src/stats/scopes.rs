@@ -86,22 +86,57 @@ impl ClusterStats {
     }
 
     pub(super) fn read_responses(&self, out: &mut Vec<Entry>) {
-        let classes = self.responses.classes();
-        out.push(Entry::new("upstream_rq_completed", Value::Counter(classes.iter().sum())));
-        for (name, count) in UPSTREAM_CLASSES.into_iter().zip(classes) {
-            // As in Envoy, a class comes into being with its first response.
-            if count > 0 {
-                out.push(Entry::new(name, Value::Counter(count)));
-            }
+        out.push(Entry::new("upstream_rq_completed", Value::Counter(self.responses.classes().iter().sum())));
+        read_upstream(&self.responses, out);
+    }
+}
+
+fn read_upstream(responses: &Responses, out: &mut Vec<Entry>) {
+    let classes = responses.classes();
+    for (name, count) in UPSTREAM_CLASSES.into_iter().zip(classes) {
+        // As in Envoy, a class comes into being with its first response.
+        if count > 0 {
+            out.push(Entry::new(name, Value::Counter(count)));
         }
-        for (code, count) in self.responses.codes() {
-            out.push(Entry { name: format!("upstream_rq_{code}").into(), value: Value::Counter(count) });
-        }
+    }
+    for (code, count) in responses.codes() {
+        out.push(Entry { name: format!("upstream_rq_{code}").into(), value: Value::Counter(count) });
     }
 }
 
 const UPSTREAM_CLASSES: [&str; 5] =
     ["upstream_rq_1xx", "upstream_rq_2xx", "upstream_rq_3xx", "upstream_rq_4xx", "upstream_rq_5xx"];
+
+scope! {
+    /// Statistics of a route that has a prefix for them, on one worker (`vhost.NAME.route.PREFIX.`).
+    RouteStats {
+        upstream_rq_total: Counter,
+        upstream_rq_timeout: Counter,
+        upstream_rq_retry: Counter,
+        upstream_rq_retry_success: Counter,
+        upstream_rq_retry_overflow: Counter,
+        upstream_rq_retry_limit_exceeded: Counter,
+        upstream_rq_time: Histogram,
+    }
+    responses: Responses,
+}
+
+impl RouteStats {
+    /// Counts a response, as [`ClusterStats::response`] does.
+    #[inline]
+    pub fn response(&self, code: u16) {
+        self.responses.count(code, true);
+    }
+
+    pub(super) fn read_responses(&self, out: &mut Vec<Entry>) {
+        let completed = self.responses.classes().iter().sum();
+        // As in Envoy, these come into being with the first response.
+        if completed > 0 {
+            out.push(Entry::new("upstream_rq_completed", Value::Counter(completed)));
+        }
+        read_upstream(&self.responses, out);
+    }
+}
 
 scope! {
     /// Injected faults of a connection manager on one worker (`http.PREFIX.fault.`). Envoy also counts by the name that

@@ -8,7 +8,7 @@ use lateen_traffic::Config;
 use lateen_traffic::cluster::{Cluster, Health};
 
 use super::cells::{BOUNDS_MS, Distribution};
-use super::scopes::{ClusterStats, HttpStats, ListenerStats, RbacStats, TcpStats};
+use super::scopes::{ClusterStats, HttpStats, ListenerStats, RbacStats, RouteStats, TcpStats};
 use super::{Stats, Tags, cluster_scope};
 
 /// One statistic's value.
@@ -75,6 +75,7 @@ pub(super) enum Kind {
     Rbac,
     Server,
     Tcp,
+    Route,
 }
 
 impl Kind {
@@ -92,6 +93,7 @@ impl Kind {
             Self::Rbac => "",
             Self::Server => "server",
             Self::Tcp => "tcp",
+            Self::Route => "vhost",
         }
     }
 }
@@ -112,7 +114,11 @@ impl Scope {
 
     /// The first part of its metrics' names: what is no label of theirs.
     pub(super) fn metric_prefix(&self) -> &str {
-        if self.kind == Kind::Rbac { &self.name } else { self.kind.prefix() }
+        match self.kind {
+            Kind::Rbac => &self.name,
+            Kind::Route => "vhost.route",
+            kind => kind.prefix(),
+        }
     }
 
     /// A statistic's whole name.
@@ -202,6 +208,24 @@ pub(super) fn merge(stats: &Stats, config: &Config, facts: &dyn Fn(&Cluster) -> 
             out
         });
         scopes.push(Scope::new(Kind::Tcp, &name, sum(values)));
+    }
+    let mut counted = stats.by_name(|s| &s.routes);
+    for name in super::ConfigScopes::of_routes(config) {
+        counted.entry(Arc::clone(name)).or_default();
+    }
+    for (name, workers) in counted {
+        let read = |route: &RouteStats| {
+            let mut out = Vec::with_capacity(16);
+            route.read(&mut out);
+            route.read_responses(&mut out);
+            out.retain(|entry| entry.name != "upstream_rq_time" || entry.value.used());
+            out
+        };
+        let entries = match workers.is_empty() {
+            true => read(&RouteStats::default()),
+            false => sum(workers.iter().map(|(_, route)| read(route))),
+        };
+        scopes.push(Scope::new(Kind::Route, &name, entries));
     }
     scopes
 }

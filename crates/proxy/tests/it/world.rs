@@ -172,6 +172,7 @@ pub fn forward_all(change: impl FnOnce(&mut Forward)) -> Hcm {
         action: Action::Forward(Arc::new(forward)),
         request_edits: Default::default(),
         response_edits: Default::default(),
+        stats: None,
         decorator: None,
         filters: Default::default(),
     };

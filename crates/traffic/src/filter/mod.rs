@@ -7,6 +7,7 @@
 
 pub mod cors;
 pub mod fault;
+pub mod grpc_web;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub enum FilterKind {
     Cors,
     /// Who may do what, where no route says otherwise. `None`: by the rules of routes alone.
     Rbac(Option<Arc<Rbac>>),
+    /// gRPC for clients that cannot speak it.
+    GrpcWeb,
 }
 
 /// What a route, virtual host, weighted cluster or route configuration says of a filter.
@@ -117,6 +120,8 @@ pub enum Step {
     Cors(cors::Decision),
     /// What rules say of the request; go on unless it is denied. The filter is that whose statistics count it.
     Rbac(Arc<Rbac>, Verdict),
+    /// The request is to be bridged ([`grpc_web::Bridge::begin`]); go on.
+    GrpcWeb,
 }
 
 /// The way of one request through the filters.
@@ -169,7 +174,7 @@ impl<'a> Walk<'a> {
                 };
                 self.fault.step(settings, asked, dice)
             }
-            FilterKind::Cors | FilterKind::Rbac(_) if again => None,
+            FilterKind::Cors | FilterKind::GrpcWeb | FilterKind::Rbac(_) if again => None,
             FilterKind::Rbac(rbac) => {
                 let rbac = match most_specific {
                     Some(Override::Rbac(rbac)) => rbac,
@@ -177,6 +182,7 @@ impl<'a> Walk<'a> {
                 };
                 Some(Step::Rbac(rbac.clone(), rbac.decide(asked.peer, Some(asked.request), metadata)))
             }
+            FilterKind::GrpcWeb => grpc_web::is_asked(asked.request).then_some(Step::GrpcWeb),
             FilterKind::Cors => {
                 let policies = asked.overrides(&filter.name).filter_map(|o| match o {
                     Override::Cors(policy) => Some(&**policy),

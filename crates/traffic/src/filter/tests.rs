@@ -49,6 +49,7 @@ impl Way {
             action: Action::Forward(Arc::new(Forward { target: Target::Weighted(Vec::new()), ..Forward::default() })),
             request_edits: Default::default(),
             response_edits: Default::default(),
+            stats: None,
             decorator: None,
             filters: self.route.clone(),
         };
@@ -98,6 +99,7 @@ fn told(steps: &[Step]) -> String {
             None => format!("abort {}", reply.status),
         },
         Step::FaultsOverflow => "overflow".to_owned(),
+        Step::GrpcWeb => "grpc-web".to_owned(),
         Step::Cors(Decision { allowed, preflight, grant }) => {
             format!("cors {allowed} {} {}", preflight.is_some(), grant.is_some())
         }

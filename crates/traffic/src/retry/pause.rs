@@ -49,7 +49,8 @@ impl ToldPause {
     pub fn of(&self, answer: &Headers, now: SystemTime, dice: &mut dyn Dice) -> Option<Duration> {
         let asked = self.headers.iter().find_map(|header| {
             let told = header.pause(answer.get_str(&header.name)?, now)?;
-            (told <= self.max_interval).then_some(told)
+            // Envoy takes no notice of 0 either.
+            (!told.is_zero() && told <= self.max_interval).then_some(told)
         })?;
         let ms = u64::try_from(asked.as_millis()).unwrap_or(u64::MAX);
         Some(Duration::from_millis(ms.saturating_add(dice.below((ms / 2).max(1)))))

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
 use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3::FilterConfig as DynamicForwardProxy;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
+use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::JwtAuthentication;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
@@ -78,6 +79,8 @@ fn http_filter(filter: HttpFilter, notes: &mut Notes) -> Result<Converted, Rejec
     }
     let kind = if let Some(settings) = unpack::<HttpFault>(&any).at("typed_config")? {
         Some(FilterKind::Fault(Arc::new(fault(settings, notes).at("typed_config")?)))
+    } else if let Some(GrpcWeb {}) = unpack::<GrpcWeb>(&any).at("typed_config")? {
+        Some(FilterKind::GrpcWeb)
     } else if let Some(Cors {}) = unpack::<Cors>(&any).at("typed_config")? {
         Some(FilterKind::Cors)
     } else if let Some(rbac) = unpack::<Rbac>(&any).at("typed_config")? {

@@ -145,9 +145,9 @@ fn virtual_host(host: pb::VirtualHost, direct_bytes: usize, notes: &mut Notes) -
         Err(_) => return Err(Reject::field("require_tls", format_args!("{require_tls} is not known"))),
     };
     Ok(VirtualHost {
+        routes: each("routes", routes, |one| route(&name, one, direct_bytes, notes).map(Arc::new))?,
         name: name.into(),
         domains: each("domains", domains, domain)?,
-        routes: each("routes", routes, |one| route(one, direct_bytes, notes).map(Arc::new))?,
         require_tls,
         request_edits,
         response_edits,
@@ -166,7 +166,7 @@ fn domain(domain: String) -> Result<String, Reject> {
     Ok(domain)
 }
 
-fn route(route: pb::Route, direct_bytes: usize, notes: &mut Notes) -> Result<Route, Reject> {
+fn route(host: &str, route: pb::Route, direct_bytes: usize, notes: &mut Notes) -> Result<Route, Reject> {
     let pb::Route {
         name,
         r#match,
@@ -186,7 +186,7 @@ fn route(route: pb::Route, direct_bytes: usize, notes: &mut Notes) -> Result<Rou
     } = route;
     reject_if_set!(route_specifiers);
     note_if_set!(notes, "Route":
-        metadata, tracing, per_request_buffer_limit_bytes, stat_prefix, request_body_buffer_limit);
+        metadata, tracing, per_request_buffer_limit_bytes, request_body_buffer_limit);
     let filters = overrides(typed_per_filter_config, notes)?;
     let (request_edits, response_edits) = EditFields {
         request_headers_to_add,
@@ -212,6 +212,7 @@ fn route(route: pb::Route, direct_bytes: usize, notes: &mut Notes) -> Result<Rou
         name: name.into(),
         matches,
         action,
+        stats: (!stat_prefix.is_empty()).then(|| format!("{host}.route.{stat_prefix}").into()),
         request_edits,
         response_edits,
         decorator: decorator.and_then(|decorator| {

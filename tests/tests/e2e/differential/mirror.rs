@@ -29,6 +29,7 @@ fn resources(layout: &Layout) -> Resources {
         plain("/suffix", "up", json!([{"cluster": "shadow"}])),
         plain("/h2", "up", json!([to("h2shadow")])),
         plain("/h2-to-h1", "h2", json!([to("shadow")])),
+        plain("/as-client", "up", json!([to("as-client")])),
         plain("/dead", "up", json!([to("dead")])),
         plain("/unknown", "up", json!([to("nowhere")])),
         plain("/no-host", "empty", json!([to("shadow")])),
@@ -99,6 +100,14 @@ fn resources(layout: &Layout) -> Resources {
         cluster(layout, "up", &["up"], roomy()),
         cluster(layout, "shadow", &["shadow"], json!({})),
         cluster(layout, "other", &["other"], json!({})),
+        cluster(
+            layout,
+            "as-client",
+            &["shadow"],
+            json!({"typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "use_downstream_protocol_config": {"http_protocol_options": {}, "http2_protocol_options": {}}}}}),
+        ),
         cluster(layout, "dead", &["dead"], json!({})),
         cluster(layout, "empty", &[], json!({})),
         cluster(layout, "shut", &["up"], json!({"circuit_breakers": {"thresholds": [{"max_requests": 0}]}})),
@@ -217,7 +226,7 @@ fn cases() -> Vec<Case> {
             .ignore_upstream_body()
             .ignore_bytes(),
     ];
-    for (path, shadow) in [("/one", "shadow"), ("/h2", "h2shadow"), ("/h2-to-h1", "shadow")] {
+    for (path, shadow) in [("/one", "shadow"), ("/h2", "h2shadow"), ("/h2-to-h1", "shadow"), ("/as-client", "shadow")] {
         let uri = format!("http://a.test{path}");
         let grpc: &[(&str, &str)] = &[("content-type", "application/grpc"), ("te", "trailers")];
         let copies = |case: Case| mirrored(case).at(shadow, vec![vec![Act::ReadBody, answer("200 OK", &[], b"x")]]);

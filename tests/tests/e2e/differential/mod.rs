@@ -4,10 +4,12 @@
 mod admin;
 mod bad_requests;
 mod cors;
+mod counters;
 mod drawn;
 mod faults;
 mod first_words;
 mod generated;
+mod grpc_web;
 mod hashing;
 mod headers;
 mod health_checks;

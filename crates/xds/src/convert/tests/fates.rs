@@ -322,7 +322,7 @@ fn what_istio_sends_and_changes_nothing_is_noted() {
 
     let (_, notes) = manager(&format!(
         "http_filters: [{{name: m, is_optional: true, typed_config: {{'@type': \
-         type.googleapis.com/envoy.extensions.filters.http.grpc_web.v3.GrpcWeb}}}}, {router}]"
+         type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit}}}}, {router}]"
     ))
     .unwrap();
     assert_eq!(noted(&notes), ["HttpFilter.is_optional"]);

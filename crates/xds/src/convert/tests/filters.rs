@@ -148,3 +148,11 @@ fn cors_policies_mean_what_envoys_do() {
     assert!(overrides.contains(after_origins), "{overrides}");
     assert!(overrides.contains("Prefix(\"http://\")"), "{overrides}");
 }
+
+#[test]
+fn grpc_web_is_carried_out() {
+    let grpc_web =
+        "{name: w, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.grpc_web.v3.GrpcWeb}}";
+    let (hcm, notes) = manager(&format!("http_filters: [{grpc_web}, {ROUTER}]")).unwrap();
+    assert!(matches!(hcm.filters[0].kind, FilterKind::GrpcWeb) && noted(&notes).is_empty());
+}
