@@ -98,6 +98,7 @@ impl<'a> Exchange<'a> {
             // It does not say so on the wire.
             self.request.scheme.clear();
         }
+        self.read_fields();
         if !self.hcm.proxy_100_continue {
             self.request.headers.remove("expect");
         }
@@ -113,6 +114,23 @@ impl<'a> Exchange<'a> {
             Err(reply) => self.reply(&reply),
         }
         self.finish()
+    }
+
+    /// As a codec reads them: fields that come again become one where HTTP has it so, and cookies of HTTP/2 always do
+    /// (RFC 9113 section 8.2.3).
+    fn read_fields(&mut self) {
+        let http2 = self.request.protocol == Protocol::Http2;
+        let sent = std::mem::take(&mut self.request.headers);
+        let headers = &mut self.request.headers;
+        sent.iter()
+            .filter(|(name, _)| !(http2 && *name == "cookie"))
+            .for_each(|(name, value)| headers.add(name, value));
+        if http2 {
+            let cookies = sent.get_all("cookie").collect::<Vec<_>>().join(&b"; "[..]);
+            if !cookies.is_empty() {
+                headers.add("cookie", cookies.trim_ascii_end());
+            }
+        }
     }
 
     fn accept(&mut self) -> Result<Client, LocalReply> {

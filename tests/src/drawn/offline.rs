@@ -256,15 +256,7 @@ fn said(placed: &Placed) -> Said {
             protocol: Protocol::Http2,
             ..RequestHead::default()
         };
-        for (name, value) in h2.headers.iter().filter(|(name, _)| name != "cookie") {
-            head.headers.add(name, value.as_bytes());
-        }
-        // Fields of cookies are one (RFC 9113 section 8.2.3).
-        let cookies = h2.headers.iter().filter(|(name, _)| name == "cookie").map(|(_, value)| value.as_str());
-        let cookies = cookies.collect::<Vec<_>>().join("; ");
-        if !cookies.is_empty() {
-            head.headers.add("cookie", cookies.trim_end().as_bytes());
-        }
+        h2.headers.iter().for_each(|(name, value)| head.headers.append(name, value));
         return Said::Http(Request { head, body: h2.body.clone().into() });
     }
     let mut bytes: Vec<u8> = Vec::new();
@@ -294,7 +286,7 @@ fn request(message: Message) -> Request {
         match name.as_str() {
             "host" => head.authority = value.to_owned(),
             "transfer-encoding" => {}
-            _ => head.headers.add(&name, value.as_bytes()),
+            _ => head.headers.append(&name, value),
         }
     }
     Request { head, body: message.body.into() }
