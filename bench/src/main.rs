@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod contender;
+mod control_plane;
 mod job;
 mod report;
 mod scale;
@@ -37,6 +38,12 @@ struct Options {
     /// Weigh proxies in meshes of so many services, and nothing else.
     #[arg(long, value_delimiter = ',')]
     scale: Vec<usize>,
+    /// Weigh the control plane alone in large meshes, and nothing else.
+    #[arg(long)]
+    control_plane: bool,
+    /// In a process of its own: so many services and proxies, which reach all of them or those of their namespace.
+    #[arg(long, hide = true, num_args = 3, value_names = ["SERVICES", "PROXIES", "SCOPED"])]
+    one_control_plane: Vec<usize>,
     /// Which contenders to run; all that can do the job without it.
     #[arg(long, value_enum)]
     only: Vec<Contender>,
@@ -44,6 +51,13 @@ struct Options {
 
 fn main() {
     let options = Options::parse();
+    if let [services, proxies, scoped] = options.one_control_plane[..] {
+        println!("{}", control_plane::measure(services, proxies, scoped != 0));
+        return;
+    }
+    if options.control_plane {
+        return control_planes();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime");
     runtime.block_on(async {
@@ -59,8 +73,23 @@ fn main() {
             println!("\nA mesh of 200 services with 2 endpoints each");
             println!("{}", services::measure().await);
             scale(&[10, 1000]).await;
+            control_planes();
         }
     });
+}
+
+/// One after the other, each in a process of its own, as memory is counted.
+fn control_planes() {
+    println!("\nThe control plane alone, all it does for proxies but sockets");
+    for (title, scoped) in [("each proxy reaches its namespace, one of 50", 1), ("each proxy reaches everything", 0)] {
+        println!(" {title}");
+        for (services, proxies) in [(100, 100), (1000, 100), (5000, 100), (5000, 2000)] {
+            let sizes = [services, proxies, scoped].map(|size: usize| size.to_string());
+            let program = std::env::current_exe().expect("the path of this program");
+            let status = std::process::Command::new(program).arg("--one-control-plane").args(sizes).status();
+            assert!(status.expect("this program runs").success(), "the measurement failed");
+        }
+    }
 }
 
 async fn scale(sizes: &[usize]) {
