@@ -15,7 +15,7 @@ const ENDPOINTS: usize = 5;
 /// Services the scoped client may know.
 const SCOPED_TO: usize = 3;
 /// Changes of one endpoint each, one after the other.
-const CHANGES: usize = 50;
+const CHANGES: usize = 200;
 const NAMESPACE: &str = "scale";
 /// Processes that are compared: a name, and whose process it is.
 const CLIENTS: [&str; 3] = ["lateen", "scoped", "envoy"];

@@ -33,6 +33,16 @@ impl Snapshot {
         self.revision = revision;
     }
 
+    /// This snapshot with the objects of these kinds as another has them. Costs a few counters.
+    pub fn with(&self, kinds: &[Kind], of: &Snapshot) -> Snapshot {
+        let mut mixed = self.clone();
+        mixed.revision = of.revision;
+        for kind in kinds {
+            mixed.kinds[*kind as usize] = of.kinds[*kind as usize].clone();
+        }
+        mixed
+    }
+
     /// Puts an object in, or in place of the one with its key, which is given back.
     pub fn insert(&mut self, object: Arc<Object>) -> Option<Arc<Object>> {
         let namespaces = &mut self.kinds[object.kind() as usize];

@@ -8,8 +8,8 @@ use crate::assemble::{self, Memo, Outbound};
 use crate::config::Config;
 use crate::node::Node;
 use crate::scope::ScopeKey;
-use crate::world::{Change, EndpointChange, World};
-use lateen_galley::Snapshot;
+use crate::world::{Change, ENDPOINT_KINDS, EndpointChange, World};
+use lateen_galley::{Kind, Snapshot};
 use lateen_xds::ads::server::StreamStatus;
 use lateen_xds::{ResourceSet, ResourceType};
 use std::collections::{BTreeSet, HashMap};
@@ -46,8 +46,10 @@ pub struct Counts {
 pub struct State {
     /// What proxies were told of.
     world: World,
-    /// What the last snapshot says.
+    /// What the last snapshot says; of all but endpoints, the last that was read.
     latest: World,
+    /// The last snapshot, if changes were waiting already when it came: reading all of it is left until they are told.
+    unread: Option<Arc<Snapshot>>,
     synced: bool,
     memo: Memo,
     scopes: HashMap<Arc<ScopeKey>, SharedScope>,
@@ -77,6 +79,7 @@ impl State {
         let world = World::empty(Arc::new(config));
         State {
             latest: world.clone(),
+            unread: None,
             world,
             synced: false,
             memo: Memo::default(),
@@ -117,6 +120,19 @@ impl State {
 
     /// Takes a snapshot in. Changes of endpoints are carried out at once.
     pub fn take(&mut self, snapshot: Arc<Snapshot>) -> Pending {
+        let read = self.latest.snapshot();
+        let differs = |kind: Kind| !ENDPOINT_KINDS.contains(&kind) && !read.same(&snapshot, kind);
+        if self.waiting && Kind::all().any(differs) {
+            let endpoints = Arc::new(read.with(&ENDPOINT_KINDS, &snapshot));
+            self.unread = Some(snapshot);
+            self.read(endpoints);
+            return Pending::WhenQuiet;
+        }
+        self.unread = None;
+        self.read(snapshot)
+    }
+
+    fn read(&mut self, snapshot: Arc<Snapshot>) -> Pending {
         let latest = self.latest.advance(snapshot);
         let change = latest.change_since(&self.latest);
         self.latest = latest;
@@ -141,6 +157,9 @@ impl State {
 
     /// Tells every proxy what the last snapshot says.
     pub fn push(&mut self) {
+        if let Some(snapshot) = self.unread.take() {
+            self.latest = self.latest.advance(snapshot);
+        }
         self.world = self.latest.clone();
         self.synced = true;
         self.version += 1;
