@@ -22,8 +22,6 @@ enum When {
     Is(&'static [&'static str]),
     /// It begins so.
     BeginsWith(&'static str),
-    /// A map has a key that begins so.
-    HasKey(&'static str),
 }
 
 /// Kind, path, condition, what cannot be done.
@@ -39,11 +37,7 @@ const SERVICE: Kind = Kind::Service;
 const AUTHORIZATION: Kind = Kind::AuthorizationPolicy;
 const AUTHENTICATION: Kind = Kind::RequestAuthentication;
 
-const CLAIM: &str = "@request.auth.claims";
-
 const LINES: &[Line] = &[
-    (VIRTUAL_SERVICE, "spec.http[].match[].headers", When::HasKey(CLAIM), "matching claims of tokens"),
-    (VIRTUAL_SERVICE, "spec.http[].match[].withoutHeaders", When::HasKey(CLAIM), "matching claims of tokens"),
     (
         VIRTUAL_SERVICE,
         "spec.tcp[].match[].sourceSubnet",
@@ -67,7 +61,7 @@ const LINES: &[Line] = &[
     (AUTHORIZATION, "spec.targetRef", When::Given, "applying to objects of the Gateway API or to waypoints"),
     (AUTHORIZATION, "spec.targetRefs", When::Given, "applying to objects of the Gateway API or to waypoints"),
     (AUTHORIZATION, "spec.action", When::Is(&["CUSTOM"]), "asking an authorization service"),
-    (AUTHENTICATION, "spec.jwtRules", When::Given, "verifying tokens"),
+    (AUTHENTICATION, "spec.jwtRules[].jwksUri", When::Given, "fetching keys"),
     (AUTHENTICATION, "spec.targetRef", When::Given, "applying to objects of the Gateway API or to waypoints"),
     (AUTHENTICATION, "spec.targetRefs", When::Given, "applying to objects of the Gateway API or to waypoints"),
     (AUTHENTICATION, "spec.jwtRules[].presence", When::Is(&["REQUIRED"]), "demanding a token (a policy can)"),
@@ -125,10 +119,6 @@ impl When {
             Self::OtherThan(fine) => !text.is_empty() && !fine.contains(&text),
             Self::Is(these) => these.iter().any(|this| this.eq_ignore_ascii_case(text)),
             Self::BeginsWith(head) => text.starts_with(head),
-            Self::HasKey(head) => {
-                let begins = |key: &String| key.get(..head.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(head));
-                value.and_then(Value::as_object).is_some_and(|map| map.keys().any(begins))
-            }
         }
     }
 }

@@ -126,3 +126,8 @@ fn pools() {
 fn authorization() {
     check("authorization", quiet(), &[SIDECAR, GATEWAY], &[Lds]);
 }
+
+#[test]
+fn tokens() {
+    check("tokens", quiet(), &[SIDECAR, GATEWAY], &[Lds, Rds]);
+}

@@ -13,6 +13,7 @@ use lateen_traffic::filter::{Asked, Step, Walk};
 use lateen_traffic::forwarding::{self, Client};
 use lateen_traffic::hashing::{self, NewCookies};
 use lateen_traffic::hcm::{Hcm, RouteSource};
+use lateen_traffic::jwt::Outcome;
 use lateen_traffic::record::Flags;
 use lateen_traffic::record::Record;
 use lateen_traffic::reply::{self, LocalReply, NameFailure, local_response};
@@ -50,6 +51,9 @@ pub(crate) struct Exchange<'a> {
     pub bridge: Option<Bridge>,
     suffers_fault: bool,
 }
+
+/// Where a request goes, or why nowhere.
+type Found<'p> = Result<Routed<'p>, NotRouted<'p>>;
 
 /// Where a request is forwarded to.
 pub(crate) struct Plan<'a> {
@@ -153,21 +157,8 @@ impl<'a> Exchange<'a> {
                 self.request.headers.remove(name);
             }
         }
-        let tls = self.request.headers.get("x-forwarded-proto") == Some(b"https");
-        let routed = routes.route(&self.request, tls, client.internal, &mut self.world.dice());
-        let routed = routed.map(|routed| {
-            let weighted = self.pick_weighted(routed);
-            Routed { weighted, ..routed }
-        });
-        self.tell_route(routes, &routed);
-        if let Ok(Routed { route, .. }) = routed
-            && !route.name.is_empty()
-        {
-            self.record.route_name = Some(Arc::clone(&route.name));
-        }
-        if !self.filters(hcm, routes, routed.ok()).await {
-            return;
-        }
+        let routed = self.find_route(routes, client.internal);
+        let Some(routed) = self.filters(hcm, routes, routed, client.internal).await else { return };
         match routed {
             Ok(routed) => match &routed.route.action {
                 Action::Forward(forward) => self.forward(hcm, routes, routed, forward).await,
@@ -188,15 +179,37 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Walks the filters. False: one of them answered.
-    async fn filters(&mut self, hcm: &Hcm, routes: &RouteConfig, routed: Option<Routed<'_>>) -> bool {
+    /// The route of the request, by what filters found out so far.
+    fn find_route<'p>(&mut self, routes: &'p RouteConfig, internal: bool) -> Found<'p> {
+        let tls = self.request.headers.get("x-forwarded-proto") == Some(b"https");
+        let metadata = &self.record.metadata;
+        let routed = routes.reroute(&self.request, metadata, tls, internal, &mut self.world.dice());
+        let routed = routed.map(|routed| {
+            let weighted = self.pick_weighted(routed);
+            Routed { weighted, ..routed }
+        });
+        self.tell_route(routes, &routed);
+        self.record.route_name =
+            routed.ok().filter(|routed| !routed.route.name.is_empty()).map(|routed| Arc::clone(&routed.route.name));
+        routed
+    }
+
+    /// Walks the filters, and gives the route, which they may have had chosen anew. `None`: one of them answered.
+    async fn filters<'p>(
+        &mut self,
+        hcm: &Hcm,
+        routes: &'p RouteConfig,
+        mut found: Found<'p>,
+        internal: bool,
+    ) -> Option<Found<'p>> {
         let mut walk = Walk::new(&hcm.filters);
         loop {
+            let routed = found.ok();
             let active_faults = || self.proxy.faults.borrow().get(&hcm.stat_prefix).copied().unwrap_or(0);
             let peer = self.downstream.ends(self.record.downstream_remote.ip());
             let asked = Asked { request: &self.request, peer, routes, routed, active_faults: &active_faults };
             match walk.next(&asked, &mut self.record.metadata, &mut self.world.dice()) {
-                Step::Route => return true,
+                Step::Route => return Some(found),
                 Step::Delay(wait) => {
                     self.suffer_fault(routed);
                     self.record.flags.add(Flags::DELAY_INJECTED);
@@ -208,7 +221,7 @@ impl<'a> Exchange<'a> {
                     self.suffer_fault(routed);
                     self.edit_instead(routes, routed);
                     self.reply(&reply);
-                    return false;
+                    return None;
                 }
                 Step::GrpcWeb => {
                     let bridge = Bridge::begin(&mut self.request);
@@ -218,17 +231,36 @@ impl<'a> Exchange<'a> {
                             Ok(body) => self.body = body.into(),
                             Err(refusal) => {
                                 self.reply(&refusal);
-                                return false;
+                                return None;
                             }
                         }
                     }
                 }
                 Step::FaultsOverflow => {}
+                Step::Jwt(jwt, of_route) => {
+                    let since = self.record.start.duration_since(std::time::UNIX_EPOCH);
+                    let now = since.map_or(0, |since| since.as_secs());
+                    let metadata = &mut self.record.metadata;
+                    let outcome =
+                        jwt.check(&mut self.request, of_route.as_ref(), now, metadata, &mut self.world.dice());
+                    match outcome {
+                        Outcome::Passes { reroute: true } => found = self.find_route(routes, internal),
+                        Outcome::Passes { reroute: false } | Outcome::Preflight => {}
+                        Outcome::Refused(reply, challenge) => {
+                            if let Some(challenge) = challenge {
+                                self.response.headers.append("www-authenticate", challenge);
+                            }
+                            self.edit_instead(routes, routed);
+                            self.reply(&reply);
+                            return None;
+                        }
+                    }
+                }
                 Step::Rbac(_, verdict) => {
                     if let Some(denial) = verdict.denial() {
                         self.edit_instead(routes, routed);
                         self.reply(&denial.reply());
-                        return false;
+                        return None;
                     }
                 }
                 Step::Cors(decision) => {
@@ -239,7 +271,7 @@ impl<'a> Exchange<'a> {
                         let status = preflight.status;
                         self.response = preflight;
                         self.send_own(status, Bytes::new(), None);
-                        return false;
+                        return None;
                     }
                 }
             }

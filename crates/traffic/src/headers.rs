@@ -24,10 +24,10 @@ pub struct Headers {
 }
 
 /// Fields of requests that Envoy keeps as one value: given twice, they become one list (RFC 9110 section 5.3).
-const JOINED: [&str; 4] = ["accept", "origin", "user-agent", "x-forwarded-for"];
+const JOINED: [&str; 5] = ["accept", "authorization", "origin", "user-agent", "x-forwarded-for"];
 
 fn joins(name: &str) -> bool {
-    matches!(name.len(), 6 | 10 | 15) && JOINED.iter().any(|joined| name.eq_ignore_ascii_case(joined))
+    matches!(name.len(), 6 | 10 | 13 | 15) && JOINED.iter().any(|joined| name.eq_ignore_ascii_case(joined))
 }
 
 /// One list of two; an empty item is none.

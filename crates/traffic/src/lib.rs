@@ -18,6 +18,7 @@ pub mod hcm;
 pub mod headers;
 pub mod health;
 pub mod health_check;
+pub mod jwt;
 pub mod listener;
 pub mod matcher;
 pub mod message;

@@ -13,6 +13,7 @@ use crate::filter::Overrides;
 use crate::hashing::HashPolicy;
 use crate::matcher::{HeaderMatcher, QueryMatcher, same};
 use crate::message::RequestHead;
+use crate::metadata::{Metadata, MetadataMatcher};
 use crate::mirror::Mirror;
 use crate::retry::RetryPolicy;
 
@@ -137,6 +138,8 @@ pub struct RouteMatch {
     pub headers: Vec<HeaderMatcher>,
     /// All must match.
     pub query: Vec<QueryMatcher>,
+    /// All must match what filters found out.
+    pub metadata: Vec<MetadataMatcher>,
     /// Only gRPC requests.
     pub grpc: bool,
     /// Part of the requests, per million, if set.
@@ -430,13 +433,29 @@ impl RouteConfig {
         self.virtual_hosts.get(*at)
     }
 
-    /// Finds the route of a request. `tls`: the client came over TLS; `internal`: it counts as internal.
+    /// Finds the route of a request of which no filter found out anything yet; as [`RouteConfig::reroute`].
     ///
     /// # Errors
     /// [`NotRouted`] when nothing fits, or TLS is wanted.
     pub fn route<'a>(
         &'a self,
         request: &RequestHead,
+        tls: bool,
+        internal: bool,
+        dice: &mut dyn Dice,
+    ) -> Result<Routed<'a>, NotRouted<'a>> {
+        self.reroute(request, &Metadata::default(), tls, internal, dice)
+    }
+
+    /// Finds the route of a request, by what filters found out too. `tls`: the client came over TLS; `internal`: it counts as
+    /// internal.
+    ///
+    /// # Errors
+    /// [`NotRouted`] when nothing fits, or TLS is wanted.
+    pub fn reroute<'a>(
+        &'a self,
+        request: &RequestHead,
+        metadata: &Metadata,
         tls: bool,
         internal: bool,
         dice: &mut dyn Dice,
@@ -451,7 +470,11 @@ impl RouteConfig {
         if wants_tls && !tls && request.headers.get("x-forwarded-proto") != Some(b"https") {
             return Err(NotRouted::TlsRequired(virtual_host));
         }
-        let route = virtual_host.routes.iter().find(|r| r.matches.matches(request, dice)).ok_or(NotRouted::NotFound)?;
+        let route = virtual_host
+            .routes
+            .iter()
+            .find(|r| r.matches.matches(request, metadata, dice))
+            .ok_or(NotRouted::NotFound)?;
         Ok(Routed { virtual_host, route, weighted: None })
     }
 }
@@ -490,17 +513,19 @@ impl RouteMatch {
             case_sensitive: true,
             headers: Vec::new(),
             query: Vec::new(),
+            metadata: Vec::new(),
             grpc: false,
             fraction: None,
         }
     }
 
     /// Whether a request matches.
-    pub fn matches(&self, request: &RequestHead, dice: &mut dyn Dice) -> bool {
+    pub fn matches(&self, request: &RequestHead, metadata: &Metadata, dice: &mut dyn Dice) -> bool {
         self.path_matches(request)
             && (!self.grpc || request.is_grpc())
             && self.headers.iter().all(|m| m.matches(request))
             && (self.query.is_empty() || self.query.iter().all(|m| m.matches(request.query())))
+            && self.metadata.iter().all(|m| m.matches(metadata))
             && self.fraction.is_none_or(|per_million| dice.below(1_000_000) < u64::from(per_million))
     }
 

@@ -24,6 +24,9 @@ fn jwt_rule(path: &str, rule: &JwtRule, findings: &mut Findings) {
     if rule.issuer.is_empty() && rule.jwks_uri.is_empty() {
         findings.error(path, "one of issuer and jwksUri is needed");
     }
+    if rule.jwks_uri.is_empty() && rule.jwks.is_empty() && !rule.issuer.is_empty() {
+        findings.error(format!("{path}.jwks"), "required: keys are not looked for at the issuer yet");
+    }
     if !rule.jwks_uri.is_empty() && !rule.jwks.is_empty() {
         findings.error(path, "only one of jwks and jwksUri may be set");
     }
@@ -97,6 +100,20 @@ fn jwks(path: &str, text: &str, findings: &mut Findings) {
         None if set.contains_key("kty") => vec![Value::Object(set)],
         _ => return findings.error(path, "is no JSON Web Key Set: it has no keys"),
     };
+    let whole = |key: &Value| {
+        let given = |names: &[&str]| names.iter().all(|name| key.get(name).and_then(Value::as_str).is_some());
+        match key.get("kty").and_then(Value::as_str) {
+            Some("RSA") => given(&["n", "e"]),
+            Some("EC") => given(&["x", "y"]),
+            Some("OKP") => given(&["x"]),
+            Some("oct") => given(&["k"]),
+            _ => false,
+        }
+    };
+    // Proxies refuse a whole listener for a set without any.
+    if !keys.iter().any(whole) {
+        findings.error(path, "has no whole key of type RSA, EC, OKP or oct");
+    }
     for (index, key) in keys.iter().enumerate() {
         let member = |name: &str| key.get(name).and_then(Value::as_str);
         if member("kty").is_none() {

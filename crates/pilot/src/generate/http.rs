@@ -3,7 +3,7 @@
 //! Source: Istio `core/listener_builder.go` (buildHTTPConnectionManager), `core/listener_inbound.go`, `core/gateway.go`
 //! (buildGatewayConnectionManager). Envoy's `istio.*` filters are not in a plain Envoy and never written.
 
-use super::{access_log, authorization, named_hosts, route_filters, wire};
+use super::{access_log, authorization, named_hosts, request_authentication, route_filters, wire};
 use crate::node::Families;
 use crate::rules::Access;
 use envoy_types::pb::envoy::config::core::v3 as core;
@@ -94,7 +94,8 @@ fn manager(
         _ if inbound || gateway => "istio-envoy",
         _ => "",
     };
-    let mut filters = authorization::http_filters(access);
+    let mut filters: Vec<HttpFilter> = request_authentication::filter(access, gateway).into_iter().collect();
+    filters.extend(authorization::http_filters(access));
     if grpc_web {
         filters.push(http_filter("envoy.filters.http.grpc_web", wire::any(&GrpcWeb::default())));
     }

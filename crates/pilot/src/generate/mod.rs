@@ -18,6 +18,7 @@ mod mirror;
 pub mod named_hosts;
 mod outlier;
 mod proxy_protocol;
+mod request_authentication;
 mod retry;
 pub mod route;
 mod route_filters;

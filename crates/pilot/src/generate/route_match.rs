@@ -2,12 +2,16 @@
 //!
 //! Source: Istio `core/route/route.go` (TranslateRouteMatch, IsCatchAllRoute).
 
-use super::wire;
+use super::{request_authentication, wire};
 use envoy_types::pb::envoy::config::route::v3::{
     HeaderMatcher, QueryParameterMatcher, RouteMatch, header_matcher::HeaderMatchSpecifier,
     query_parameter_matcher::QueryParameterMatchSpecifier, route_match::PathSpecifier,
 };
-use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
+use envoy_types::pb::envoy::r#type::matcher::v3::{
+    ListMatcher, MetadataMatcher, OrMatcher, RegexMatcher, StringMatcher, ValueMatcher,
+    list_matcher::MatchPattern as ListPattern, metadata_matcher::PathSegment, metadata_matcher::path_segment::Segment,
+    string_matcher::MatchPattern, value_matcher::MatchPattern as ValuePattern,
+};
 use lateen_galley::istio::StringMatch;
 use lateen_galley::istio::virtual_service::HttpMatchRequest;
 
@@ -19,14 +23,19 @@ pub fn everything() -> RouteMatch {
     RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".to_owned())), ..Default::default() }
 }
 
-/// What a match block takes; `None` if it asks for a token's claims, which no filter provides yet: such a block
-/// never matches.
+/// What a match block takes; `None` if it names a token's claim in no way there is: such a block never matches.
 pub fn translate(block: &HttpMatchRequest) -> Option<RouteMatch> {
-    if block.headers.keys().chain(block.without_headers.keys()).any(|name| name.starts_with(CLAIMS)) {
-        return None;
+    let mut dynamic_metadata = Vec::new();
+    for (name, value) in block.headers.iter().filter(|(name, _)| is_claim(name)) {
+        dynamic_metadata.push(claim(name, value, false)?);
     }
-    let mut headers: Vec<HeaderMatcher> = block.headers.iter().map(|(name, value)| header(name, value)).collect();
-    headers.extend(block.without_headers.iter().map(|(name, value)| HeaderMatcher {
+    for (name, value) in block.without_headers.iter().filter(|(name, _)| is_claim(name)) {
+        dynamic_metadata.push(claim(name, value, true)?);
+    }
+    let (plain, without) = (block.headers.iter(), block.without_headers.iter());
+    let mut headers: Vec<HeaderMatcher> =
+        plain.filter(|(name, _)| !is_claim(name)).map(|(name, value)| header(name, value)).collect();
+    headers.extend(without.filter(|(name, _)| !is_claim(name)).map(|(name, value)| HeaderMatcher {
         invert_match: true,
         // Envoy refuses this beside a presence match, where it would mean nothing.
         treat_missing_header_as_empty: !is_presence(value),
@@ -45,8 +54,42 @@ pub fn translate(block: &HttpMatchRequest) -> Option<RouteMatch> {
         path_specifier: Some(path),
         case_sensitive: Some(wire::truth(!block.ignore_uri_case)),
         headers,
+        dynamic_metadata,
         query_parameters: block.query_params.iter().map(|(name, value)| query(name, value)).collect(),
         ..Default::default()
+    })
+}
+
+fn is_claim(name: &str) -> bool {
+    name.get(..CLAIMS.len()).is_some_and(|head| head.eq_ignore_ascii_case(CLAIMS))
+}
+
+/// `@request.auth.claims.a.b`, or `@request.auth.claims[a][b]` where names have dots. A claim may be a list or a text.
+fn claim(name: &str, value: &StringMatch, invert: bool) -> Option<MetadataMatcher> {
+    let path = name.get(CLAIMS.len()..)?;
+    let names: Vec<&str> = match path.strip_prefix('.') {
+        Some(dotted) => dotted.split('.').collect(),
+        None => path.strip_prefix('[')?.strip_suffix(']')?.split("][").collect(),
+    };
+    if names.iter().any(|name| name.is_empty()) {
+        return None;
+    }
+    let segment = |key: &str| PathSegment { segment: Some(Segment::Key(key.to_owned())) };
+    let of = |pattern| ValueMatcher { match_pattern: Some(pattern) };
+    let value = match pattern(value) {
+        None => of(ValuePattern::PresentMatch(true)),
+        Some(text) => {
+            let text = of(ValuePattern::StringMatch(text));
+            let one_of = ListMatcher { match_pattern: Some(ListPattern::OneOf(Box::new(text.clone()))) };
+            let listed = of(ValuePattern::ListMatch(Box::new(one_of)));
+            of(ValuePattern::OrMatch(OrMatcher { value_matchers: vec![listed, text] }))
+        }
+    };
+    Some(MetadataMatcher {
+        filter: request_authentication::FILTER.to_owned(),
+        path: [request_authentication::PAYLOAD].into_iter().chain(names).map(segment).collect(),
+        value: Some(value),
+        invert,
     })
 }
 

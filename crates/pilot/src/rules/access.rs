@@ -69,13 +69,28 @@ struct Tokens {
     rules: Vec<Arc<JwtRule>>,
 }
 
+/// A rule about tokens, and the keys that verify them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct JwtKeys {
+    pub rule: Arc<JwtRule>,
+    /// A JSON Web Key Set; none if it could not be had.
+    pub keys: Option<Arc<str>>,
+}
+
+impl JwtKeys {
+    fn new(rule: &Arc<JwtRule>) -> JwtKeys {
+        let given = Some(rule.jwks.as_str()).filter(|keys| !keys.is_empty());
+        JwtKeys { rule: Arc::clone(rule), keys: given.map(Arc::from) }
+    }
+}
+
 /// What holds for one workload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Access {
     /// Those of the root namespace first, in each namespace the oldest first.
     pub policies: Vec<Arc<AccessPolicy>>,
     /// By their issuer.
-    pub tokens: Vec<Arc<JwtRule>>,
+    pub tokens: Vec<JwtKeys>,
     /// The mesh's own trust domain, then its aliases.
     pub trust_domains: Vec<String>,
 }
@@ -119,9 +134,9 @@ impl AccessRules {
         let namespaces: Vec<&str> = [self.root.as_str()].into_iter().chain(own).collect();
         let policies = namespaces.iter().filter_map(|namespace| self.policies.get(*namespace)).flatten();
         let tokens = namespaces.iter().filter_map(|namespace| self.tokens.get(*namespace)).flatten();
-        let mut tokens: Vec<Arc<JwtRule>> =
-            tokens.filter(|tokens| selects(&tokens.selector, labels)).flat_map(|tokens| tokens.rules.clone()).collect();
-        tokens.sort_by(|a, b| a.issuer.cmp(&b.issuer));
+        let tokens = tokens.filter(|tokens| selects(&tokens.selector, labels)).flat_map(|tokens| &tokens.rules);
+        let mut tokens: Vec<JwtKeys> = tokens.map(JwtKeys::new).collect();
+        tokens.sort_by(|a, b| a.rule.issuer.cmp(&b.rule.issuer));
         let policies: Vec<_> = policies.filter(|policy| selects(&policy.selector, labels)).cloned().collect();
         // Where there is no policy, nothing depends on the mesh's name.
         let trust_domains = if policies.is_empty() { Vec::new() } else { self.trust_domains.clone() };

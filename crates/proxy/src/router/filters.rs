@@ -1,13 +1,14 @@
 //! Carrying out what HTTP filters decide of a request before the router has it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use lateen_traffic::filter::cors::Grant;
 use lateen_traffic::filter::grpc_web::Bridge;
 use lateen_traffic::filter::{Asked, Step, Walk};
 use lateen_traffic::hcm::Hcm;
+use lateen_traffic::jwt::Outcome;
 use lateen_traffic::record::Flags;
 use lateen_traffic::reply::{self, LocalReply};
 use lateen_traffic::route::{Action, RouteConfig, Routed};
@@ -15,9 +16,9 @@ use lateen_traffic::route::{Action, RouteConfig, Routed};
 use lateen_traffic::Config;
 use tokio::time::Instant;
 
-use super::Exchange;
 use super::deadlines::{Deadlines, Expired};
 use super::relay::READ_AHEAD;
+use super::{Exchange, Found};
 use crate::stats::HttpStats;
 
 /// What filters left to do for the rest of an exchange.
@@ -49,23 +50,26 @@ enum Waited {
 }
 
 impl Exchange<'_, '_> {
-    /// Walks the filters. False: one of them answered, or the client is gone.
-    pub(super) async fn filters(
+    /// Walks the filters, and gives the route, which they may have had chosen anew. `None`: one of them answered, or the
+    /// client is gone.
+    pub(super) async fn filters<'p>(
         &mut self,
         hcm: &Hcm,
         config: &Config,
-        routes: &RouteConfig,
-        routed: Option<Routed<'_>>,
-    ) -> bool {
+        routes: &'p RouteConfig,
+        mut found: Found<'p>,
+        internal: bool,
+    ) -> Option<Found<'p>> {
         let connection = self.connection;
         let stats = &connection.stats;
         let mut walk = Walk::new(&hcm.filters);
         loop {
+            let routed = found.ok();
             let active_faults = || connection.worker.stats.all().active_faults(&hcm.stat_prefix);
             let peer = connection.ends(self.record.downstream_remote.ip());
             let asked = Asked { request: self.request, peer, routes, routed, active_faults: &active_faults };
             match walk.next(&asked, &mut self.record.metadata, &mut connection.worker.dice()) {
-                Step::Route => return true,
+                Step::Route => return Some(found),
                 Step::Delay(wait) => {
                     self.suffers_fault();
                     self.name_cluster(config, routed);
@@ -75,13 +79,13 @@ impl Exchange<'_, '_> {
                         Waited::Over => self.filtered.delayed_to = Some(Instant::now()),
                         Waited::ClientGone => {
                             self.client_gone();
-                            return false;
+                            return None;
                         }
                         Waited::Expired(what) => {
                             let reply = self.stream_expired(what);
                             self.edit_reply(routes, routed);
                             self.reply(&reply).await;
-                            return false;
+                            return None;
                         }
                     }
                 }
@@ -91,7 +95,35 @@ impl Exchange<'_, '_> {
                     self.edit_reply(routes, routed);
                     stats.fault().aborts_injected.inc();
                     self.reply(&reply).await;
-                    return false;
+                    return None;
+                }
+                Step::Jwt(jwt, of_route) => {
+                    let now = self.record.start.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+                    let metadata = &mut self.record.metadata;
+                    let outcome =
+                        jwt.check(self.request, of_route.as_ref(), now, metadata, &mut connection.worker.dice());
+                    match outcome {
+                        Outcome::Passes { reroute } => {
+                            stats.jwt_authn().allowed.inc();
+                            if reroute {
+                                found = self.find_route(routes, internal);
+                            }
+                        }
+                        Outcome::Preflight => {
+                            stats.jwt_authn().cors_preflight_bypassed.inc();
+                            stats.jwt_authn().allowed.inc();
+                        }
+                        Outcome::Refused(reply, challenge) => {
+                            stats.jwt_authn().denied.inc();
+                            self.name_cluster(config, routed);
+                            if let Some(challenge) = challenge {
+                                self.response.headers.append("www-authenticate", challenge);
+                            }
+                            self.edit_reply(routes, routed);
+                            self.reply(&reply).await;
+                            return None;
+                        }
+                    }
                 }
                 Step::Rbac(rbac, verdict) => {
                     stats.rbac().count(&rbac, &verdict);
@@ -99,7 +131,7 @@ impl Exchange<'_, '_> {
                         self.name_cluster(config, routed);
                         self.edit_reply(routes, routed);
                         self.reply(&denial.reply()).await;
-                        return false;
+                        return None;
                     }
                 }
                 Step::GrpcWeb => self.bridge(),
@@ -115,7 +147,7 @@ impl Exchange<'_, '_> {
                         self.record.details = "cors_response".into();
                         // Unlike other answers of our own it does not care whether the client speaks gRPC.
                         self.send_whole(Bytes::new()).await;
-                        return false;
+                        return None;
                     }
                 }
             }

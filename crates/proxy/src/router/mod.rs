@@ -169,16 +169,12 @@ impl<'a, 'r> Exchange<'a, 'r> {
                 self.request.headers.remove(name);
             }
         }
-        let tls = self.request.headers.get("x-forwarded-proto") == Some(b"https");
-        let routed = routes.route(self.request, tls, client.internal, &mut self.connection.worker.dice());
-        let routed = routed.map(|routed| Routed { weighted: self.pick_weighted(routed), ..routed });
-        if let Ok(Routed { route, .. }) = routed
-            && !route.name.is_empty()
-        {
-            self.record.route_name = Some(Arc::clone(&route.name));
-        }
-        if !hcm.filters.is_empty() && !self.filters(hcm, config, routes, routed.ok()).await {
-            return;
+        let mut routed = self.find_route(routes, client.internal);
+        if !hcm.filters.is_empty() {
+            match self.filters(hcm, config, routes, routed, client.internal).await {
+                Some(found) => routed = found,
+                None => return,
+            }
         }
         match routed {
             Ok(routed) => match &routed.route.action {
@@ -206,6 +202,17 @@ impl<'a, 'r> Exchange<'a, 'r> {
                 self.redirect(301, location, None).await;
             }
         }
+    }
+
+    /// The route of the request, by what filters found out so far.
+    fn find_route<'p>(&mut self, routes: &'p RouteConfig, internal: bool) -> Found<'p> {
+        let tls = self.request.headers.get("x-forwarded-proto") == Some(b"https");
+        let metadata = &self.record.metadata;
+        let routed = routes.reroute(self.request, metadata, tls, internal, &mut self.connection.worker.dice());
+        let routed = routed.map(|routed| Routed { weighted: self.pick_weighted(routed), ..routed });
+        self.record.route_name =
+            routed.ok().filter(|routed| !routed.route.name.is_empty()).map(|routed| Arc::clone(&routed.route.name));
+        routed
     }
 
     async fn redirect(&mut self, status: u16, location: String, by: Option<(&Arc<RouteConfig>, Routed<'_>)>) {
@@ -336,6 +343,9 @@ impl<'a, 'r> Exchange<'a, 'r> {
         self.record.code != 0
     }
 }
+
+/// Where a request goes, or why nowhere.
+type Found<'p> = Result<Routed<'p>, NotRouted<'p>>;
 
 /// The routes of a connection manager as they are now.
 fn routes(hcm: &Hcm, config: &Config) -> Arc<RouteConfig> {

@@ -159,6 +159,15 @@ scope! {
 }
 
 scope! {
+    /// Tokens of requests to a connection manager on one worker (`http.PREFIX.jwt_authn.`).
+    JwtStats {
+        allowed: Counter,
+        denied: Counter,
+        cors_preflight_bypassed: Counter,
+    }
+}
+
+scope! {
     /// What rules decided, of one prefix.
     Decisions {
         allowed: Counter,
@@ -246,6 +255,7 @@ scope! {
     fault: OnceLock<Box<FaultStats>>,
     cors: OnceLock<Box<CorsStats>>,
     rbac: OnceLock<Box<RbacStats>>,
+    jwt_authn: OnceLock<Box<JwtStats>>,
 }
 
 impl HttpStats {
@@ -264,6 +274,11 @@ impl HttpStats {
         self.rbac.get_or_init(Box::default)
     }
 
+    /// Statistics of tokens (`http.PREFIX.jwt_authn.`), likewise.
+    pub fn jwt_authn(&self) -> &JwtStats {
+        self.jwt_authn.get_or_init(Box::default)
+    }
+
     pub(super) fn read_filters(&self, out: &mut Vec<Entry>) {
         let mut of = |filter: &str, read: &dyn Fn(&mut Vec<Entry>)| {
             let mut entries = Vec::new();
@@ -275,6 +290,9 @@ impl HttpStats {
         }
         if let Some(cors) = self.cors.get() {
             of("cors", &|entries| cors.read(entries));
+        }
+        if let Some(jwt) = self.jwt_authn.get() {
+            of("jwt_authn", &|entries| jwt.read(entries));
         }
         if let Some(rbac) = self.rbac.get() {
             of("rbac", &|entries| rbac.read(entries));

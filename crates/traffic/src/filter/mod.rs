@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::Dice;
+use crate::jwt::{JwtAuthn, PerRoute};
 use crate::message::RequestHead;
 use crate::metadata::Metadata;
 use crate::rbac::{Peer, Rbac, Verdict};
@@ -40,6 +41,8 @@ pub enum FilterKind {
     Fault(Arc<Fault>),
     /// Answers to cross-origin requests; by the policies of routes alone.
     Cors,
+    /// Which tokens requests bring, where no route says otherwise.
+    Jwt(Arc<JwtAuthn>),
     /// Who may do what, where no route says otherwise. `None`: by the rules of routes alone.
     Rbac(Option<Arc<Rbac>>),
     /// gRPC for clients that cannot speak it.
@@ -59,6 +62,8 @@ pub enum Override {
     Cors(Arc<CorsPolicy>),
     /// It acts by these rules.
     Rbac(Arc<Rbac>),
+    /// It requires this of tokens.
+    Jwt(PerRoute),
 }
 
 /// Settings of filters at one level (Envoy's `typed_per_filter_config`), by the filter's name.
@@ -118,6 +123,8 @@ pub enum Step {
     FaultsOverflow,
     /// What CORS says of the request; go on unless it is answered.
     Cors(cors::Decision),
+    /// Have the request's tokens checked, by what its route says if that says anything, and go on unless it is answered.
+    Jwt(Arc<JwtAuthn>, Option<PerRoute>),
     /// What rules say of the request; go on unless it is denied. The filter is that whose statistics count it.
     Rbac(Arc<Rbac>, Verdict),
     /// The request is to be bridged ([`grpc_web::Bridge::begin`]); go on.
@@ -174,7 +181,14 @@ impl<'a> Walk<'a> {
                 };
                 self.fault.step(settings, asked, dice)
             }
-            FilterKind::Cors | FilterKind::GrpcWeb | FilterKind::Rbac(_) if again => None,
+            FilterKind::Cors | FilterKind::GrpcWeb | FilterKind::Rbac(_) | FilterKind::Jwt(_) if again => None,
+            FilterKind::Jwt(jwt) => {
+                let of_route = match most_specific {
+                    Some(Override::Jwt(of_route)) => Some(of_route.clone()),
+                    _ => None,
+                };
+                Some(Step::Jwt(jwt.clone(), of_route))
+            }
             FilterKind::Rbac(rbac) => {
                 let rbac = match most_specific {
                     Some(Override::Rbac(rbac)) => rbac,

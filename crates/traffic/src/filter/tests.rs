@@ -103,6 +103,7 @@ fn told(steps: &[Step]) -> String {
         Step::Cors(Decision { allowed, preflight, grant }) => {
             format!("cors {allowed} {} {}", preflight.is_some(), grant.is_some())
         }
+        Step::Jwt(..) => "jwt".to_owned(),
         Step::Rbac(_, verdict) => format!("rbac {}", verdict.denial().is_none()),
     };
     steps.iter().map(one).collect::<Vec<_>>().join(", ")

@@ -65,7 +65,11 @@ fn a_domain_belongs_to_one_host() {
 #[test]
 fn paths_match_raw_by_segment_and_whole() {
     let hit = |m: PathMatch, path: &str| {
-        RouteMatch { path: m, ..RouteMatch::prefix("/") }.matches(&request("a", path), &mut fixed(0))
+        RouteMatch { path: m, ..RouteMatch::prefix("/") }.matches(
+            &request("a", path),
+            &Metadata::default(),
+            &mut fixed(0),
+        )
     };
     assert!(hit(PathMatch::Prefix("/pre".into()), "/prefix"));
     assert!(
@@ -78,7 +82,7 @@ fn paths_match_raw_by_segment_and_whole() {
     assert!(hit(PathMatch::Regex(re.clone()), "/abc?x") && !hit(PathMatch::Regex(re), "/xa"));
     assert!(!hit(PathMatch::Connect, "/"));
     let insensitive = RouteMatch { case_sensitive: false, ..RouteMatch::prefix("/API") };
-    assert!(insensitive.matches(&request("a", "/api/x"), &mut fixed(0)));
+    assert!(insensitive.matches(&request("a", "/api/x"), &Metadata::default(), &mut fixed(0)));
 }
 
 #[test]

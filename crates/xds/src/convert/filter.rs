@@ -1,7 +1,6 @@
 //! HTTP filters of a connection manager.
 //!
-//! - reject: every filter not named here, unless it is optional; JWT filters that say anything; a chain that does not
-//!   end in the router
+//! - reject: every filter not named here, unless it is optional; a chain that does not end in the router
 //! - note: gRPC statistics, compression; optional filters left out; the router's own logs and statistics
 
 use std::sync::Arc;
@@ -20,6 +19,7 @@ use lateen_traffic::filter::{Filter, FilterKind};
 use super::address::{type_name, unpack};
 use super::dynamic_forward_proxy;
 use super::fault::fault;
+use super::jwt;
 use super::rbac;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 
@@ -87,6 +87,8 @@ fn http_filter(filter: HttpFilter, notes: &mut Notes) -> Result<Converted, Rejec
         // A filter without rules still names the place where a route's rules act.
         let rbac = rbac::http(rbac, notes).at("typed_config")?;
         Some(FilterKind::Rbac(rbac.map(Arc::new)))
+    } else if let Some(jwt) = unpack::<JwtAuthentication>(&any).at("typed_config")? {
+        Some(FilterKind::Jwt(Arc::new(jwt::jwt_authn(jwt, notes).at("typed_config")?)))
     } else {
         None
     };
@@ -121,22 +123,6 @@ fn carried_out(any: &Any, notes: &mut Notes) -> Result<bool, Reject> {
             let Some(config) = unpack::<DynamicForwardProxy>(any)? else { return Ok(false) };
             dynamic_forward_proxy::http_filter(config, notes)?;
             notes.add("HttpFilter.dynamic_forward_proxy");
-            Ok(true)
-        }
-        "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication" => {
-            let Some(jwt) = unpack::<JwtAuthentication>(any)? else { return Ok(false) };
-            let JwtAuthentication {
-                providers,
-                rules,
-                filter_state_rules,
-                // Both say how to treat tokens, of which none is asked for.
-                bypass_cors_preflight: _,
-                strip_failure_response: _,
-                requirement_map,
-                stat_prefix,
-            } = jwt;
-            reject_if_set!(providers, rules, filter_state_rules, requirement_map);
-            note_if_set!(notes, "JwtAuthentication": stat_prefix);
             Ok(true)
         }
         _ => Ok(false),

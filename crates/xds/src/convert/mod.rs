@@ -24,6 +24,7 @@ mod filter;
 mod hash_policy;
 mod hcm;
 mod health_check;
+mod jwt;
 mod listener;
 mod matcher;
 mod metadata;

@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::config::core::v3::HeaderValueOption;
 use envoy_types::pb::envoy::config::route::v3::FilterConfig;
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
+use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::PerRouteConfig;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::RbacPerRoute;
 use envoy_types::pb::google::protobuf::Any;
 use lateen_traffic::edit::HeaderEdits;
@@ -19,6 +20,7 @@ use lateen_traffic::filter::{Override, Overrides};
 use super::address::{type_name, unpack};
 use super::cors::cors_policy;
 use super::fault::fault;
+use super::jwt;
 use super::matcher::edits;
 use super::rbac;
 use super::reject::{At as _, Notes, Reject};
@@ -85,6 +87,9 @@ fn plain(any: &Any, notes: &mut Notes) -> Result<Option<Override>, Reject> {
     }
     if let Some(rbac) = unpack::<RbacPerRoute>(any)? {
         return rbac::per_route(rbac, notes).map(Some);
+    }
+    if let Some(jwt) = unpack::<PerRouteConfig>(any)? {
+        return jwt::per_route(jwt).map(Some);
     }
     if any.value.is_empty() {
         return Ok(None);

@@ -1,6 +1,6 @@
 //! Route configurations, virtual hosts, routes and what they match.
 //!
-//! - reject: matches on cookies, TLS, metadata and filter state, because a route would take what is not its own;
+//! - reject: matches on cookies, TLS and filter state, because a route would take what is not its own;
 //!   matcher trees, on-demand hosts, hedging
 //! - degrade: routes whose action is not known (they answer 500)
 //! - note: statistics, metadata, tracing, rate-limit descriptors (there is no rate-limit filter), buffer limits
@@ -20,6 +20,7 @@ use lateen_traffic::route::{
 use super::action::{direct_response, forward, redirect};
 use super::address::per_million;
 use super::matcher::{field_name, header, query, regex};
+use super::metadata::metadata;
 use super::mirror::mirrors;
 use super::overrides::{EditFields, overrides};
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
@@ -228,7 +229,7 @@ fn unknown_action(notes: &mut Notes) -> Action {
     Action::Direct(Arc::new(DirectResponse { status: 500, body: Bytes::new() }))
 }
 
-fn route_match(value: pb::RouteMatch, notes: &mut Notes) -> Result<RouteMatch, Reject> {
+pub(super) fn route_match(value: pb::RouteMatch, notes: &mut Notes) -> Result<RouteMatch, Reject> {
     let pb::RouteMatch {
         case_sensitive,
         runtime_fraction,
@@ -241,7 +242,7 @@ fn route_match(value: pb::RouteMatch, notes: &mut Notes) -> Result<RouteMatch, R
         filter_state,
         path_specifier,
     } = value;
-    reject_if_set!(cookies, tls_context, dynamic_metadata, filter_state);
+    reject_if_set!(cookies, tls_context, filter_state);
     let path = match path_specifier {
         Some(PathSpecifier::Prefix(prefix)) => PathMatch::Prefix(prefix),
         Some(PathSpecifier::Path(path)) => PathMatch::Exact(path),
@@ -268,6 +269,7 @@ fn route_match(value: pb::RouteMatch, notes: &mut Notes) -> Result<RouteMatch, R
         case_sensitive: case_sensitive.is_none_or(|on| on.value),
         headers: each("headers", headers, header)?,
         query: each("query_parameters", query_parameters, query)?,
+        metadata: each("dynamic_metadata", dynamic_metadata, metadata)?,
         grpc: grpc.is_some(),
         fraction,
     })
