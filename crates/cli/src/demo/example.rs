@@ -26,6 +26,7 @@ macro_rules! embedded {
 }
 
 embedded!(
+    "authorization",
     "bookinfo",
     "canary",
     "circuit-breaking",
@@ -33,6 +34,7 @@ embedded!(
     "egress",
     "fault-injection",
     "header",
+    "jwt",
     "mirror",
     "one-way",
     "random",

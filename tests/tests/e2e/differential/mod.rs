@@ -14,6 +14,7 @@ mod hashing;
 mod headers;
 mod health_checks;
 mod http2;
+mod jwt;
 mod limits;
 mod local_replies;
 mod localities;
