@@ -12,6 +12,7 @@ pub use iter::Iter;
 
 use node::Node;
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
@@ -74,7 +75,12 @@ impl<K: Ord, V> Map<K, V> {
     where
         K: Borrow<Q>,
     {
-        self.root.get(key)
+        self.root.find(|of| of.borrow().cmp(key))
+    }
+
+    /// The value of the key that `order` finds equal; it tells how a key is to what is looked for, in the order of keys.
+    pub fn find(&self, order: impl Fn(&K) -> Ordering) -> Option<&V> {
+        self.root.find(order).map(|(_, value)| value)
     }
 
     /// Whether there is an entry of that key.

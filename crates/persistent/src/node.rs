@@ -1,6 +1,7 @@
 //! The tree's nodes, and how they are changed: in place where no other map has them, else in a copy.
 
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 /// More entries or children than this, and a node becomes two.
@@ -28,25 +29,24 @@ impl<K, V> Default for Node<K, V> {
     }
 }
 
-impl<K: Ord, V> Node<K, V> {
-    pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<(&K, &V)>
-    where
-        K: Borrow<Q>,
-    {
+impl<K, V> Node<K, V> {
+    /// The entry whose key `order` finds equal.
+    pub fn find(&self, order: impl Fn(&K) -> Ordering) -> Option<(&K, &V)> {
         let mut node = self;
         loop {
             match node {
                 Leaf(entries) => {
-                    let at = place(entries, key).ok()?;
+                    let at = entries.binary_search_by(|(key, _)| order(key)).ok()?;
                     return entries.get(at).map(|(key, value)| (key, value));
                 }
-                Inner(children) => node = &children.get(child(children, key))?.1,
+                Inner(children) => {
+                    let at = children.partition_point(|(first, _)| order(first).is_le()).saturating_sub(1);
+                    node = &children.get(at)?.1;
+                }
             }
         }
     }
-}
 
-impl<K, V> Node<K, V> {
     fn len(&self) -> usize {
         match self {
             Leaf(entries) => entries.len(),

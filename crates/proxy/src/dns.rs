@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use lateen_traffic::Config;
-use lateen_traffic::cluster::{Discovery, EndpointAddress};
+use lateen_traffic::cluster::{Cluster, Discovery, EndpointAddress};
+use lateen_traffic::{Clusters, Config};
 use rand::Rng as _;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
@@ -41,6 +41,8 @@ type Lookup = Arc<dyn Fn(Arc<str>) -> BoxFuture<'static, io::Result<Vec<IpAddr>>
 pub struct Resolver {
     shared: Arc<Shared>,
     names: Mutex<HashMap<Arc<str>, Watched>>,
+    /// The clusters whose names these are.
+    watched: Mutex<Clusters>,
 }
 
 struct Shared {
@@ -78,7 +80,7 @@ impl Resolver {
             answers: watch::Sender::default(),
             stats,
         };
-        Self { shared: Arc::new(shared), names: Mutex::default() }
+        Self { shared: Arc::new(shared), names: Mutex::default(), watched: Mutex::default() }
     }
 
     /// The answers. A receiver is woken only when one changes.
@@ -89,7 +91,12 @@ impl Resolver {
     /// Resolves the names that the configuration's DNS clusters have from now on, and no others. Names that stay are
     /// not asked for again before their time. To be called on the runtime that is to do the lookups.
     pub fn watch(&self, config: &Config) {
-        self.watch_names(&names(config));
+        let before = std::mem::replace(&mut *lock(&self.watched), config.clusters.clone());
+        let mut changes = config.clusters.changes_since(&before);
+        // Most changes are of endpoints that are addresses.
+        if changes.any(|change| change.was.into_iter().chain(change.is).any(|cluster| refresh(cluster).is_some())) {
+            self.watch_names(&names(config));
+        }
     }
 
     fn watch_names(&self, wanted: &BTreeMap<Arc<str>, Duration>) {
@@ -130,10 +137,7 @@ impl Drop for Resolver {
 fn names(config: &Config) -> BTreeMap<Arc<str>, Duration> {
     let mut names: BTreeMap<Arc<str>, Duration> = BTreeMap::new();
     for cluster in config.clusters.values() {
-        let refresh = match &cluster.settings.discovery {
-            Discovery::StrictDns { refresh, .. } | Discovery::LogicalDns { refresh, .. } => (*refresh).max(SHORTEST),
-            Discovery::Eds { .. } | Discovery::Static | Discovery::OriginalDst { .. } | Discovery::Named(_) => continue,
-        };
+        let Some(refresh) = refresh(cluster) else { continue };
         for host in cluster.endpoints.localities.iter().flat_map(|l| &l.endpoints) {
             if let EndpointAddress::Dns { host, .. } = &host.address {
                 let rate = names.entry(host.clone()).or_insert(refresh);
@@ -142,6 +146,14 @@ fn names(config: &Config) -> BTreeMap<Arc<str>, Duration> {
         }
     }
     names
+}
+
+/// How often a cluster's names are looked up; none if it has no names.
+fn refresh(cluster: &Cluster) -> Option<Duration> {
+    match &cluster.settings.discovery {
+        Discovery::StrictDns { refresh, .. } | Discovery::LogicalDns { refresh, .. } => Some((*refresh).max(SHORTEST)),
+        Discovery::Eds { .. } | Discovery::Static | Discovery::OriginalDst { .. } | Discovery::Named(_) => None,
+    }
 }
 
 async fn keep_resolved(shared: Arc<Shared>, host: Arc<str>, refresh: Duration) {

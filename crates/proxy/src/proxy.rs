@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use lateen_traffic::Config;
 use lateen_traffic::cluster::UpstreamBind;
+use lateen_traffic::{ClusterChange, Config};
 use tokio::sync::watch;
 
 use crate::access_log::{AccessLogs, LogFiles};
@@ -92,10 +92,11 @@ impl Proxy {
 
     /// Serves by this configuration from now on.
     pub fn configure(&self, config: Arc<Config>) {
-        self.stats.retain(&config);
-        self.process.upstreams.retain(&config);
+        let before = self.config();
+        self.stats.retain(&config, &before);
+        self.process.upstreams.retain(&config, &before);
         self.process.upstreams.tls.retain_used();
-        self.process.upstreams.follow(&self.config(), &config, &self.resolved());
+        self.process.upstreams.follow(config.clusters.changes_since(&before.clusters), &self.resolved());
         self.stats.cluster_manager.active_clusters.set(config.clusters.len() as i64);
         self.stats.listener_manager.total_listeners_active.set(config.listeners.len() as i64);
         self.config.send_modify(|current| *current = Numbered { number: current.number + 1, config });
@@ -108,7 +109,13 @@ impl Proxy {
 
     /// Uses these addresses for DNS clusters from now on.
     pub fn resolve(&self, resolved: Resolved) {
-        self.process.upstreams.follow(&self.config(), &self.config(), &resolved);
+        let config = self.config();
+        let all = config.clusters.values().map(|cluster| ClusterChange {
+            name: &cluster.settings.name,
+            was: Some(cluster),
+            is: Some(cluster),
+        });
+        self.process.upstreams.follow(all, &resolved);
         self.resolved.send_replace(resolved);
     }
 

@@ -14,6 +14,7 @@ mod tls;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -33,6 +34,8 @@ pub use snapshot::{Buckets, ClusterFacts, Filter, Snapshot, Types};
 #[derive(Debug)]
 pub struct Stats {
     workers: Vec<Mutex<Scopes>>,
+    /// There are scopes that no configuration names and something still uses.
+    draining: AtomicBool,
     /// Values of counters when they were last reset. Cells are their workers' to write, so a reset is a subtraction.
     resets: Mutex<snapshot::Resets>,
     tags: Tags,
@@ -91,12 +94,19 @@ impl<T: Default> Named<T> {
         }
     }
 
-    /// Drops scopes that are neither named nor in use: a connection that drains goes on counting.
-    fn retain(&mut self, names: &HashSet<Arc<str>>) {
-        self.0.retain(|name, scope| names.contains(name) || Arc::strong_count(scope) > 1);
+    /// Drops scopes that are neither named nor in use: a connection that drains goes on counting. Tells whether there are
+    /// such.
+    fn retain(&mut self, names: &HashSet<Arc<str>>) -> bool {
+        let mut draining = false;
+        self.0.retain(|name, scope| {
+            let (named, used) = (names.contains(name), Arc::strong_count(scope) > 1);
+            draining |= used && !named;
+            named || used
+        });
         if self.0.capacity() > 4 * self.0.len().max(16) {
             self.0.shrink_to_fit();
         }
+        draining
     }
 }
 
@@ -110,6 +120,7 @@ impl Stats {
     pub fn with_tags(workers: usize, tags: Tags) -> Arc<Self> {
         let stats = Self {
             workers: (0..workers.max(1)).map(|_| Mutex::default()).collect(),
+            draining: AtomicBool::new(false),
             resets: Mutex::default(),
             tags,
             started: Instant::now(),
@@ -144,18 +155,31 @@ impl Stats {
     }
 
     /// Forgets scopes that the configuration no longer has and nothing uses any more. To be called after each change of
-    /// configuration; it also catches what was still in use the last time.
-    pub fn retain(&self, config: &Config) {
+    /// configuration; it also catches what was still in use the last time. Endpoints that change cost nothing here.
+    pub fn retain(&self, config: &Config, before: &Config) {
+        let clusters_same =
+            config.clusters.changes_since(&before.clusters).all(|change| match (change.was, change.is) {
+                (Some(was), Some(is)) => cluster_scope(&was.settings) == cluster_scope(&is.settings),
+                _ => false,
+            });
+        let same = clusters_same
+            && Arc::ptr_eq(&config.listeners, &before.listeners)
+            && Arc::ptr_eq(&config.routes, &before.routes);
+        if same && !self.draining.load(Ordering::Relaxed) {
+            return;
+        }
         let names = ConfigScopes::of(config);
+        let mut draining = false;
         for worker in &self.workers {
             let mut scopes = lock(worker);
-            scopes.clusters.retain(&names.clusters);
-            scopes.http.retain(&names.http);
-            scopes.listeners.retain(&names.listeners);
-            scopes.rbac.retain(&names.rbac);
-            scopes.routes.retain(&names.routes);
-            scopes.tcp.retain(&names.tcp);
+            draining |= scopes.clusters.retain(&names.clusters);
+            draining |= scopes.http.retain(&names.http);
+            draining |= scopes.listeners.retain(&names.listeners);
+            draining |= scopes.rbac.retain(&names.rbac);
+            draining |= scopes.routes.retain(&names.routes);
+            draining |= scopes.tcp.retain(&names.tcp);
         }
+        self.draining.store(draining, Ordering::Relaxed);
         lock(&self.resets).retain(|kind, name| match kind {
             snapshot::Kind::Cluster => names.clusters.contains(name),
             snapshot::Kind::Http => names.http.contains(name),

@@ -164,7 +164,7 @@ impl Worker {
                 changed = orders.resolved.changed() => {
                     if changed.is_err() { return; }
                     let resolved = Arc::clone(&orders.resolved.borrow_and_update());
-                    self.upstreams.follow(&self.config(), &resolved);
+                    self.upstreams.resolve(&self.config(), &resolved);
                     *self.resolved.borrow_mut() = resolved;
                 }
                 changed = orders.phase.changed() => {
@@ -186,9 +186,11 @@ impl Worker {
     fn adopt(&self, orders: &mut Orders, listeners: &mut Listeners) {
         let Numbered { number, config } = orders.config.borrow_and_update().clone();
         let config = Rc::new(Config::clone(&config));
-        *self.config.borrow_mut() = Rc::clone(&config);
-        self.upstreams.follow(&config, &self.resolved.borrow());
-        listeners.follow(&config);
+        let before = self.config.replace(Rc::clone(&config));
+        self.upstreams.follow(&config, &before, &self.resolved.borrow());
+        if !Arc::ptr_eq(&config.listeners, &before.listeners) {
+            listeners.follow(&config);
+        }
         if let Some(adopted) = self.process.adopted.get(self.id) {
             adopted.store(number, Ordering::Release);
         }

@@ -36,7 +36,7 @@ pub mod router;
 pub mod tcp;
 pub mod tls;
 
-pub use config::Config;
+pub use config::{ClusterChange, Clusters, Config};
 pub use headers::Headers;
 pub use message::{Protocol, RequestHead, ResponseHead};
 

@@ -76,7 +76,7 @@ fn facts(cluster: &Cluster) -> ClusterFacts {
 }
 
 fn config(clusters: impl IntoIterator<Item = (Arc<str>, Arc<Cluster>)>) -> Config {
-    Config { clusters: Arc::new(clusters.into_iter().collect()), ..Config::default() }
+    Config { clusters: clusters.into_iter().collect(), ..Config::default() }
 }
 
 #[test]
@@ -234,14 +234,14 @@ fn removed_scopes_go_when_unused() {
     worker.cluster(&name("gone")).upstream_rq_total.inc();
     worker.http(&name("gone"));
     let draining = worker.cluster(&name("draining"));
-    stats.retain(&config);
+    stats.retain(&config, &Config::default());
     let total = |name: &str| stats.snapshot(&config, &facts).get(&format!("cluster.{name}.upstream_rq_total"));
     assert_eq!((total("stays"), total("gone"), total("draining")), (Some(1), None, Some(0)));
     assert_eq!(stats.snapshot(&config, &facts).get("http.gone.downstream_rq_total"), None);
     draining.upstream_rq_total.inc();
     assert_eq!(total("draining"), Some(1));
     drop(draining);
-    stats.retain(&config);
+    stats.retain(&config, &config);
     assert_eq!(total("draining"), None);
 }
 
@@ -261,7 +261,7 @@ fn a_reset_zeroes_counters_only() {
     assert_eq!(got("cluster.a.upstream_rq_total"), Some(1));
     // A scope that was dropped and made anew starts from zero, not below.
     drop(cluster);
-    stats.retain(&Config::default());
+    stats.retain(&Config::default(), &config([self::cluster("a", &[])]));
     stats.worker(0).cluster(&name("a")).upstream_rq_total.add(2);
     assert_eq!(got("cluster.a.upstream_rq_total"), Some(2));
 }

@@ -13,7 +13,7 @@ use lateen_traffic::cluster::{Cluster, EndpointAddress, Health};
 use lateen_traffic::health::{HealthFlag, HostHealth, Showing};
 use lateen_traffic::health_check::{self, Change, Judged, Outcome};
 use lateen_traffic::outlier::{Cause, Counts, Detector, SuccessRates};
-use lateen_traffic::{Config, Dice};
+use lateen_traffic::{ClusterChange, Dice};
 use tokio::sync::Notify;
 
 use super::checks::{Check, Checks, Until};
@@ -149,22 +149,21 @@ fn is_watched(cluster: &Cluster) -> bool {
 }
 
 impl Shared {
-    /// Learns which hosts there are, before workers do, who have those of `before` as yet.
-    pub fn follow(&self, before: &Config, config: &Config, resolved: &Resolved) {
+    /// Learns which hosts there are of clusters that changed, before workers do, who have those of before as yet.
+    pub fn follow<'a>(&self, changes: impl Iterator<Item = ClusterChange<'a>>, resolved: &Resolved) {
         let now = self.pulse.now();
         let mut begin = Vec::new();
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        watched.retain(|name, shared| {
-            let stays = config.clusters.get(name).is_some_and(|cluster| is_watched(cluster));
-            if !stays {
-                *shared.health.lock() = None;
-                shared.health.show();
-            }
-            stays
-        });
-        for cluster in config.clusters.values().filter(|cluster| is_watched(cluster)) {
+        for change in changes {
+            let Some(cluster) = change.is.filter(|cluster| is_watched(cluster)) else {
+                if let Some(shared) = watched.remove(change.name) {
+                    *shared.health.lock() = None;
+                    shared.health.show();
+                }
+                continue;
+            };
             let name = &cluster.settings.name;
-            let used = before.clusters.get(name).filter(|used| used.settings.health_check.is_none());
+            let used = change.was.filter(|used| used.settings.health_check.is_none());
             let known = |target: &EndpointAddress| used.is_some_and(|used| has(used, resolved, target));
             let shared = watched.entry(Arc::clone(name)).or_insert_with(|| self.cluster(name));
             let mut watch = shared.health.lock();

@@ -12,7 +12,7 @@ mod tls;
 mod told;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -25,7 +25,7 @@ use lateen_traffic::cluster::{
 use lateen_traffic::health::HostHealth;
 use lateen_traffic::outlier::Report;
 use lateen_traffic::proxy_protocol::Told;
-use lateen_traffic::{Config, Dice, ResponseHead};
+use lateen_traffic::{ClusterChange, Config, Dice, ResponseHead};
 
 use crate::stats::{ClusterStats, WorkerStats};
 use crate::tls::context::{Contexts, Secrets};
@@ -43,6 +43,8 @@ pub type Resolved = Arc<HashMap<Arc<str>, Arc<[IpAddr]>>>;
 /// What all workers share about upstreams.
 pub struct Shared {
     clusters: Mutex<HashMap<Arc<str>, Arc<ClusterShared>>>,
+    // Names of those that are configured no more and still used.
+    leaving: Mutex<HashSet<Arc<str>>>,
     // Those with hosts that something is found out about.
     watched: Mutex<HashMap<Arc<str>, Arc<ClusterShared>>>,
     pulse: Arc<health::Pulse>,
@@ -104,6 +106,7 @@ impl Shared {
     pub fn new(default_bind: Option<UpstreamBind>) -> Self {
         Self {
             clusters: Mutex::default(),
+            leaving: Mutex::default(),
             watched: Mutex::default(),
             pulse: Arc::default(),
             to_check: Mutex::default(),
@@ -123,16 +126,33 @@ impl Shared {
         Arc::clone(shared)
     }
 
-    /// Forgets clusters that are no longer configured, once no worker uses them: one that comes back meanwhile must
+    /// Forgets clusters that went from the configuration, once no worker uses them: one that comes back meanwhile must
     /// be the same for all.
-    pub fn retain(&self, config: &Config) {
+    pub fn retain(&self, config: &Config, before: &Config) {
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names_went = false;
+        for change in config.clusters.changes_since(&before.clusters) {
+            if change.is.is_none() {
+                leaving.insert(Arc::clone(change.name));
+            }
+            names_went |= change.was.is_some_and(|was| matches!(was.settings.discovery, Discovery::Named(_)));
+        }
         let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
-        clusters.retain(|name, shared| config.clusters.contains_key(name) || Arc::strong_count(shared) > 1);
-        self.names.retain(|cache| {
-            config.clusters.values().any(
-                |cluster| matches!(&cluster.settings.discovery, Discovery::Named(settings) if *settings.name == *cache),
-            )
+        leaving.retain(|name| {
+            let used = clusters.get(name).is_some_and(|shared| Arc::strong_count(shared) > 1);
+            let leaves = !config.clusters.contains_key(name);
+            if leaves && !used {
+                clusters.remove(name);
+            }
+            leaves && used
         });
+        if names_went {
+            self.names.retain(|cache| {
+                config.clusters.values().any(
+                    |cluster| matches!(&cluster.settings.discovery, Discovery::Named(settings) if *settings.name == *cache),
+                )
+            });
+        }
     }
 }
 
@@ -580,14 +600,28 @@ impl Upstreams {
     }
 
     /// Follows a new configuration: removed clusters are forgotten, removed hosts lose their idle connections.
-    pub fn follow(&self, config: &Config, resolved: &Resolved) {
-        self.used.borrow_mut().retain(|name, upstream| match config.clusters.get(name) {
-            Some(cluster) => {
-                upstream.update(cluster, resolved, &config.secrets);
-                true
+    pub fn follow(&self, config: &Config, before: &Config, resolved: &Resolved) {
+        let mut used = self.used.borrow_mut();
+        for ClusterChange { name, was: _, is } in config.clusters.changes_since(&before.clusters) {
+            match (used.get(name), is) {
+                (Some(upstream), Some(cluster)) => upstream.update(cluster, resolved, &config.secrets),
+                (Some(_), None) => _ = used.remove(name),
+                (None, _) => {}
             }
-            None => false,
-        });
+        }
+        drop(used);
+        if !Arc::ptr_eq(&config.secrets, &before.secrets) {
+            self.resolve(config, resolved);
+        }
+    }
+
+    /// Follows new addresses of DNS clusters, or new secrets.
+    pub fn resolve(&self, config: &Config, resolved: &Resolved) {
+        for (name, upstream) in self.used.borrow().iter() {
+            if let Some(cluster) = config.clusters.get(name) {
+                upstream.update(cluster, resolved, &config.secrets);
+            }
+        }
     }
 
     /// Closes what need not stay open; see [`Upstream::sweep`].

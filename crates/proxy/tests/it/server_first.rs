@@ -59,7 +59,7 @@ fn configured(world: &World, listeners: Vec<Listener>, clusters: &[(&str, Socket
         secrets: Arc::default(),
         listeners: Arc::new(listeners),
         routes: Arc::default(),
-        clusters: Arc::new(clusters),
+        clusters: clusters.into_iter().collect(),
     }));
     while !world.proxy.is_settled() {
         std::thread::yield_now();

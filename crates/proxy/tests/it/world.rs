@@ -159,7 +159,7 @@ pub fn config(address: SocketAddr, hcm: Hcm, clusters: Vec<Cluster>) -> Arc<Conf
         secrets: Arc::default(),
         listeners: Arc::new(BTreeMap::from([("test".into(), Arc::new(listener))])),
         routes: Arc::default(),
-        clusters: Arc::new(clusters),
+        clusters: clusters.into_iter().collect(),
     })
 }
 

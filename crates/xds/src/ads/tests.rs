@@ -3,6 +3,7 @@
 mod files;
 mod loopback;
 mod property;
+mod proportion;
 mod secrets;
 mod world;
 

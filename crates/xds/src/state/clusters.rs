@@ -1,14 +1,14 @@
 //! Clusters and their endpoints.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster as PbCluster;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::google::protobuf::Any;
+use lateen_traffic::Clusters;
 use lateen_traffic::cluster::{Cluster, ClusterSettings, Discovery, Endpoints};
 
-use super::{State, check_name, decode};
+use super::{State, add_user, check_name, decode};
 use crate::ResourceType;
 use crate::convert::{self, Addresses, Reject, secrets_of_cluster};
 
@@ -49,7 +49,7 @@ impl State {
             ClusterParts { settings: Arc::new(converted.settings), endpoints: converted.endpoints.map(Arc::new) };
         let older = self.warming_clusters.remove(&name);
         if let (None, Some(service)) = (&parts.endpoints, parts.service_name()) {
-            self.assignment_users.entry(Arc::clone(service)).or_default().insert(Arc::clone(&name));
+            add_user(&mut self.assignment_users, service, &name);
         }
         self.warming_clusters.insert(Arc::clone(&name), parts);
         self.serve_cluster_if_ready(&name);
@@ -155,8 +155,8 @@ impl State {
         }
     }
 
-    fn change_clusters(&mut self) -> &mut HashMap<Arc<str>, Arc<Cluster>> {
+    fn change_clusters(&mut self) -> &mut Clusters {
         self.published = None;
-        Arc::make_mut(&mut self.config.clusters)
+        &mut self.config.clusters
     }
 }

@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::google::protobuf::Any;
 use lateen_traffic::listener::Listener;
 
-use super::{State, check_name, decode};
+use super::{State, add_user, check_name, decode};
 use crate::ResourceType;
 use crate::convert::{self, Reject, route_names, secrets_of_listener};
 
@@ -39,7 +39,7 @@ impl State {
         self.sockets.hold(&listener)?;
         let older = self.warming_listeners.remove(&name);
         for route in route_names(&listener) {
-            self.route_users.entry(Arc::clone(route)).or_default().insert(Arc::clone(&name));
+            add_user(&mut self.route_users, route, &name);
         }
         self.warming_listeners.insert(Arc::clone(&name), listener);
         self.serve_listener_if_ready(&name);

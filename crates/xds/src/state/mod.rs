@@ -3,7 +3,7 @@
 //! Keeps the last good content of every resource and yields whole [`Config`]s. Nothing that works is replaced by
 //! something that cannot work yet: a cluster waits ("warms") until its endpoints are known, a listener until its
 //! routes are, both until their secrets are, and meanwhile the older one stays. Removals act at once. A change of one
-//! resource costs work in proportion to that change, and a copy of one map of pointers.
+//! resource costs work in proportion to that change; one of routes or listeners also a copy of their map of pointers.
 //!
 //! Knows no stream and no clock: [`crate::ads::client`] feeds it, the time is an argument.
 
@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use envoy_types::pb::google::protobuf::Any;
+use lateen_persistent::Map;
 use lateen_traffic::Config;
 use lateen_traffic::cluster::Endpoints;
 use lateen_traffic::listener::Listener;
@@ -66,8 +67,15 @@ pub struct Refused {
     pub reason: Reject,
 }
 
-/// What a name of a discovered resource is used by.
-type Users = HashMap<Arc<str>, BTreeSet<Arc<str>>>;
+/// Names of resources to be discovered, and what each is used by. Versions share what they have in common.
+pub type Users = Map<Arc<str>, BTreeSet<Arc<str>>>;
+
+fn add_user(users: &mut Users, name: &Arc<str>, user: &Arc<str>) {
+    match users.get_mut(name) {
+        Some(known) => _ = known.insert(Arc::clone(user)),
+        None => _ = users.insert(Arc::clone(name), [Arc::clone(user)].into()),
+    }
+}
 
 /// All resources of one proxy.
 #[derive(Debug, Default)]
@@ -89,6 +97,8 @@ pub struct State {
     notes: Notes,
     sockets: Sockets,
     received: BTreeSet<ResourceType>,
+    /// Resources converted since the start.
+    converted: usize,
 }
 
 impl State {
@@ -141,12 +151,12 @@ impl State {
 
     /// The names of a type that what is known so far refers to: endpoints of clusters, routes of listeners, and secrets of
     /// the control plane.
-    pub fn wanted(&self, r#type: &ResourceType) -> BTreeSet<Arc<str>> {
+    pub fn wanted(&self, r#type: &ResourceType) -> Users {
         match r#type {
-            ResourceType::Endpoint => self.assignment_users.keys().cloned().collect(),
-            ResourceType::Route => self.route_users.keys().cloned().collect(),
+            ResourceType::Endpoint => self.assignment_users.clone(),
+            ResourceType::Route => self.route_users.clone(),
             ResourceType::Secret => self.wanted_secrets(&SecretOrigin::ControlPlane),
-            ResourceType::Cluster | ResourceType::Listener | ResourceType::Other(_) => BTreeSet::new(),
+            ResourceType::Cluster | ResourceType::Listener | ResourceType::Other(_) => Users::new(),
         }
     }
 
@@ -158,6 +168,11 @@ impl State {
             // Not a type that such a server was asked for.
             (SecretOrigin::Server(_) | SecretOrigin::Bootstrap, _) => Vec::new(),
         }
+    }
+
+    /// How many resources it took to come here: what comes again as it was is none.
+    pub fn converted(&self) -> usize {
+        self.converted
     }
 
     /// Applies a response, resource by resource: what is good is served, what is refused is returned and the last
@@ -179,6 +194,7 @@ impl State {
                 self.histories.confirmed(r#type, &name, version);
                 continue;
             }
+            self.converted += 1;
             match self.put(r#type, &name, body) {
                 Ok(()) if !self.is_asked_for(r#type, &name) => {}
                 Ok(()) => self.histories.accepted(r#type, name, Arc::clone(version), body.clone(), now),

@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret as P
 use envoy_types::pb::google::protobuf::Any;
 use lateen_traffic::tls::{NamedSecret, Secret, SecretName, SecretOrigin, SecretServer};
 
-use super::{Received, Refused, State, Update, any, check_name, decode, resource_name};
+use super::{Received, Refused, State, Update, Users, any, check_name, decode, resource_name};
 use crate::ResourceType;
 use crate::convert::{self, Notes, Reject, secrets_of_cluster, secrets_of_listener};
 
@@ -102,8 +102,9 @@ impl State {
     }
 
     /// The names of the secrets that one of those who tell them is to be asked for.
-    pub fn wanted_secrets(&self, of: &SecretOrigin) -> BTreeSet<Arc<str>> {
-        self.secrets.users.keys().filter(|name| name.origin == *of).map(|name| Arc::clone(&name.name)).collect()
+    pub fn wanted_secrets(&self, of: &SecretOrigin) -> Users {
+        let names = self.secrets.users.keys().filter(|name| name.origin == *of);
+        names.map(|name| (Arc::clone(&name.name), BTreeSet::new())).collect()
     }
 
     /// Whether a secret is there, or waited for no longer.

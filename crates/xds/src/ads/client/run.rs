@@ -31,7 +31,7 @@ use crate::ads::{Protocol, WorkloadHealth};
 use crate::bootstrap::{Ads, Bootstrap, ResourceSource};
 use crate::convert::{Notes, Reject};
 use crate::json::{JsonError, Schema};
-use crate::state::{Bind, Refused, State, Update};
+use crate::state::{Bind, Refused, State, Update, Users};
 
 /// The pause before the n-th attempt to reconnect is random, up to this times 2^n.
 const BACKOFF_BASE: Duration = Duration::from_millis(50);
@@ -238,12 +238,12 @@ impl<P: FnMut(Arc<Config>)> Publisher<'_, P> {
     }
 
     /// What is to be asked for on a stream to `origin`.
-    fn wanted(&self, origin: &SecretOrigin, r#type: &ResourceType) -> BTreeSet<Arc<str>> {
+    fn wanted(&self, origin: &SecretOrigin, r#type: &ResourceType) -> Users {
         let state = self.shared.state();
         match (origin, r#type) {
             (SecretOrigin::ControlPlane, _) => state.wanted(r#type),
             (_, ResourceType::Secret) => state.wanted_secrets(origin),
-            _ => BTreeSet::new(),
+            _ => Users::new(),
         }
     }
 }

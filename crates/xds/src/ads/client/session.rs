@@ -10,7 +10,7 @@ use envoy_types::pb::google::rpc::Status;
 
 use crate::ResourceType;
 use crate::ads::{Protocol, WorkloadHealth};
-use crate::state::{Received, Refused, Update, resource_name};
+use crate::state::{Received, Refused, Update, Users, resource_name};
 
 /// gRPC's INTERNAL, the code of Envoy's refusals.
 const INTERNAL: i32 = 13;
@@ -28,7 +28,7 @@ pub struct Ask {
     /// Names taken off the subscription.
     pub unsubscribe: Vec<Arc<str>>,
     /// All names of the subscription; empty for every resource of the type.
-    pub names: Vec<Arc<str>>,
+    pub names: Users,
     /// On the first request of a type on a stream: what the client has.
     pub has: BTreeMap<Arc<str>, Arc<str>>,
     /// The version of the last response accepted.
@@ -60,7 +60,7 @@ impl Ask {
         discovery::DiscoveryRequest {
             version_info: self.version.to_string(),
             node: self.node.clone(),
-            resource_names: self.names.iter().map(|name| name.to_string()).collect(),
+            resource_names: self.names.keys().map(|name| name.to_string()).collect(),
             type_url: self.r#type.url().to_owned(),
             response_nonce: self.nonce.to_string(),
             error_detail: self.error_detail(),
@@ -78,7 +78,7 @@ impl Ask {
 #[derive(Debug, Default)]
 struct Interest {
     wildcard: bool,
-    names: BTreeSet<Arc<str>>,
+    names: Users,
     /// Versions of the resources accepted, by name.
     has: BTreeMap<Arc<str>, Arc<str>>,
     /// Version of the last response accepted.
@@ -124,7 +124,7 @@ impl ClientSession {
     }
 
     /// A stream has been opened: what to ask first, in push order. `wanted` as for [`ClientSession::answer`].
-    pub fn connected(&mut self, wanted: impl Fn(&ResourceType) -> BTreeSet<Arc<str>>) -> Vec<Ask> {
+    pub fn connected(&mut self, wanted: impl Fn(&ResourceType) -> Users) -> Vec<Ask> {
         for r#type in ResourceType::FOLLOWED {
             self.follow(&r#type, wanted(&r#type));
         }
@@ -154,7 +154,7 @@ impl ClientSession {
             node,
             subscribe: Vec::new(),
             unsubscribe: Vec::new(),
-            names: Vec::new(),
+            names: Users::new(),
             has: BTreeMap::new(),
             version: Arc::default(),
             nonce: Arc::default(),
@@ -223,7 +223,7 @@ impl ClientSession {
         &mut self,
         update: &Update,
         refused: &[Refused],
-        wanted: impl Fn(&ResourceType) -> BTreeSet<Arc<str>>,
+        wanted: impl Fn(&ResourceType) -> Users,
     ) -> Vec<Ask> {
         let Update { r#type, version, nonce, resources, removed } = update;
         let Some(interest) = self.interests.get_mut(r#type) else { return Vec::new() };
@@ -233,7 +233,7 @@ impl ClientSession {
         }
         let bad: BTreeSet<&Arc<str>> = refused.iter().map(|refused| &refused.name).collect();
         for received in resources.iter().filter(|received| !bad.contains(&received.name)) {
-            if interest.wildcard || interest.names.contains(&received.name) {
+            if interest.wildcard || interest.names.contains_key(&received.name) {
                 interest.has.insert(Arc::clone(&received.name), Arc::clone(&received.version));
             }
         }
@@ -257,12 +257,12 @@ impl ClientSession {
     }
 
     /// Asks for what has come to be wanted without a response.
-    pub fn want(&mut self, wanted: impl Fn(&ResourceType) -> BTreeSet<Arc<str>>) -> Vec<Ask> {
+    pub fn want(&mut self, wanted: impl Fn(&ResourceType) -> Users) -> Vec<Ask> {
         ResourceType::FOLLOWED.into_iter().filter_map(|r#type| self.follow(&r#type, wanted(&r#type))).collect()
     }
 
     /// Brings the subscription of a type up to what is wanted.
-    fn follow(&mut self, r#type: &ResourceType, wanted: BTreeSet<Arc<str>>) -> Option<Ask> {
+    fn follow(&mut self, r#type: &ResourceType, wanted: Users) -> Option<Ask> {
         if self.interests.get(r#type).is_some_and(|interest| interest.wildcard) {
             return None;
         }
@@ -270,8 +270,11 @@ impl ClientSession {
             return None;
         }
         let interest = self.interests.entry(r#type.clone()).or_default();
-        let subscribe: Vec<Arc<str>> = wanted.difference(&interest.names).cloned().collect();
-        let unsubscribe: Vec<Arc<str>> = interest.names.difference(&wanted).cloned().collect();
+        // Whatever uses a name, it is the name that counts.
+        let (mut subscribe, mut unsubscribe) = (Vec::new(), Vec::new());
+        for (name, was, _) in interest.names.diff(&wanted, |_, _| true) {
+            if was.is_some() { &mut unsubscribe } else { &mut subscribe }.push(Arc::clone(name));
+        }
         if subscribe.is_empty() && unsubscribe.is_empty() {
             return None;
         }
@@ -298,7 +301,7 @@ impl ClientSession {
         let interest = self.interests.get(r#type)?;
         self.asked.insert(r#type.clone());
         let node = (!std::mem::replace(&mut self.introduced, true)).then(|| self.node.clone());
-        Some(Ask { node, subscribe: interest.names.iter().cloned().collect(), has: interest.has.clone(), ..ask })
+        Some(Ask { node, subscribe: interest.names.keys().cloned().collect(), has: interest.has.clone(), ..ask })
     }
 
     fn ask(&self, r#type: &ResourceType) -> Ask {
@@ -308,7 +311,7 @@ impl ClientSession {
             node: None,
             subscribe: Vec::new(),
             unsubscribe: Vec::new(),
-            names: interest.map(|interest| interest.names.iter().cloned().collect()).unwrap_or_default(),
+            names: interest.map(|interest| interest.names.clone()).unwrap_or_default(),
             has: BTreeMap::new(),
             version: interest.map(|interest| Arc::clone(&interest.version)).unwrap_or_default(),
             nonce: interest.map(|interest| Arc::clone(&interest.nonce)).unwrap_or_default(),
