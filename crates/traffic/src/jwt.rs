@@ -200,13 +200,13 @@ impl JwtAuthn {
         let Some(requirement) = requirement else { return Outcome::Passes { reroute: false } };
         let realm = self.realm(request);
         let mut found = require::Found::default();
-        match requirement.check(&self.providers, request, now, &mut found) {
-            Ok(()) => {
-                for (key, value) in found.told {
-                    metadata.set(&self.filter, &key, value);
-                }
-                Outcome::Passes { reroute: found.reroute }
-            }
+        let outcome = requirement.check(&self.providers, request, now, &mut found);
+        // Logs are told of good tokens even where another one was bad.
+        for (key, value) in found.told {
+            metadata.set(&self.filter, &key, value);
+        }
+        match outcome {
+            Ok(()) => Outcome::Passes { reroute: found.reroute },
             Err(refusal) => {
                 let status = if refusal == Refusal::Audience { 403 } else { 401 };
                 let why = refusal.to_string();

@@ -172,7 +172,7 @@ impl Key {
             _ => return None,
         };
         let same = algorithm.is_none_or(|algorithm| algorithm == fits);
-        same.then(|| Self { id: text("kid").map(str::to_owned), algorithm: Some(fits), material })
+        same.then(|| Self { id: text("kid").map(str::to_owned), algorithm, material })
     }
 }
 

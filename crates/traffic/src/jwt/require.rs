@@ -61,14 +61,16 @@ impl Requirement {
                 Ok(())
             }
             Self::Any(all) => {
-                let mut last = Err(Refusal::Missing);
+                let mut why = Refusal::Missing;
                 for one in all {
-                    last = one.check(providers, request, now, found);
-                    if last.is_ok() {
-                        break;
+                    match one.check(providers, request, now, found) {
+                        Ok(()) => return Ok(()),
+                        // A token of another issuer is less to the point than a bad one of this.
+                        Err(refusal) if weight(refusal) >= weight(why) => why = refusal,
+                        Err(_) => {}
                     }
                 }
-                last
+                Err(why)
             }
             Self::All(all) => all.iter().try_for_each(|one| one.check(providers, request, now, found)),
             Self::AllowMissing(of) | Self::AllowFailed(of) => {
@@ -77,7 +79,8 @@ impl Requirement {
                 let mut last = Ok(());
                 for Given { place, text, issuers } in tokens(among(), request) {
                     last = Token::parse(&text).and_then(|token| {
-                        let by_issuer = providers.iter().map(|(_, p)| p).find(|p| p.issuer == token.issuer);
+                        let all = among().chain(providers.iter().map(|(_, provider)| provider));
+                        let by_issuer = all.into_iter().find(|p| p.issuer == token.issuer);
                         let for_any = || providers.iter().map(|(_, p)| p).find(|p| p.issuer.is_empty());
                         let provider = by_issuer.filter(|p| !p.issuer.is_empty()).or_else(for_any);
                         verify(&token, &issuers, provider, None, now)?;
@@ -94,6 +97,14 @@ impl Requirement {
                 if forgiving { Ok(()) } else { last }
             }
         }
+    }
+}
+
+fn weight(refusal: Refusal) -> u8 {
+    match refusal {
+        Refusal::Missing => 0,
+        Refusal::UnknownIssuer => 1,
+        _ => 2,
     }
 }
 

@@ -45,9 +45,9 @@ pub(super) fn jwt_authn(value: pb::JwtAuthentication, notes: &mut Notes) -> Resu
     let mut named: Vec<(Arc<str>, Requirement)> = Vec::with_capacity(requirement_map.len());
     for (name, value) in requirement_map {
         let at = format!("requirement_map[{name:?}]");
-        if let Some(requirement) = requirement(value, &all, &[]).at(&at)? {
-            named.push((name.into(), requirement));
-        }
+        // What demands nothing is always met.
+        let requirement = requirement(value, &all, &[]).at(&at)?.unwrap_or(Requirement::All(Vec::new()));
+        named.push((name.into(), requirement));
     }
     let rules = each("rules", rules, |rule| {
         let pb::RequirementRule { r#match, requirement_type } = rule;
