@@ -31,7 +31,7 @@ pub fn certificate<'a>(chain: impl IntoIterator<Item = &'a [u8]>) -> Option<Cert
         email_names,
         subject: name(parsed.subject()),
         issuer: name(parsed.issuer()),
-        serial: hexadecimal(parsed.raw_serial()).trim_start_matches('0').to_owned(),
+        serial: serial(parsed.raw_serial()),
         fingerprint,
         not_before: time(parsed.validity().not_before.timestamp()),
         not_after: time(parsed.validity().not_after.timestamp()),
@@ -62,6 +62,12 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
         16 => <[u8; 16]>::try_from(bytes).ok().map(|b| Ipv6Addr::from(b).into()),
         _ => None,
     }
+}
+
+/// A serial number as Envoy writes it: whole bytes, without those that only say that it is positive.
+fn serial(bytes: &[u8]) -> String {
+    let leading = bytes.iter().take_while(|byte| **byte == 0).count();
+    hexadecimal(&bytes[leading..])
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
@@ -128,4 +134,15 @@ fn escaped(value: &str) -> String {
         out.push(c);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_serial_number_is_written_in_whole_bytes() {
+        assert_eq!(serial(&[0, 0x81, 0x0f]), "810f");
+        assert_eq!(serial(&[0x01, 0x3d]), "013d");
+    }
 }
