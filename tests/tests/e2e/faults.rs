@@ -47,7 +47,7 @@ async fn any_part_may_die() {
     let mut mesh = Mesh::up(example(User::Invoker), User::Invoker, &[]);
     served(&mesh).await;
 
-    let control_plane = mesh.process(&["lateen", "control-plane"]);
+    let control_plane = mesh.process(&["lateen control-plane"]);
     let failed = killed(&mesh, control_plane, "the control plane").await;
     assert!(failed.is_empty(), "proxies keep their last good configuration: {failed:#?}");
     wait::until("another control plane runs", || async {

@@ -53,8 +53,8 @@ async fn greeted_after(kind: Kind, look: &str) -> Duration {
 /// Envoy hears the server once it has looked long enough, we hear it however long we would look.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_speaks_first_is_heard() {
-    let patience = Duration::from_millis(500);
-    assert!(greeted_after(Kind::Envoy, "0.5s").await >= patience);
+    // Envoy counts from when its loop last looked at the clock, which may have been before the client came.
+    assert!(greeted_after(Kind::Envoy, "0.5s").await > Duration::from_millis(250));
     greeted_after(Kind::Lateen, "0.5s").await;
     greeted_after(Kind::Lateen, "0s").await;
 }
