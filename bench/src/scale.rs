@@ -78,7 +78,7 @@ pub async fn measure(services: usize) -> Found {
 
 /// Which process plays which part. A sidecar's bootstrap file is named after its pod.
 async fn pids(mesh: &Mesh) -> BTreeMap<&'static str, i32> {
-    let mut pids = BTreeMap::from([("control plane", mesh.process(&["control-plane"]))]);
+    let mut pids = BTreeMap::from([("control plane", mesh.process(&["lateen control-plane"]))]);
     for pod in mesh.pods(NAMESPACE).await {
         let said = |at: &str| pod.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
         let name = CLIENTS.into_iter().find(|name| *name == said("/metadata/labels/app")).expect("a client");

@@ -48,7 +48,7 @@ pub async fn measure() -> Found {
     let processes = mesh.processes();
     let rss = |pid: i32| Cost::of(pid).map_or(0.0, |cost| cost.rss_kib as f64 / 1024.0);
     let mut weights = vec![("supervisor", rss(mesh.supervisor().pid()))];
-    if let Some((pid, _)) = processes.iter().find(|(_, process)| process.line.contains("control-plane")) {
+    if let Some((pid, _)) = processes.iter().find(|(_, process)| process.line.contains("lateen control-plane")) {
         weights.push(("control plane", rss(*pid)));
     }
     let proxies: Vec<f64> = processes

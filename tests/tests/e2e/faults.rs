@@ -51,7 +51,7 @@ async fn any_part_may_die() {
     let failed = killed(&mesh, control_plane, "the control plane").await;
     assert!(failed.is_empty(), "proxies keep their last good configuration: {failed:#?}");
     wait::until("another control plane runs", || async {
-        let found = mesh.processes().into_iter().find(|(_, process)| process.line.contains("control-plane"));
+        let found = mesh.processes().into_iter().find(|(_, process)| process.line.contains("lateen control-plane"));
         found.filter(|(pid, _)| *pid != control_plane)
     })
     .await;
