@@ -76,13 +76,22 @@ pub async fn measure(services: usize) -> Found {
     Found { services, parts: parts.collect() }
 }
 
-/// Which process plays which part. A sidecar's bootstrap file is named after its pod.
+/// Where a proxy finds its bootstrap.
+const BOOTSTRAP: &str = "/etc/istio/proxy/envoy-rev.json";
+
+/// Which process plays which part. A proxy's bootstrap file, in its own file system, names its pod.
 async fn pids(mesh: &Mesh) -> BTreeMap<&'static str, i32> {
     let mut pids = BTreeMap::from([("control plane", mesh.process(&["lateen control-plane"]))]);
     for pod in mesh.pods(NAMESPACE).await {
         let said = |at: &str| pod.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
         let name = CLIENTS.into_iter().find(|name| *name == said("/metadata/labels/app")).expect("a client");
-        pids.insert(name, mesh.process(&["-c ", &said("/metadata/uid")]));
+        let pod = said("/metadata/name");
+        let proxies = mesh.processes().into_iter().filter(|(_, process)| process.line.contains(BOOTSTRAP));
+        let found = proxies.map(|(pid, _)| pid).find(|pid| {
+            let bootstrap = std::fs::read_to_string(format!("/proc/{pid}/root{BOOTSTRAP}"));
+            bootstrap.is_ok_and(|text| text.contains(&pod))
+        });
+        pids.insert(name, found.expect("the pod's proxy"));
     }
     pids
 }
