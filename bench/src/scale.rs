@@ -160,8 +160,9 @@ fn endpoints(index: usize, turn: usize) -> String {
     let (high, low) = (index / 250, index % 250 + 1);
     let mut list = String::new();
     for endpoint in 0..ENDPOINTS {
-        let first = if endpoint + 1 == ENDPOINTS { 100 + turn } else { endpoint };
-        let _ = writeln!(list, "- {{addresses: [172.{first}.{high}.{low}], conditions: {{ready: true}}}}");
+        let (net, first) =
+            if endpoint + 1 == ENDPOINTS { (172 + turn / 100, 100 + turn % 100) } else { (172, endpoint) };
+        let _ = writeln!(list, "- {{addresses: [{net}.{first}.{high}.{low}], conditions: {{ready: true}}}}");
     }
     format!(
         "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
