@@ -86,7 +86,11 @@ async fn pids(mesh: &Mesh) -> BTreeMap<&'static str, i32> {
         let said = |at: &str| pod.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
         let name = CLIENTS.into_iter().find(|name| *name == said("/metadata/labels/app")).expect("a client");
         let pod = said("/metadata/name");
-        let proxies = mesh.processes().into_iter().filter(|(_, process)| process.line.contains(BOOTSTRAP));
+        // Beside an Envoy its agent runs, which is told how to start it.
+        let proxies = mesh
+            .processes()
+            .into_iter()
+            .filter(|(_, process)| process.line.contains(BOOTSTRAP) && !process.line.starts_with("lateen agent"));
         let found = proxies.map(|(pid, _)| pid).find(|pid| {
             let bootstrap = std::fs::read_to_string(format!("/proc/{pid}/root{BOOTSTRAP}"));
             bootstrap.is_ok_and(|text| text.contains(&pod))
