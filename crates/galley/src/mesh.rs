@@ -7,16 +7,18 @@
 
 mod config;
 mod fates;
+mod identity;
 mod proxy;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::validate::Findings;
-use crate::{strict, yaml};
+use crate::{Snapshot, strict, yaml};
 pub use config::{
     MeshConfig, MeshH2UpgradePolicy, Normalization, OutboundMode, OutboundTrafficPolicy, ProxyPathNormalization,
 };
+pub use identity::{CertificateData, TlsConfig, TlsVersion};
 pub use proxy::{
     CertDetails, Disabled, Enabled, ForwardClientCert, ProxyConfig, ProxyHeaders, ProxyProtocol, ServerHeader, Topology,
 };
@@ -29,6 +31,13 @@ pub const NAME: &str = "istio";
 pub const KEY: &str = "mesh";
 /// Annotation of pods for their proxies' settings.
 pub const ANNOTATION: &str = "proxy.istio.io/config";
+
+/// The settings of the mesh in a snapshot. What cannot be read (the cluster's API refuses it) says nothing.
+pub fn of_snapshot(snapshot: &Snapshot) -> Option<MeshConfig> {
+    let map = snapshot.typed::<k8s_openapi::api::core::v1::ConfigMap>(NAMESPACE, NAME);
+    let text = map.and_then(|map| map.data.as_ref()).and_then(|data| data.get(KEY))?;
+    mesh_config(text, "").0
+}
 
 /// Reads the settings of the mesh. Nothing is read if there are errors among the findings; their paths begin with `at`.
 pub fn mesh_config(text: &str, at: &str) -> (Option<MeshConfig>, Findings) {

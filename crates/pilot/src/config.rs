@@ -5,7 +5,8 @@
 use lateen_galley::Snapshot;
 use lateen_galley::istio::destination_rule::LocalityLoadBalancerSetting;
 use lateen_galley::istio::virtual_service::HttpRetry;
-use lateen_galley::mesh::{self, MeshConfig, MeshH2UpgradePolicy, Normalization, OutboundMode, ProxyConfig};
+use lateen_galley::mesh::{self, MeshConfig, MeshH2UpgradePolicy, Normalization, OutboundMode, ProxyConfig, TlsConfig};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::rules::{Connections, Keepalive};
@@ -33,6 +34,14 @@ pub struct ExportDefaults {
 pub struct Config {
     /// SPIFFE trust domain.
     pub trust_domain: String,
+    /// Trust domains whose workloads are the mesh's own too.
+    pub trust_domain_aliases: BTreeSet<String>,
+    /// Trust domains of others whose workloads are let in (`caCertificates`).
+    pub federated_trust_domains: BTreeSet<String>,
+    /// TLS between workloads.
+    pub mesh_mtls: TlsConfig,
+    /// All other TLS.
+    pub tls_defaults: TlsConfig,
     /// DNS domain of the cluster: services are `NAME.NAMESPACE.svc.DOMAIN`.
     pub domain: String,
     /// Namespace whose rules hold for all namespaces.
@@ -65,6 +74,10 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             trust_domain: "cluster.local".to_owned(),
+            trust_domain_aliases: BTreeSet::new(),
+            federated_trust_domains: BTreeSet::new(),
+            mesh_mtls: TlsConfig::default(),
+            tls_defaults: TlsConfig::default(),
             domain: "cluster.local".to_owned(),
             root_namespace: "istio-system".to_owned(),
             outbound_traffic_policy: OutboundTrafficPolicy::AllowAny,
@@ -84,13 +97,26 @@ impl Default for Config {
 }
 
 impl Config {
-    /// These settings with those of the mesh over them, as a snapshot's ConfigMap says. What cannot be read (the
-    /// cluster's API refuses it) says nothing.
+    /// These settings with those of the mesh over them, as a snapshot's ConfigMap says.
     pub fn of_mesh(&self, snapshot: &Snapshot) -> Config {
-        let map = snapshot.typed::<k8s_openapi::api::core::v1::ConfigMap>(mesh::NAMESPACE, mesh::NAME);
-        let text = map.and_then(|map| map.data.as_ref()).and_then(|data| data.get(mesh::KEY));
-        let mesh = text.and_then(|text| mesh::mesh_config(text, "").0);
-        mesh.map_or_else(|| self.clone(), |mesh| self.over(mesh))
+        mesh::of_snapshot(snapshot).map_or_else(|| self.clone(), |mesh| self.over(mesh))
+    }
+
+    /// The trust domains under which the mesh's own workloads have their names, the one that new names have first.
+    /// Clients expect a server's service account under any of them, and policies that name one mean all.
+    pub fn trust_domains(&self) -> Vec<String> {
+        let aliases = self.trust_domain_aliases.iter().filter(|alias| **alias != self.trust_domain);
+        std::iter::once(&self.trust_domain).chain(aliases).cloned().collect()
+    }
+
+    /// The trust domains whose workloads get through a server's mutual TLS: the mesh's own, and those it trusts.
+    /// Source: Istio `plugin/authn/util.go`, `TrustDomainsForValidation`.
+    pub fn trust_domains_let_in(&self) -> Vec<String> {
+        let mut domains = self.trust_domains();
+        let others: Vec<String> =
+            self.federated_trust_domains.iter().filter(|domain| !domains.contains(domain)).cloned().collect();
+        domains.extend(others);
+        domains
     }
 
     fn over(&self, mesh: MeshConfig) -> Config {
@@ -109,6 +135,11 @@ impl Config {
             tcp_keepalive,
             h2_upgrade_policy,
             dns_refresh_rate,
+            trust_domain,
+            trust_domain_aliases,
+            ca_certificates,
+            mesh_mtls,
+            tls_defaults,
             default_config,
         } = mesh;
         let mut config = self.clone();
@@ -155,7 +186,36 @@ impl Config {
         if let Some(rate) = dns_refresh_rate {
             connections.dns_refresh_rate = rate.get();
         }
+        config.trust_domain = trust_domain.unwrap_or(config.trust_domain);
+        config.trust_domain_aliases.extend(trust_domain_aliases);
+        // Their roots are the agents' to know.
+        config.federated_trust_domains.extend(ca_certificates.into_iter().flat_map(|roots| roots.trust_domains));
+        config.mesh_mtls = mesh_mtls;
+        config.tls_defaults = tls_defaults;
         config.proxy = default_config.over(&config.proxy);
         config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lateen_galley::Object;
+    use serde_json::json;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_mesh_s_workloads_have_all_its_names_and_let_in_whom_it_trusts() {
+        let mut snapshot = Snapshot::default();
+        let root = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
+        let mesh = json!({"trustDomain": "mesh.example", "trustDomainAliases": ["old.example", "mesh.example", "a"],
+            "caCertificates": [{"pem": root, "trustDomains": ["partner.example", "old.example"]}, {"pem": root}]});
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "istio",
+            "namespace": "istio-system"}, "data": {"mesh": mesh.to_string()}});
+        snapshot.insert(Arc::new(Object::decode(map).unwrap()));
+        let config = Config::default().of_mesh(&snapshot);
+        assert_eq!(config.trust_domains(), ["mesh.example", "a", "old.example"]);
+        assert_eq!(config.trust_domains_let_in(), ["mesh.example", "a", "old.example", "partner.example"]);
+        assert_eq!(Config::default().trust_domains_let_in(), ["cluster.local"]);
     }
 }

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::ProxyConfig;
+use super::identity::{CertificateData, TlsConfig, trust_domain};
 use crate::istio::Duration;
 use crate::istio::destination_rule::{LocalityLoadBalancerSetting, TcpKeepalive};
 use crate::istio::virtual_service::HttpRetry;
@@ -40,6 +41,17 @@ pub struct MeshConfig {
     pub h2_upgrade_policy: Option<MeshH2UpgradePolicy>,
     /// How often names of endpoints are resolved anew.
     pub dns_refresh_rate: Option<Duration>,
+    /// The first part of workloads' names: `spiffe://TRUST_DOMAIN/…`.
+    pub trust_domain: Option<String>,
+    /// Trust domains whose workloads are the mesh's own too.
+    pub trust_domain_aliases: Vec<String>,
+    /// Roots that are trusted beside the mesh's own.
+    pub ca_certificates: Vec<CertificateData>,
+    /// TLS between workloads.
+    #[serde(rename = "meshMTLS")]
+    pub mesh_mtls: TlsConfig,
+    /// All other TLS.
+    pub tls_defaults: TlsConfig,
     /// For proxies without settings of their own.
     pub default_config: ProxyConfig,
 }
@@ -141,6 +153,20 @@ impl MeshConfig {
             // Whether endpoints are ejected is a DestinationRule's to say.
             validate::localities(&format!("{at}: localityLbSetting"), setting, true, findings);
         }
+        if let Some(domain) = &self.trust_domain {
+            trust_domain(&format!("{at}: trustDomain"), domain, findings);
+        }
+        for (index, domain) in self.trust_domain_aliases.iter().enumerate() {
+            trust_domain(&format!("{at}: trustDomainAliases[{index}]"), domain, findings);
+        }
+        for (index, roots) in self.ca_certificates.iter().enumerate() {
+            roots.check(&format!("{at}: caCertificates[{index}]"), findings);
+        }
+        self.mesh_mtls.check(&format!("{at}: meshMTLS"), findings);
+        if !self.mesh_mtls.ecdh_curves.is_empty() {
+            findings.error(format!("{at}: meshMTLS.ecdhCurves"), "are not the mesh's to say: use tlsDefaults");
+        }
+        self.tls_defaults.check(&format!("{at}: tlsDefaults"), findings);
         self.default_config.check(&format!("{at}: defaultConfig"), findings);
     }
 }

@@ -35,9 +35,6 @@ const MESH: &[(&str, Fate)] = &[
     ("inboundTrafficPolicy", RefusedUnless("PASSTHROUGH")),
     ("configSources", Refused),
     ("enableAutoMtls", NoEffect),
-    ("trustDomain", NoEffect),
-    ("trustDomainAliases", NoEffect),
-    ("caCertificates", NoEffect),
     ("zoneAwareLbSetting", Refused),
     ("inboundClusterStatName", Refused),
     ("outboundClusterStatName", Refused),
@@ -50,8 +47,6 @@ const MESH: &[(&str, Fate)] = &[
     ("extensionProviders", NoEffect),
     ("defaultProviders", NoEffect),
     ("discoverySelectors", Refused),
-    ("meshMTLS", NoEffect),
-    ("tlsDefaults", NoEffect),
     ("defaultTrafficPolicy", Refused),
     ("serviceEntryVisibility", Refused),
 ];

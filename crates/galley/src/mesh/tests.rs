@@ -67,6 +67,54 @@ fn nothing_is_passed_over() {
 }
 
 #[test]
+fn identity_is_read_and_doubted() {
+    let root = "-----BEGIN CERTIFICATE-----\\nAA\\n-----END CERTIFICATE-----";
+    let text = format!(
+        "
+trustDomain: mesh.example
+trustDomainAliases: [old.example, cluster.local]
+caCertificates: [{{pem: \"{root}\", trustDomains: [partner.example]}}]
+meshMTLS: {{minProtocolVersion: TLSV1_3}}
+tlsDefaults: {{ecdhCurves: [P-256], cipherSuites: [ECDHE-RSA-AES128-GCM-SHA256]}}
+"
+    );
+    let (config, findings) = mesh_config(&text, "");
+    assert_eq!(findings, Findings::default());
+    let config = config.unwrap();
+    assert_eq!(config.trust_domain.as_deref(), Some("mesh.example"));
+    assert_eq!(config.mesh_mtls.min_protocol_version, TlsVersion::V1_3);
+    assert_eq!(config.ca_certificates[0].trust_domains, ["partner.example"]);
+    let wrong = "
+trustDomain: Mesh
+trustDomainAliases: [a_b]
+caCertificates:
+- pem: none
+  trustDomains: ['']
+- spiffeBundleUrl: https://example.com/bundle
+  certSigners: [clusterissuers.example/a]
+meshMTLS: {ecdhCurves: [P-256], cipherSuites: [RC4-SHA]}
+tlsDefaults: {ecdhCurves: [P-512]}
+";
+    let errors = said(wrong).0;
+    let paths: Vec<&str> = errors.iter().map(|error| error.split(": ").nth(1).unwrap()).collect();
+    assert_eq!(
+        paths,
+        [
+            "trustDomain",
+            "trustDomainAliases[0]",
+            "caCertificates[0].pem",
+            "caCertificates[0].trustDomains[0]",
+            "caCertificates[1].spiffeBundleUrl",
+            "caCertificates[1].certSigners",
+            "meshMTLS.cipherSuites[0]",
+            "meshMTLS.ecdhCurves",
+            "tlsDefaults.ecdhCurves[0]",
+        ]
+    );
+    assert!(!said("meshMTLS: {minProtocolVersion: TLSV1_1}").0.is_empty());
+}
+
+#[test]
 fn a_proxy_s_word_goes_over_the_meshs() {
     let read = |text| proxy_config(text, "").0.unwrap();
     let mesh = read(

@@ -109,7 +109,7 @@ impl AccessRules {
     pub fn new(snapshot: &Snapshot, config: &MeshSettings) -> AccessRules {
         let mut rules = AccessRules {
             root: config.root_namespace.clone(),
-            trust_domains: vec![config.trust_domain.clone()],
+            trust_domains: config.trust_domains(),
             ..AccessRules::default()
         };
         for object in oldest_first(snapshot, Kind::AuthorizationPolicy) {
