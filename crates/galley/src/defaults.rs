@@ -56,7 +56,8 @@ pub(crate) fn fill_in(kind: Kind, raw: &mut Value) {
         | Kind::WorkloadGroup
         | Kind::Sidecar
         | Kind::AuthorizationPolicy
-        | Kind::RequestAuthentication => {}
+        | Kind::RequestAuthentication
+        | Kind::PeerAuthentication => {}
     }
 }
 

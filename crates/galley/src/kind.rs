@@ -32,6 +32,7 @@ pub enum Kind {
     Sidecar,
     AuthorizationPolicy,
     RequestAuthentication,
+    PeerAuthentication,
 }
 
 /// Every name of a kind, and how its API behaves.
@@ -243,11 +244,19 @@ static TABLE: [KindInfo; Kind::COUNT] = [
         short_names: &["ra"],
         ..ISTIO_SECURITY
     },
+    KindInfo {
+        kind: Kind::PeerAuthentication,
+        name: "PeerAuthentication",
+        plural: "peerauthentications",
+        singular: "peerauthentication",
+        short_names: &["pa"],
+        ..ISTIO_SECURITY
+    },
 ];
 
 impl Kind {
     /// How many kinds there are.
-    pub const COUNT: usize = Kind::RequestAuthentication as usize + 1;
+    pub const COUNT: usize = Kind::PeerAuthentication as usize + 1;
 
     /// Every kind's description, in the order in which objects of a batch depend on each other.
     pub fn table() -> &'static [KindInfo] {

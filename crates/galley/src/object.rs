@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::istio::{
-    AuthorizationPolicy, DestinationRule, Gateway, IstioStatus, RequestAuthentication, ServiceEntry, Sidecar,
-    VirtualService, WorkloadEntry, WorkloadGroup,
+    AuthorizationPolicy, DestinationRule, Gateway, IstioStatus, PeerAuthentication, RequestAuthentication,
+    ServiceEntry, Sidecar, VirtualService, WorkloadEntry, WorkloadGroup,
 };
 use crate::kind::{self, Kind, LookupError};
 use crate::problem::{FieldProblem, Key, Subject};
@@ -131,6 +131,7 @@ resources! {
     Sidecar => Config<Sidecar>,
     AuthorizationPolicy => Config<AuthorizationPolicy>,
     RequestAuthentication => Config<RequestAuthentication>,
+    PeerAuthentication => Config<PeerAuthentication>,
 }
 
 /// An object that never changes; a changed one is another object. Share it in an `Arc`.

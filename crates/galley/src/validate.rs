@@ -9,6 +9,7 @@ mod gateway;
 mod headers;
 mod metadata;
 mod names;
+mod peer_authentication;
 mod plain;
 mod policy_target;
 mod request_authentication;
@@ -98,6 +99,7 @@ pub fn object(object: &Object) -> Findings {
             authorization_policy::check(&config.spec, object.annotation(DRY_RUN), &mut findings);
         }
         Resource::RequestAuthentication(config) => request_authentication::check(&config.spec, &mut findings),
+        Resource::PeerAuthentication(config) => peer_authentication::check(own, &config.spec, &mut findings),
     }
     findings
 }

@@ -4,7 +4,7 @@
 
 use crate::config::Config;
 use crate::registry::Registry;
-use crate::rules::{AccessRules, DestinationRules, Sidecars, VirtualServiceRule, created};
+use crate::rules::{AccessRules, DestinationRules, PeerRules, Sidecars, VirtualServiceRule, created};
 use crate::scope::PlaceNeeds;
 use lateen_galley::istio::Gateway;
 use lateen_galley::{Config as IstioConfig, Kind, Object, Snapshot};
@@ -15,13 +15,14 @@ use std::sync::Arc;
 /// Kinds of objects that only the endpoints of services depend on.
 pub const ENDPOINT_KINDS: [Kind; 4] = [Kind::Endpoints, Kind::EndpointSlice, Kind::Pod, Kind::WorkloadEntry];
 /// Kinds of objects that rules are made of.
-const RULE_KINDS: [Kind; 6] = [
+const RULE_KINDS: [Kind; 7] = [
     Kind::VirtualService,
     Kind::DestinationRule,
     Kind::Gateway,
     Kind::Sidecar,
     Kind::AuthorizationPolicy,
     Kind::RequestAuthentication,
+    Kind::PeerAuthentication,
 ];
 
 /// All services and rules.
@@ -39,6 +40,8 @@ pub struct World {
     pub sidecars: Arc<Sidecars>,
     /// Who may do what, and which tokens are understood.
     pub access: Arc<AccessRules>,
+    /// How workloads take connections.
+    pub peers: Arc<PeerRules>,
     /// All Gateways, the oldest first.
     pub gateways: Arc<Vec<Arc<Object>>>,
     /// Keys of labels that rules tell proxies apart by. Proxies alike in these get the same outbound configuration.
@@ -78,6 +81,7 @@ impl World {
             destination_rules: Arc::default(),
             sidecars: Arc::default(),
             access: Arc::default(),
+            peers: Arc::default(),
             gateways: Arc::default(),
             label_keys: Arc::default(),
             place_needs: PlaceNeeds::default(),
@@ -112,6 +116,7 @@ impl World {
         let destination_rules = DestinationRules::new(&snapshot, &config);
         let sidecars = Sidecars::new(&snapshot, &config.root_namespace);
         let access = AccessRules::new(&snapshot, &config);
+        let peers = PeerRules::new(&snapshot, &config);
         let mut label_keys = label_keys(&virtual_services, &destination_rules);
         label_keys.extend(localities.into_iter().flat_map(|mesh| &mesh.failover_priority).cloned());
         let place_needs = PlaceNeeds::of(&registry, &destination_rules, localities);
@@ -129,6 +134,7 @@ impl World {
             destination_rules: Arc::new(destination_rules),
             sidecars: Arc::new(sidecars),
             access: Arc::new(access),
+            peers: Arc::new(peers),
             gateways: Arc::new(gateways),
             label_keys: Arc::new(label_keys),
             place_needs,
@@ -142,6 +148,7 @@ impl World {
             && same(&self.destination_rules, &before.destination_rules)
             && same(&self.sidecars, &before.sidecars)
             && same(&self.access, &before.access)
+            && same(&self.peers, &before.peers)
             && same(&self.gateways, &before.gateways);
         match self.registry.endpoint_changes(&before.registry) {
             _ if !rules_same => Change::Anything,

@@ -54,7 +54,6 @@ pub enum LookupError {
 
 /// Kinds that manifests written for Istio or Kubernetes contain, and that are not carried out yet: group, kind, plural.
 const NOT_YET: &[(&str, &str, &str)] = &[
-    ("security.istio.io", "PeerAuthentication", "peerauthentications"),
     ("networking.istio.io", "EnvoyFilter", "envoyfilters"),
     ("networking.istio.io", "ProxyConfig", "proxyconfigs"),
     ("telemetry.istio.io", "Telemetry", "telemetries"),

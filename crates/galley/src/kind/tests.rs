@@ -37,12 +37,13 @@ fn what_people_type_is_understood() {
         ("sidecars", Kind::Sidecar),
         ("ap", Kind::AuthorizationPolicy),
         ("requestauthentications.security.istio.io", Kind::RequestAuthentication),
+        ("pa", Kind::PeerAuthentication),
     ] {
         assert_eq!(by_typed_name(typed), Ok(vec![kind]), "{typed}");
     }
     assert_eq!(by_typed_name("all"), Ok(vec![Kind::Service, Kind::Pod, Kind::Deployment]));
     assert_eq!(by_typed_name("dr,vs,dr"), Ok(vec![Kind::DestinationRule, Kind::VirtualService]));
-    assert_eq!(by_typed_name("istio-io").map(|kinds| kinds.len()), Ok(9));
+    assert_eq!(by_typed_name("istio-io").map(|kinds| kinds.len()), Ok(10));
 }
 
 #[test]
@@ -53,7 +54,7 @@ fn what_nobody_serves_is_said_so() {
         "the server doesn't have a resource type \"virtualservces\", did you mean \"virtualservices\"?"
     );
     assert_eq!(said("zebras"), "the server doesn't have a resource type \"zebras\"");
-    assert_eq!(said("peerauthentication"), "PeerAuthentication (security.istio.io) is not supported yet");
+    assert_eq!(said("wasmplugin"), "WasmPlugin (extensions.istio.io) is not supported yet");
     assert_eq!(said("pods.apps"), "the server doesn't have a resource type \"pods.apps\", did you mean \"pods\"?");
 
     let said = |version: &str, kind: &str| by_api_version(version, kind).unwrap_err().to_string();

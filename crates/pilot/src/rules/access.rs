@@ -2,7 +2,7 @@
 //!
 //! Source: Istio `pilot/pkg/model/authorization.go`, `pilot/pkg/model/authentication.go`.
 
-use super::{created, digest};
+use super::{digest, oldest_first};
 use crate::config::Config as MeshSettings;
 use crate::registry::{Labels, selects};
 use lateen_galley::istio::authorization_policy::{Action, DRY_RUN, Rule};
@@ -142,13 +142,4 @@ impl AccessRules {
         let trust_domains = if policies.is_empty() { Vec::new() } else { self.trust_domains.clone() };
         Access { policies, tokens, trust_domains }
     }
-}
-
-fn oldest_first(snapshot: &Snapshot, kind: Kind) -> Vec<&Arc<Object>> {
-    let mut objects: Vec<&Arc<Object>> = snapshot.objects(kind).collect();
-    objects.sort_by(|a, b| {
-        let age = |object: &Object| created(object.metadata());
-        age(a).cmp(&age(b)).then_with(|| a.name().cmp(b.name())).then_with(|| a.namespace().cmp(b.namespace()))
-    });
-    objects
 }

@@ -6,6 +6,7 @@ mod access;
 mod balancing;
 mod destination_rule;
 mod outlier;
+mod peers;
 mod policy;
 mod sidecar;
 mod virtual_service;
@@ -14,17 +15,29 @@ pub use access::{Access, AccessPolicy, AccessRules, JwtKeys};
 pub use balancing::{Balancing, HashBy, Warmup};
 pub use destination_rule::{DestinationRules, Merged};
 pub use outlier::Outlier;
+pub use peers::{PeerMode, PeerModes, PeerRules};
 pub use policy::{Budget, Connections, Keepalive, Pings, Policy};
 pub use sidecar::{Imports, SidecarRule, Sidecars};
 pub use virtual_service::VirtualServiceRule;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use lateen_galley::Object;
+use lateen_galley::{Kind, Object, Snapshot};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 /// Seconds since 1970 at which an object was made; objects without a date count as the oldest.
 pub fn created(metadata: &ObjectMeta) -> i64 {
     metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second())
+}
+
+/// Objects of a kind in the order in which they were made.
+fn oldest_first(snapshot: &Snapshot, kind: Kind) -> Vec<&Arc<Object>> {
+    let mut objects: Vec<&Arc<Object>> = snapshot.objects(kind).collect();
+    objects.sort_by(|a, b| {
+        let age = |object: &Object| created(object.metadata());
+        age(a).cmp(&age(b)).then_with(|| a.name().cmp(b.name())).then_with(|| a.namespace().cmp(b.namespace()))
+    });
+    objects
 }
 
 /// A hash of all that an object says, leaving out what changes without meaning (resource version, managed fields).
