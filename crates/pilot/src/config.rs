@@ -64,6 +64,8 @@ pub struct Config {
     pub automatic_addresses: bool,
     /// Which localities are preferred where no rule says it; absent: none. Acts on services with outlier detection.
     pub locality_lb_setting: Option<LocalityLoadBalancerSetting>,
+    /// Services of the mesh are spoken to by its mutual TLS wherever their endpoints take it and no rule says otherwise.
+    pub automatic_mutual_tls: bool,
     /// How long an update waits for further ones.
     pub debounce_quiet: Duration,
     /// How long an update waits at most while further ones keep coming.
@@ -90,6 +92,7 @@ impl Default for Config {
             proxy: ProxyConfig::default(),
             automatic_addresses: true,
             locality_lb_setting: Some(LocalityLoadBalancerSetting::default()),
+            automatic_mutual_tls: false,
             debounce_quiet: Duration::from_millis(100),
             debounce_max: Duration::from_secs(10),
         }

@@ -131,3 +131,9 @@ fn authorization() {
 fn tokens() {
     check("tokens", quiet(), &[SIDECAR, GATEWAY], &[Lds, Rds]);
 }
+
+#[test]
+fn tls() {
+    let config = Config { automatic_mutual_tls: true, ..quiet() };
+    check("tls", config, &[SIDECAR, GATEWAY], &[Cds, Eds]);
+}

@@ -31,6 +31,11 @@ pub fn outbound_cluster(port: u16, subset: &str, host: &str) -> String {
     format!("outbound|{port}|{subset}|{host}")
 }
 
+/// The server name that the mesh's TLS asks for; a client may so say where it goes to a gateway that passes TLS on.
+pub fn server_name(port: u16, subset: &str, host: &str) -> String {
+    format!("outbound_.{port}_.{subset}_.{host}")
+}
+
 /// `inbound|PORT||`, PORT being the workload's port.
 pub fn inbound_cluster(port: u16) -> String {
     format!("inbound|{port}||")

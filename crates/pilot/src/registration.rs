@@ -73,6 +73,10 @@ impl Member {
         if let Some(address) = node.addresses.first() {
             entry.insert("address".to_owned(), json!(address.to_string()));
         }
+        // It has proven to have it. Clients ask for the mesh's TLS, and for this identity, where there is one.
+        if let Some(account) = &node.service_account {
+            entry.entry("serviceAccount").or_insert_with(|| json!(account));
+        }
         if !node.locality.region.is_empty() {
             entry.insert("locality".to_owned(), json!(node.locality.to_string()));
         }

@@ -14,6 +14,8 @@ pub const INJECTED_IMAGE: &str = "auto";
 const INJECT: &str = "sidecar.istio.io/inject";
 const PROXY_IMAGE: &str = "sidecar.istio.io/proxyImage";
 const STATUS: &str = "sidecar.istio.io/status";
+/// Label that tells clients' proxies that this pod's takes the mesh's mutual TLS.
+const TLS_MODE: &str = "security.istio.io/tlsMode";
 
 /// Completes a new pod. `namespace` is the namespace's object, if there is one.
 pub fn complete_pod(pod: &mut Value, namespace: Option<&Value>) {
@@ -38,6 +40,9 @@ pub fn complete_pod(pod: &mut Value, namespace: Option<&Value>) {
         finalizers.push(json!(POD_FINALIZER));
     }
     if inject {
+        if let Value::Object(labels) = metadata.entry("labels").or_insert_with(|| json!({})) {
+            labels.entry(TLS_MODE).or_insert_with(|| json!("istio"));
+        }
         let annotations = metadata.entry("annotations").or_insert_with(|| Value::Object(Map::new()));
         if let Value::Object(annotations) = annotations {
             let status = json!({"containers": [PROXY_CONTAINER], "revision": "default"});

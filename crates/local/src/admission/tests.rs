@@ -80,6 +80,7 @@ fn pods_get_a_sidecar_unless_somebody_says_no() {
     let spec = json!({"containers": [{"name": "app", "image": "a"}]});
     let plain = prepared(&none, pod(json!({"name": "a", "namespace": "shop"}), spec.clone()));
     assert_eq!(containers(&plain), ["app", "istio-proxy"]);
+    assert_eq!(plain["metadata"]["labels"]["security.istio.io/tlsMode"], "istio");
     assert_eq!(plain["spec"]["serviceAccountName"], "default");
     let refused = json!({"name": "a", "namespace": "shop", "labels": {"sidecar.istio.io/inject": "false"}});
     assert_eq!(containers(&prepared(&none, pod(refused, spec.clone()))), ["app"]);

@@ -2,6 +2,7 @@
 //!
 //! Source: Istio `core/cluster.go` (buildOutboundClusters), `xds/endpoints/endpoint_builder.go`.
 
+use super::security::Server;
 use super::{Made, Memo};
 use crate::generate::cluster::{Discovery, OutboundCluster, ServiceLabel, Upstream};
 use crate::generate::endpoint::ClusterEndpoints;
@@ -30,6 +31,7 @@ pub fn add_service(scope: &View<'_>, entry: &Entry, memo: &mut Memo, made: &mut 
     let rule = scope.destination_rule(entry);
     let everyone = Labels::new();
     let connections = &scope.world.config.connections;
+    let server = Server::new(*scope, entry, rule.map(Arc::as_ref));
     for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
         let whole = std::iter::once(("", &everyone));
         let subsets = rule.iter().flat_map(|rule| rule.subsets());
@@ -38,10 +40,14 @@ pub fn add_service(scope: &View<'_>, entry: &Entry, memo: &mut Memo, made: &mut 
         for (subset, labels) in whole.chain(subsets) {
             let policy = scope.policy_of(entry, subset, port.number).in_mesh(connections, port.protocol.is_http());
             let endpoints = in_service(&policy, scope.reachable(service, chosen(entry, port.number, labels)));
+            let endpoints = server.marked(&policy, endpoints);
             let (preference, locality_weighted) = scope.preference(service, &policy);
             let Some(discovery) = discovery(scope, service, port, &endpoints, policy.balancing) else { continue };
             let name = names::outbound_cluster(port.number, subset, &service.host);
             let eds = discovery == Discovery::Eds;
+            let known =
+                !matches!(discovery, Discovery::OriginalDst { .. }) && policy.balancing != Balancing::Passthrough;
+            let transport = server.transport(&policy, port.number, subset, known);
             if eds {
                 let preference = preference.clone();
                 made.endpoints.push(memo.get(ClusterEndpoints { cluster: name.clone(), endpoints, preference }));
@@ -50,6 +56,7 @@ pub fn add_service(scope: &View<'_>, entry: &Entry, memo: &mut Memo, made: &mut 
                 name,
                 discovery,
                 upstream: upstream(scope, port),
+                transport,
                 policy,
                 families: scope.key.families,
                 service: label(service),

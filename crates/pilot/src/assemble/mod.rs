@@ -8,6 +8,7 @@ mod gateway;
 mod inbound;
 mod l4;
 mod memo;
+mod security;
 mod sidecar;
 
 pub use memo::Memo;
@@ -109,8 +110,10 @@ impl Outbound {
         })
     }
 
-    /// Takes over the endpoints that these hosts have now.
-    pub fn put_endpoints(&mut self, world: &World, key: &ScopeKey, hosts: &[Arc<str>], memo: &mut Memo) {
+    /// Takes over the endpoints that these hosts have now. Whether clusters changed: they name the identities that
+    /// endpoints may have.
+    #[must_use]
+    pub fn put_endpoints(&mut self, world: &World, key: &ScopeKey, hosts: &[Arc<str>], memo: &mut Memo) -> bool {
         let mut made = Made::default();
         for service in hosts.iter().filter_map(|host| self.services.get(host)) {
             if let Some(now) = world.registry.get(&service.host, &service.namespace) {
@@ -123,6 +126,14 @@ impl Outbound {
                 self.endpoints.insert(Arc::clone(resource.name()), resource);
             }
         }
+        let mut changed = false;
+        for cluster in made.clusters {
+            if self.clusters.get(cluster.name()).is_some_and(|before| before.version() != cluster.version()) {
+                self.clusters.insert(Arc::clone(cluster.name()), cluster);
+                changed = true;
+            }
+        }
+        changed
     }
 }
 

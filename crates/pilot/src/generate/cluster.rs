@@ -8,7 +8,7 @@ use super::endpoint::{self, Assignment};
 use super::locality::Preference;
 use super::named_hosts;
 use super::outlier;
-use super::proxy_protocol;
+use super::transport::Transport;
 use super::wire;
 use crate::names;
 use crate::node::Families;
@@ -75,6 +75,7 @@ pub struct OutboundCluster {
     pub name: String,
     pub discovery: Discovery,
     pub upstream: Upstream,
+    pub transport: Transport,
     pub policy: Policy,
     /// Of the proxy: which addresses are resolved.
     pub families: Families,
@@ -141,12 +142,14 @@ impl OutboundCluster {
                 }));
             }
             (Discovery::Named, _) => {
-                cluster.cluster_discovery_type = Some(named_hosts::cluster_type(self.families));
+                let verified = matches!(&self.transport, Transport::Own(own) if !own.trusts_anybody());
+                cluster.cluster_discovery_type = Some(named_hosts::cluster_type(self.families, !verified));
             }
             _ => {}
         }
-        apply_pool(&mut cluster, &self.policy, self.upstream);
-        cluster.transport_socket = self.policy.proxy_protocol.map(proxy_protocol::socket);
+        apply_pool(&mut cluster, &self.policy, self.upstream, &self.transport);
+        let http2 = spoken(&self.policy, self.upstream) == Upstream::Http2;
+        self.transport.apply(&mut cluster, http2, self.policy.proxy_protocol);
         cluster.outlier_detection = self.policy.outlier.as_ref().map(outlier::detection);
         let mut istio = HashMap::new();
         if let Some(config) = &self.config {
@@ -157,6 +160,9 @@ impl OutboundCluster {
         }
         if self.mesh_external {
             istio.insert("external".to_owned(), Value { kind: Some(Kind::BoolValue(true)) });
+        }
+        if matches!(self.transport, Transport::Own(_)) {
+            istio.insert("alpn_override".to_owned(), wire::text("false"));
         }
         istio.insert("services".to_owned(), services(std::slice::from_ref(&self.service)));
         cluster.metadata = Some(istio_metadata(istio));
@@ -214,7 +220,7 @@ impl InboundCluster {
                 cluster.load_assignment = Some(endpoint::single(&cluster.name, address, *port));
             }
         }
-        apply_pool(&mut cluster, &self.policy, self.upstream);
+        apply_pool(&mut cluster, &self.policy, self.upstream, &Transport::Plain);
         let mut istio = HashMap::new();
         if let Some(config) = &self.config {
             istio.insert("config".to_owned(), wire::text(config));
@@ -272,7 +278,7 @@ impl FixedCluster {
         cluster.lb_policy = LbPolicy::ClusterProvided.into();
         let policy = Policy { idle_timeout: Some(Duration::from_secs(300)), ..Policy::default() };
         let policy = policy.in_mesh(&self.connections, false);
-        apply_pool(&mut cluster, &policy, Upstream::AsClient);
+        apply_pool(&mut cluster, &policy, Upstream::AsClient, &Transport::Plain);
         if let FixedKind::InboundPassthrough(families) = self.kind {
             cluster.upstream_bind_config = Some(pass_through_bind(families));
         }
@@ -310,7 +316,7 @@ fn resolve(
     });
 }
 
-fn apply_pool(cluster: &mut Cluster, policy: &Policy, upstream: Upstream) {
+fn apply_pool(cluster: &mut Cluster, policy: &Policy, upstream: Upstream, transport: &Transport) {
     cluster.connect_timeout = policy.connect_timeout.map(wire::duration);
     cluster.circuit_breakers = Some(CircuitBreakers {
         thresholds: vec![Thresholds {
@@ -339,19 +345,23 @@ fn apply_pool(cluster: &mut Cluster, policy: &Policy, upstream: Upstream) {
             ..Default::default()
         });
     }
-    if let Some(options) = http_options(policy, upstream) {
+    if let Some(options) = http_options(policy, spoken(policy, upstream), transport) {
         cluster
             .typed_extension_protocol_options
             .insert("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(), options);
     }
 }
 
-fn http_options(policy: &Policy, upstream: Upstream) -> Option<Any> {
-    let upstream = match upstream {
+/// What is spoken to endpoints as the policy has it.
+fn spoken(policy: &Policy, upstream: Upstream) -> Upstream {
+    match upstream {
         _ if policy.use_client_protocol => Upstream::AsClient,
         _ if policy.upgrade_to_http2 == Some(true) => Upstream::Http2,
         upstream => upstream,
-    };
+    }
+}
+
+fn http_options(policy: &Policy, spoken: Upstream, transport: &Transport) -> Option<Any> {
     let common = (policy.idle_timeout.is_some()
         || policy.max_connection_duration.is_some()
         || policy.max_requests_per_connection.is_some()
@@ -373,9 +383,11 @@ fn http_options(policy: &Policy, upstream: Upstream) -> Option<Any> {
         ..Default::default()
     };
     let outlier_detection = policy.outlier.as_ref().and_then(outlier::failures);
-    let protocol = match upstream {
+    let upstream_http_protocol_options = transport.http_options();
+    let said = common.is_some() || outlier_detection.is_some() || upstream_http_protocol_options.is_some();
+    let protocol = match spoken {
         // Envoy wants the choice written once the options are there at all.
-        Upstream::Http1 if common.is_none() && outlier_detection.is_none() => return None,
+        Upstream::Http1 if !said => return None,
         Upstream::Http1 => UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
             protocol_config: Some(ProtocolConfig::HttpProtocolOptions(core::Http1ProtocolOptions::default())),
         }),
@@ -390,6 +402,7 @@ fn http_options(policy: &Policy, upstream: Upstream) -> Option<Any> {
     };
     Some(wire::any(&HttpProtocolOptions {
         common_http_protocol_options: common,
+        upstream_http_protocol_options,
         outlier_detection,
         upstream_protocol_options: Some(protocol),
         ..Default::default()

@@ -3,12 +3,14 @@
 //! Source: Istio `xds/endpoints/endpoint_builder.go`.
 
 use super::locality::{self, Preference};
-use super::wire;
+use super::{transport, wire};
 use crate::registry::{Endpoint, EndpointAddress};
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint as EndpointMessage, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
 };
+use envoy_types::pb::google::protobuf::Struct;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The endpoints of a cluster.
@@ -70,12 +72,20 @@ fn lb_endpoint(endpoint: &Endpoint) -> LbEndpoint {
         })),
         health_status: health.into(),
         load_balancing_weight: Some(wire::number(endpoint.weight.max(1))),
-        metadata: workload_metadata(endpoint),
+        metadata: metadata(endpoint),
     }
 }
 
+fn metadata(endpoint: &Endpoint) -> Option<core::Metadata> {
+    let workload =
+        workload(endpoint).map(|text| ("istio".to_owned(), wire::structure([("workload", wire::text(&text))])));
+    let mesh = endpoint.mutual_tls.then(|| (transport::CHOICE.to_owned(), transport::spoken()));
+    let filter_metadata: HashMap<String, Struct> = workload.into_iter().chain(mesh).collect();
+    (!filter_metadata.is_empty()).then(|| core::Metadata { filter_metadata, ..Default::default() })
+}
+
 /// `workload;namespace;canonical-name;canonical-revision;cluster`, which telemetry of the client reads.
-fn workload_metadata(endpoint: &Endpoint) -> Option<core::Metadata> {
+fn workload(endpoint: &Endpoint) -> Option<String> {
     let workload = &endpoint.workload;
     let label = |keys: &[&str]| keys.iter().find_map(|key| endpoint.labels.get(*key)).map(String::as_str);
     let name = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"])
@@ -86,9 +96,5 @@ fn workload_metadata(endpoint: &Endpoint) -> Option<core::Metadata> {
     if workload.name.is_empty() && name.is_empty() {
         return None;
     }
-    let text = format!("{};{};{name};{revision};Kubernetes", workload.name, workload.namespace);
-    Some(core::Metadata {
-        filter_metadata: [("istio".to_owned(), wire::structure([("workload", wire::text(&text))]))].into(),
-        ..Default::default()
-    })
+    Some(format!("{};{};{name};{revision};Kubernetes", workload.name, workload.namespace))
 }

@@ -11,6 +11,7 @@ fn at(place: &str, labels: &[(&str, &str)]) -> Endpoint {
         node: None,
         weight: 1,
         healthy: true,
+        mutual_tls: false,
         workload: Default::default(),
     }
 }

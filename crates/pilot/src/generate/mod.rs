@@ -23,6 +23,8 @@ mod retry;
 pub mod route;
 mod route_filters;
 mod route_match;
+mod secret;
 pub mod sidecar_routes;
 pub mod tcp;
+pub mod transport;
 mod wire;

@@ -41,12 +41,11 @@ fn cache(families: Families) -> DnsCacheConfig {
     }
 }
 
-/// The type of a cluster.
-pub fn cluster_type(families: Families) -> ClusterDiscoveryType {
+/// The type of a cluster. `unverified`: no TLS whose server's name is verified is spoken to the hosts.
+pub fn cluster_type(families: Families, unverified: bool) -> ClusterDiscoveryType {
     let config = ClusterConfig {
         cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(cache(families))),
-        // There is no TLS whose names could be verified.
-        allow_insecure_cluster_options: true,
+        allow_insecure_cluster_options: unverified,
         ..Default::default()
     };
     ClusterDiscoveryType::ClusterType(CustomClusterType {

@@ -189,8 +189,9 @@ impl State {
             if hosts.iter().any(|host| scope.outbound.holds_endpoints_of(host, key)) {
                 scope.outbound = Arc::new(assemble::outbound(&self.world, key, Some(&scope.outbound), &mut self.memo));
                 whole.extend(&scope.members);
+            } else if Arc::make_mut(&mut scope.outbound).put_endpoints(&self.world, key, hosts, &mut self.memo) {
+                whole.extend(&scope.members);
             } else {
-                Arc::make_mut(&mut scope.outbound).put_endpoints(&self.world, key, hosts, &mut self.memo);
                 told.extend(&scope.members);
             }
         }

@@ -75,6 +75,37 @@ fn the_same_objects_read_again_are_no_change() {
 }
 
 #[test]
+fn clusters_change_with_the_identities_of_their_endpoints_alone() {
+    let mut cluster = Cluster::read(CANARY);
+    let mut state = cluster.state(Config { automatic_mutual_tls: true, ..Config::default() });
+    let proxy = testing::add(&mut state, &testing::node(GATEWAY, &[]));
+    let pod = |account: &str, ready: &str| {
+        format!(
+            r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: hello-v2, namespace: shop, labels: {{app: helloworld, version: v2}}}}
+spec: {{serviceAccountName: {account}, containers: [{{name: app, image: hello}}]}}
+status: {{podIP: 10.244.0.6, podIPs: [{{ip: 10.244.0.6}}], conditions: [{{type: Ready, status: "{ready}"}}]}}
+"#
+        )
+    };
+    let mut told = |manifest: &str| {
+        let before = all(&proxy.resources.borrow());
+        cluster.apply(manifest);
+        assert_eq!(state.take(cluster.snapshot()), Pending::Nothing);
+        let after = all(&proxy.resources.borrow());
+        changed(&before[0], &after[0])
+    };
+    assert_eq!(told(NOT_READY), Vec::<String>::new());
+    assert_eq!(
+        told(&pod("other", "True")),
+        ["v1", "v2", ""].map(|subset| format!("outbound|8080|{subset}|helloworld.shop.svc.cluster.local")).as_slice()
+    );
+    assert_eq!(told(&pod("other", "False")), Vec::<String>::new());
+}
+
+#[test]
 fn endpoints_do_not_wait_for_other_changes() {
     let mut cluster = Cluster::read(CANARY);
     let mut state = cluster.state(Config::default());

@@ -34,8 +34,11 @@ fn object((kind, name, namespace, content): &Edit) -> Value {
             "ports": [{"name": "http", "port": 8080 + u32::from(other % 2)}, {"name": "tcp", "port": 9000}],
         }),
         3 | 4 => json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": named(format!("n{name}")),
-            "spec": {"nodeName": format!("m{}", other % 2), "containers": [{"name": "c", "image": "i", "ports": [{"name": "web", "containerPort": 8000 + u32::from(number)}]}]},
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": format!("n{name}"), "namespace": namespace, "labels": {
+                "app": app, "security.istio.io/tlsMode": if flag { "istio" } else { "disabled" },
+            }},
+            "spec": {"serviceAccountName": format!("s{}", number % 2), "nodeName": format!("m{}", other % 2), "containers": [{"name": "c", "image": "i", "ports": [{"name": "web", "containerPort": 8000 + u32::from(number)}]}]},
             "status": {"podIP": ip, "conditions": [{"type": "Ready", "status": if flag { "True" } else { "False" }}]},
         }),
         5 => json!({
@@ -102,7 +105,8 @@ proptest! {
         for (service, namespace) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
             cluster.0.insert(Arc::new(Object::decode(object(&(5, service, namespace, Some((1, false, 0))))).unwrap()));
         }
-        let mut state = cluster.state(Config::default());
+        let config = Config { automatic_mutual_tls: true, ..Config::default() };
+        let mut state = cluster.state(config.clone());
         let nodes = PROXIES.map(|(id, labels)| testing::node(id, labels));
         let mut proxies: Vec<_> = nodes.iter().map(|node| testing::add(&mut state, node)).collect();
         let mut unpushed = false;
@@ -127,7 +131,7 @@ proptest! {
             if unpushed {
                 continue;
             }
-            let mut fresh = cluster.state(Config::default());
+            let mut fresh = cluster.state(config.clone());
             for (node, proxy) in nodes.iter().zip(&proxies) {
                 let at_once = testing::add(&mut fresh, node);
                 for kind in ResourceType::CORE {

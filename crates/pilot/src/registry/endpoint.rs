@@ -93,6 +93,8 @@ pub struct Endpoint {
     /// Relative share of traffic; at least 1.
     pub weight: u32,
     pub healthy: bool,
+    /// Its proxy takes the mesh's mutual TLS.
+    pub mutual_tls: bool,
     pub workload: Workload,
 }
 

@@ -57,6 +57,7 @@ pub fn service(object: &v1::Service, mesh: &crate::Config) -> Option<Service> {
         distribution: Distribution::of(spec.traffic_distribution.as_deref(), metadata.annotations.as_ref()),
         node_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         client_affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
+        server_names: Vec::new(),
         selector: spec.selector,
         name,
         namespace,
@@ -236,6 +237,7 @@ fn endpoint(
             node: None,
             weight: 1,
             healthy: ready,
+            mutual_tls: false,
             workload: Default::default(),
         },
     };

@@ -165,6 +165,8 @@ pub struct Service {
     pub node_local: bool,
     /// A client stays with one endpoint.
     pub client_affinity: bool,
+    /// Names that certificates of its servers have one of, as the service itself says.
+    pub server_names: Vec<String>,
 }
 
 /// Which endpoints of a service are preferred by clients, as the service itself says.

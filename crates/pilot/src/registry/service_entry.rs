@@ -65,6 +65,7 @@ pub fn services(entry: &Config<ServiceEntry>, mesh: &crate::Config) -> Vec<Servi
         distribution: Distribution::of(None, entry.metadata.annotations.as_ref()),
         node_local: false,
         client_affinity: false,
+        server_names: spec.subject_alt_names.clone(),
         selector: spec.workload_selector.as_ref().map(|selector| selector.labels.clone()),
     };
     spec.hosts.iter().map(service).collect()
@@ -128,6 +129,7 @@ fn itself(service: &Service, port: &ServicePort) -> Endpoint {
         node: None,
         weight: 1,
         healthy: true,
+        mutual_tls: false,
         workload: Default::default(),
     }
 }

@@ -15,6 +15,8 @@ use std::sync::Arc;
 pub const HEALTH_CHECKED: &str = "proxy.istio.io/health-checks-enabled";
 /// The condition that tells it.
 pub const HEALTHY: &str = "Healthy";
+/// Label of workloads whose proxy takes the mesh's mutual TLS, which is then `istio`; injection sets it.
+const TLS_MODE: &str = "security.istio.io/tlsMode";
 
 /// A workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub struct WorkloadInfo {
     pub addresses: Vec<EndpointAddress>,
     /// A pod that is ready; a workload entry that is healthy, or whose health nobody looks after.
     pub ready: bool,
+    /// Its proxy takes the mesh's mutual TLS.
+    pub mutual_tls: bool,
     /// Relative share of traffic; at least 1.
     pub weight: u32,
     /// Ports by name.
@@ -53,6 +57,7 @@ impl WorkloadInfo {
             node: self.node.clone(),
             weight: self.weight,
             healthy: self.ready,
+            mutual_tls: self.mutual_tls,
             workload: self.identity.clone(),
         }
     }
@@ -204,6 +209,7 @@ fn of_pod(pod: &Pod) -> WorkloadInfo {
         },
         locality: locality_of(&labels),
         node: spec.and_then(|spec| spec.node_name.as_deref()).filter(|node| !node.is_empty()).map(Arc::from),
+        mutual_tls: tls_mode(&labels).unwrap_or(false),
         labels: Arc::new(labels),
         addresses,
         ready,
@@ -240,6 +246,8 @@ fn of_entry(entry: &WorkloadEntry, name: &str, namespace: &str, metadata_labels:
         },
         locality: if entry.locality.is_empty() { locality_of(&labels) } else { Locality::parse(&entry.locality) },
         node: None,
+        // Who has an identity can prove it.
+        mutual_tls: tls_mode(&labels).unwrap_or(!entry.service_account.is_empty()),
         labels: Arc::new(labels),
         addresses: address_of(&entry.address).into_iter().collect(),
         ready: true,
@@ -252,6 +260,11 @@ fn of_entry(entry: &WorkloadEntry, name: &str, namespace: &str, metadata_labels:
         host_network: false,
         is_entry: true,
     }
+}
+
+/// Whether labels say that a workload's proxy takes the mesh's mutual TLS, if they speak of it.
+fn tls_mode(labels: &Labels) -> Option<bool> {
+    labels.get(TLS_MODE).map(|mode| mode == "istio")
 }
 
 /// A workload written inside a service entry.

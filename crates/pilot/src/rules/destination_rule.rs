@@ -36,6 +36,11 @@ impl Merged {
         self.subsets.iter().map(|subset| (subset.name.as_str(), &subset.labels))
     }
 
+    /// Whether it is for some of the proxies only.
+    pub fn selects_clients(&self) -> bool {
+        self.selector.is_some()
+    }
+
     /// Whether it chooses any endpoints by hash.
     pub fn hashes(&self) -> bool {
         self.balancers().any(|balancer| matches!(balancer.policy, Some(LbPolicy::ConsistentHash(_))))

@@ -6,8 +6,9 @@
 use super::balancing::{Balancing, HashBy, Warmup};
 use super::outlier::Outlier;
 use lateen_galley::istio::destination_rule::{
-    ConnectionPoolSettings, H2UpgradePolicy, HttpSettings, LoadBalancerSettings, LocalityLoadBalancerSetting,
-    OutlierDetection, ProxyProtocolVersion, RetryBudget, TcpKeepalive, TcpSettings, TrafficPolicy,
+    ClientTlsSettings, ConnectionPoolSettings, H2UpgradePolicy, HttpSettings, LoadBalancerSettings,
+    LocalityLoadBalancerSetting, OutlierDetection, ProxyProtocolVersion, RetryBudget, TcpKeepalive, TcpSettings,
+    TrafficPolicy,
 };
 use std::time::Duration;
 
@@ -80,6 +81,8 @@ pub struct Policy {
     pub retry_budget: Option<Budget>,
     /// Tell hosts of their clients, in this form of the PROXY protocol.
     pub proxy_protocol: Option<ProxyProtocolVersion>,
+    /// TLS with hosts, if the rule says anything of it.
+    pub tls: Option<ClientTlsSettings>,
     pub keepalive: Option<Keepalive>,
     /// Of HTTP connections; from the HTTP settings, else the TCP settings.
     pub idle_timeout: Option<Duration>,
@@ -111,6 +114,7 @@ impl Default for Policy {
             max_retries: u32::MAX,
             retry_budget: None,
             proxy_protocol: None,
+            tls: None,
             keepalive: None,
             idle_timeout: None,
             tcp_idle_timeout: None,
@@ -136,6 +140,7 @@ impl Policy {
             merged.budget = block.budget.or(merged.budget);
             merged.proxy_protocol = block.proxy_protocol.or(merged.proxy_protocol);
             merged.outlier = block.outlier.or(merged.outlier);
+            merged.tls = block.tls.or(merged.tls);
         }
         merged.policy()
     }
@@ -165,8 +170,9 @@ impl Policy {
     pub fn of_workload(rule: Option<&TrafficPolicy>, port: u16, pool: Option<&ConnectionPoolSettings>) -> Policy {
         let mut blocks = rule.map(|rule| Blocks::of(rule, port)).unwrap_or_default();
         blocks.pool = pool.or(blocks.pool);
-        // There is one endpoint.
+        // There is one endpoint, and the rule's TLS ends before it.
         blocks.outlier = None;
+        blocks.tls = None;
         blocks.policy()
     }
 }
@@ -178,6 +184,7 @@ struct Blocks<'a> {
     budget: Option<&'a RetryBudget>,
     proxy_protocol: Option<ProxyProtocolVersion>,
     outlier: Option<&'a OutlierDetection>,
+    tls: Option<&'a ClientTlsSettings>,
 }
 
 impl<'a> Blocks<'a> {
@@ -193,6 +200,7 @@ impl<'a> Blocks<'a> {
                 budget: policy.retry_budget.as_ref(),
                 proxy_protocol: policy.proxy_protocol.as_ref().map(|protocol| protocol.version),
                 outlier: entry.outlier_detection.as_ref(),
+                tls: entry.tls.as_ref(),
             },
             None => Blocks {
                 balancing: policy.load_balancer.as_ref(),
@@ -200,6 +208,7 @@ impl<'a> Blocks<'a> {
                 budget: policy.retry_budget.as_ref(),
                 proxy_protocol: policy.proxy_protocol.as_ref().map(|protocol| protocol.version),
                 outlier: policy.outlier_detection.as_ref(),
+                tls: policy.tls.as_ref(),
             },
         }
     }
@@ -222,6 +231,7 @@ impl<'a> Blocks<'a> {
             }
         }
         policy.proxy_protocol = self.proxy_protocol;
+        policy.tls = self.tls.cloned();
         policy.retry_budget = self.budget.map(|budget| Budget {
             millipercent: millipercent(budget.percent.unwrap_or(20.0)),
             min_retry_concurrency: if budget.min_retry_concurrency == 0 { 3 } else { budget.min_retry_concurrency },

@@ -26,7 +26,6 @@ use super::health_check::health_check;
 use super::outlier::outlier;
 use super::proxy_protocol;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
-use super::tls::upstream;
 use super::upstream_http::{UpstreamHttp, http1};
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -118,19 +117,28 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
         return Err(Reject::field("name", "empty"));
     }
     let name: Arc<str> = name.into();
-    let (proxy_protocol, transport) = match transport_socket {
+    let (header, transport) = match transport_socket {
         Some(socket) => proxy_protocol::spoken(socket, notes).at("transport_socket")?,
         None => (None, TransportSocket::Plain),
     };
+    let mut headers = Vec::new();
     let transport_matches = each("transport_socket_matches", transport_socket_matches, |choice| {
         let pb_cluster::TransportSocketMatch { name, r#match, transport_socket } = choice;
         let labels = transport_labels(r#match.unwrap_or_default()).at("match")?;
-        let transport = match transport_socket {
-            Some(socket) => upstream(socket, notes).at("transport_socket")?,
-            None => TransportSocket::Plain,
+        let (header, transport) = match transport_socket {
+            Some(socket) => proxy_protocol::spoken(socket, notes).at("transport_socket")?,
+            None => (None, TransportSocket::Plain),
         };
+        headers.push(header);
         Ok(TransportMatch { name: name.into(), labels, transport })
     })?;
+    // The cluster's own socket is for hosts that no other fits.
+    let own = (!transport_matches.iter().any(|choice| choice.labels.is_empty())).then_some(header);
+    let mut headers = own.into_iter().chain(headers);
+    let proxy_protocol = headers.next().flatten();
+    if headers.any(|header| header != proxy_protocol) {
+        return Err(Reject::field("transport_socket_matches", "not all begin with the same PROXY protocol header"));
+    }
 
     let refresh = dns_refresh_rate.map(|value| duration("dns_refresh_rate", value)).transpose()?;
     let refresh = refresh.unwrap_or(DEFAULT_DNS_REFRESH).max(Duration::from_millis(1));

@@ -33,7 +33,8 @@ pub fn secret(secret: pb::Secret, notes: &mut Notes) -> Result<Secret, Reject> {
             key_pair(pair).at("tls_certificate").map(|pair| Secret::KeyPair(Arc::new(pair)))
         }
         Some(SecretType::ValidationContext(context)) => {
-            validation(context, notes).at("validation_context").map(|rules| Secret::Validation(Arc::new(rules)))
+            let rules = validation(context, notes).and_then(whole).at("validation_context")?;
+            Ok(Secret::Validation(Arc::new(rules)))
         }
         Some(SecretType::SessionTicketKeys(_)) => Err(Reject::field("session_ticket_keys", "not supported yet")),
         Some(SecretType::GenericSecret(_)) => Err(Reject::field("generic_secret", "not supported yet")),
@@ -83,7 +84,7 @@ pub(super) fn key_pair(certificate: pb::TlsCertificate) -> Result<KeyPair, Rejec
     Ok(KeyPair { chain, key: PrivateKey::new(format, der), ocsp })
 }
 
-/// Rules for the other side's certificate.
+/// Rules for the other side's certificate, or a part of them.
 pub(super) fn validation(context: pb::CertificateValidationContext, notes: &mut Notes) -> Result<Validation, Reject> {
     let pb::CertificateValidationContext {
         trusted_ca,
@@ -126,9 +127,6 @@ pub(super) fn validation(context: pb::CertificateValidationContext, notes: &mut 
         Some(source) => bytes(source).and_then(|pem| revocations(&pem)).at("crl")?,
         None => Vec::new(),
     };
-    if !revocations.is_empty() && authorities.is_empty() {
-        return Err(Reject::field("crl", "belongs to a trusted_ca, and there is none"));
-    }
     let mut names = each("match_typed_subject_alt_names", match_typed_subject_alt_names, |matcher| {
         let pb::SubjectAltNameMatcher { san_type, matcher, oid } = matcher;
         reject_if_set!(oid);
@@ -162,6 +160,14 @@ pub(super) fn validation(context: pb::CertificateValidationContext, notes: &mut 
         accept_untrusted,
         hide_authorities: suppress_client_ca_list,
     })
+}
+
+/// Rules that no others are added to.
+pub(super) fn whole(rules: Validation) -> Result<Validation, Reject> {
+    if !rules.revocations.is_empty() && rules.authorities.is_empty() {
+        return Err(Reject::field("crl", "belongs to a trusted_ca, and there is none"));
+    }
+    Ok(rules)
 }
 
 /// What a data source holds.

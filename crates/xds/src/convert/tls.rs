@@ -19,7 +19,7 @@ use lateen_traffic::tls::{
 
 use super::address::{duration, text, timeout, type_name, unpack};
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
-use super::secret::{key_pair, validation};
+use super::secret::{key_pair, validation, whole};
 use crate::ads::Protocol;
 use crate::bootstrap::ads_server;
 
@@ -172,7 +172,7 @@ fn common(context: pb::CommonTlsContext, default_max: TlsVersion, notes: &mut No
     let validation = match validation_context_type {
         None => ValidationSource::default(),
         Some(Type::ValidationContext(context)) => {
-            let inline = validation(context, notes).at("validation_context")?;
+            let inline = validation(context, notes).and_then(whole).at("validation_context")?;
             ValidationSource { inline: Some(Arc::new(inline)), named: None }
         }
         Some(Type::ValidationContextSdsSecretConfig(config)) => {

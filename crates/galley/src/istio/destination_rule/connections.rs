@@ -116,7 +116,7 @@ pub struct OutlierDetection {
 }
 
 /// TLS towards a service.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ClientTlsSettings {
     /// Whether, and whose certificates.
@@ -140,7 +140,7 @@ pub struct ClientTlsSettings {
 }
 
 /// Whether TLS is spoken, and whose certificates are shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ClientTlsMode {
     /// No TLS.

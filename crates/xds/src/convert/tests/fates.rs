@@ -47,6 +47,13 @@ fn clusters_refused() {
             "transport_socket_matches[1].match.fields[\"x\"]: only strings are supported",
         ),
         (
+            "{name: a, transport_socket_matches: [{name: plain}, {name: told, match: {x: y}, transport_socket: {name: p, \
+             typed_config: {'@type': type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport, \
+             transport_socket: {name: r, typed_config: {'@type': \
+             type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer}}}}}]}",
+            "transport_socket_matches: not all begin with the same PROXY protocol header",
+        ),
+        (
             "{name: a, circuit_breakers: {thresholds: [{}, {retry_budget: {budget_interval: 10s}}]}}",
             "circuit_breakers.thresholds[1].retry_budget.budget_interval: not supported yet: only requests in flight are counted",
         ),
