@@ -70,14 +70,19 @@ async fn certificate(paths: &str) -> Result<secret::Type, FileError> {
 }
 
 async fn roots(path: &str) -> Result<secret::Type, FileError> {
-    let system = || SYSTEM_ROOTS.into_iter().find(|path| Path::new(path).exists()).unwrap_or(SYSTEM_ROOTS[0]);
-    let path = if path == SYSTEM { system() } else { path };
+    let path = if path == SYSTEM { system_roots() } else { Path::new(path) };
+    let path = &path.display().to_string();
     let roots = text(path).await?;
     certificate::read_roots(&roots).map_err(|error| FileError::Certificate(path.to_owned(), error))?;
     Ok(secret::Type::ValidationContext(CertificateValidationContext {
         trusted_ca: Some(inline(roots.as_bytes().to_vec())),
         ..CertificateValidationContext::default()
     }))
+}
+
+/// Where this system has its roots.
+pub(crate) fn system_roots() -> &'static Path {
+    Path::new(SYSTEM_ROOTS.into_iter().find(|path| Path::new(path).exists()).unwrap_or(SYSTEM_ROOTS[0]))
 }
 
 async fn text(path: &str) -> Result<Zeroizing<String>, FileError> {

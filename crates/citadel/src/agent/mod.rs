@@ -29,6 +29,7 @@ use crate::key::KeyType;
 use crate::spiffe::Identity;
 
 pub use control_plane::Server;
+pub(crate) use files::system_roots;
 
 /// What an agent is told.
 #[derive(Clone, Debug)]
