@@ -2,8 +2,8 @@
 //! proxy and hands the proxy its certificate by Envoy's SDS.
 //!
 //! [`authority`], [`request`], [`spiffe`], [`certificate`] and [`agent::renewal`] decide and know no socket; [`store`]
-//! knows files, [`serve`], [`agent`] and [`issuers`] (the keys of those whose tokens users bring) sockets. Nothing here knows Kubernetes: who asks for a service-account token's
-//! owner is given a function.
+//! knows files, [`serve`], [`agent`] and [`issuers`] (the keys of those whose tokens users bring) sockets. Nothing here
+//! knows Kubernetes: who asks for a service-account token's owner is given a function.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 

@@ -61,7 +61,6 @@ const LINES: &[Line] = &[
     (AUTHORIZATION, "spec.targetRef", When::Given, "applying to objects of the Gateway API or to waypoints"),
     (AUTHORIZATION, "spec.targetRefs", When::Given, "applying to objects of the Gateway API or to waypoints"),
     (AUTHORIZATION, "spec.action", When::Is(&["CUSTOM"]), "asking an authorization service"),
-    (AUTHENTICATION, "spec.jwtRules[].jwksUri", When::Given, "fetching keys"),
     (AUTHENTICATION, "spec.targetRef", When::Given, "applying to objects of the Gateway API or to waypoints"),
     (AUTHENTICATION, "spec.targetRefs", When::Given, "applying to objects of the Gateway API or to waypoints"),
     (AUTHENTICATION, "spec.jwtRules[].presence", When::Is(&["REQUIRED"]), "demanding a token (a policy can)"),

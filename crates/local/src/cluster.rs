@@ -21,7 +21,7 @@ use crate::admission::Admission;
 use crate::client::Client;
 use crate::controllers::{self, LoadBalancers, Views};
 use crate::files::{Files, FilesError};
-use crate::hosts::{Backends, Dialer, GatewayListeners, HostListeners, Relay};
+use crate::hosts::{Backends, Dialer, GatewayListeners, HostListeners, Inside, Relay};
 use crate::kubelet::{ImageCommands, Kubelet, Settings};
 use crate::node::{Listen, NodeError, NodeHandle, Place};
 use crate::tokens::{NoKey, Tokens};
@@ -191,12 +191,13 @@ impl Cluster {
         };
         let kubelet = Kubelet::new(admission.store().clone(), node.clone(), settings, inherit);
 
+        let inside = Inside::new(zone_reader.clone(), relay.clone());
         let mut running = JoinSet::new();
         let api = UnixListener::bind(state.api_socket())
             .map_err(|source| ClusterError::StateDir { path: state.api_socket(), source })?;
         running.spawn(must_go_on(
             "the API",
-            api::serve(api, api::Server::new(admission.clone(), Some(kubelet.clone()), tokens)),
+            api::serve(api, api::Server::new(admission.clone(), Some(kubelet.clone()), tokens).with_network(inside)),
         ));
 
         let (stop, stopped) = watch::channel(false);

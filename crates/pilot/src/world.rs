@@ -4,7 +4,7 @@
 
 use crate::config::Config;
 use crate::registry::Registry;
-use crate::rules::{AccessRules, DestinationRules, PeerRules, Sidecars, VirtualServiceRule, created};
+use crate::rules::{AccessRules, DestinationRules, Keys, PeerRules, Sidecars, VirtualServiceRule, created};
 use crate::scope::PlaceNeeds;
 use lateen_galley::istio::Gateway;
 use lateen_galley::{Config as IstioConfig, Kind, Object, Snapshot};
@@ -42,6 +42,8 @@ pub struct World {
     pub access: Arc<AccessRules>,
     /// How workloads take connections.
     pub peers: Arc<PeerRules>,
+    /// Keys of issuers that were fetched.
+    keys: Arc<Keys>,
     /// All Gateways, the oldest first.
     pub gateways: Arc<Vec<Arc<Object>>>,
     /// Keys of labels that rules tell proxies apart by. Proxies alike in these get the same outbound configuration.
@@ -82,6 +84,7 @@ impl World {
             sidecars: Arc::default(),
             access: Arc::default(),
             peers: Arc::default(),
+            keys: Arc::default(),
             gateways: Arc::default(),
             label_keys: Arc::default(),
             place_needs: PlaceNeeds::default(),
@@ -115,8 +118,8 @@ impl World {
         let virtual_services = self.virtual_services(&snapshot, &config);
         let destination_rules = DestinationRules::new(&snapshot, &config);
         let sidecars = Sidecars::new(&snapshot, &config.root_namespace);
-        let access = AccessRules::new(&snapshot, &config);
         let peers = PeerRules::new(&snapshot, &config);
+        let access = AccessRules::new(&snapshot, &config, &self.keys);
         let mut label_keys = label_keys(&virtual_services, &destination_rules);
         label_keys.extend(localities.into_iter().flat_map(|mesh| &mesh.failover_priority).cloned());
         let place_needs = PlaceNeeds::of(&registry, &destination_rules, localities);
@@ -135,10 +138,17 @@ impl World {
             sidecars: Arc::new(sidecars),
             access: Arc::new(access),
             peers: Arc::new(peers),
+            keys: Arc::clone(&self.keys),
             gateways: Arc::new(gateways),
             label_keys: Arc::new(label_keys),
             place_needs,
         }
+    }
+
+    /// The same world, where other keys were fetched.
+    pub fn with_keys(&self, keys: Arc<Keys>) -> World {
+        let access = Arc::new(AccessRules::new(&self.snapshot, &self.config, &keys));
+        World { access, keys, ..self.clone() }
     }
 
     /// What differs from an earlier world.

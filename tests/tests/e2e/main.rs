@@ -9,6 +9,7 @@ mod examples;
 mod faults;
 mod hosts;
 mod identity;
+mod issuers;
 mod moves;
 mod real_envoy;
 mod routes;

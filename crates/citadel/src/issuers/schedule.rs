@@ -73,7 +73,8 @@ impl Schedule {
                 changed
             }
             None => {
-                let pause = FIRST_PAUSE.saturating_mul(1 << entry.failures.min(16)).min(LONGEST_PAUSE).min(self.refresh);
+                let pause =
+                    FIRST_PAUSE.saturating_mul(1 << entry.failures.min(16)).min(LONGEST_PAUSE).min(self.refresh);
                 entry.failures = entry.failures.saturating_add(1);
                 entry.due = Some(now + pause.mul_f64(0.5 + chance / 2.0));
                 false

@@ -12,7 +12,7 @@ use lateen_citadel::key::KeyType;
 use lateen_citadel::spiffe::TrustDomain;
 
 use super::agent::key_type;
-use crate::control_plane::{self, Options, Place, identity};
+use crate::control_plane::{self, Options, Place, identity, keys};
 use crate::duration;
 use crate::error::Error;
 
@@ -51,6 +51,12 @@ pub struct Arguments {
     /// Key of a root that is made: ecdsa or rsa
     #[arg(long, value_name = "KIND", default_value = "ecdsa", value_parser = key_type, help_heading = "Certificates")]
     ca_key_type: KeyType,
+    /// How often keys are fetched that RequestAuthentications name by address
+    #[arg(long, value_name = "TIME", default_value = "20m", value_parser = duration::parse, help_heading = "Tokens")]
+    jwks_refresh: Duration,
+    /// File of certificates (PEM) to trust there beside the system's
+    #[arg(long, value_name = "PATH", help_heading = "Tokens")]
+    jwks_roots: Option<PathBuf>,
     /// Socket to make, at which /ready, /metrics and pages under /debug are answered
     #[arg(long, value_name = "PATH")]
     http_socket: Option<PathBuf>,
@@ -96,6 +102,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
         plain,
         pages: arguments.http_socket,
         http: arguments.http_address,
+        keys: keys::Options { refresh: arguments.jwks_refresh, roots: arguments.jwks_roots },
     }))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -56,6 +56,12 @@ pub struct Arguments {
     /// Life of workloads' certificates, which are renewed long before its end
     #[arg(long, default_value = "24h", value_name = "TIME", value_parser = duration::parse)]
     cert_ttl: Duration,
+    /// How often keys are fetched that RequestAuthentications name by address
+    #[arg(long, default_value = "20m", value_name = "TIME", value_parser = duration::parse)]
+    jwks_refresh: Duration,
+    /// File of certificates (PEM) to trust there beside the system's
+    #[arg(long, value_name = "PATH")]
+    jwks_roots: Option<PathBuf>,
     #[command(flatten)]
     state_dir: StateDir,
 }
@@ -104,6 +110,10 @@ fn options(arguments: &Arguments) -> Result<Options, Error> {
     let seconds = |time: Duration| format!("{}s", time.as_secs_f64());
     control_plane.extend(["--cert-ttl".into(), seconds(arguments.cert_ttl).into()]);
     control_plane.extend(["--announce-root".into(), seconds(ANNOUNCE_ROOT).into()]);
+    control_plane.extend(["--jwks-refresh".into(), seconds(arguments.jwks_refresh).into()]);
+    if let Some(roots) = &arguments.jwks_roots {
+        control_plane.extend(["--jwks-roots".into(), roots.clone().into_os_string()]);
+    }
     control_plane.extend(["--log-level".into(), arguments.log_level.to_string().into()]);
     Ok(Options {
         state_dir,

@@ -2,6 +2,7 @@
 //! middle, ADS and certificates out. Wiring only.
 
 pub mod identity;
+pub mod keys;
 mod pages;
 mod registration;
 mod shown;
@@ -43,6 +44,8 @@ pub struct Options {
     pub pages: Option<PathBuf>,
     /// Address at which it shows itself.
     pub http: Option<SocketAddr>,
+    /// How keys of tokens' issuers are fetched.
+    pub keys: keys::Options,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -72,20 +75,13 @@ pub async fn run(options: Options) -> Result<(), Error> {
         tokio::spawn(pages::serve(pages::Listener::Tcp(socket), shown));
     }
 
-    let (sender, mut snapshots) = watch::channel(None);
+    let (sender, snapshots) = watch::channel(None);
     let kinds: Vec<Kind> = Kind::all().collect();
     let client = Client::new(options.api);
     let replica = client.clone();
     tokio::spawn(async move { replicate(replica, &kinds, sender).await });
     let known = snapshots.clone();
-    let told = pilot.clone();
-    tokio::spawn(async move {
-        while snapshots.changed().await.is_ok() {
-            if let Some(snapshot) = snapshots.borrow_and_update().clone() {
-                told.update(Arc::new(snapshot));
-            }
-        }
-    });
+    tokio::spawn(keys::feed(pilot.clone(), options.keys, client.clone(), snapshots));
 
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("cannot watch SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("cannot watch SIGINT"))?;

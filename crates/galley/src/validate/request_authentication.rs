@@ -24,8 +24,10 @@ fn jwt_rule(path: &str, rule: &JwtRule, findings: &mut Findings) {
     if rule.issuer.is_empty() && rule.jwks_uri.is_empty() {
         findings.error(path, "one of issuer and jwksUri is needed");
     }
-    if rule.jwks_uri.is_empty() && rule.jwks.is_empty() && !rule.issuer.is_empty() {
-        findings.error(format!("{path}.jwks"), "required: keys are not looked for at the issuer yet");
+    let discovered = rule.jwks_uri.is_empty() && rule.jwks.is_empty() && !rule.issuer.is_empty();
+    if discovered && let Err(why) = uri(&rule.issuer) {
+        let message = format!("there is neither jwks nor jwksUri, and no keys can be had from the issuer: {why}");
+        findings.warning(path, format!("{message}; its tokens will all be refused"));
     }
     if !rule.jwks_uri.is_empty() && !rule.jwks.is_empty() {
         findings.error(path, "only one of jwks and jwksUri may be set");

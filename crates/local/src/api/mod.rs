@@ -18,12 +18,14 @@ mod selector;
 mod serve;
 mod status;
 mod table;
+mod tunnel;
 mod watching;
 
 #[cfg(test)]
 mod tests;
 
 use crate::admission::Admission;
+use crate::hosts::Inside;
 use crate::kubelet::Kubelet;
 use crate::tokens::Tokens;
 
@@ -36,12 +38,20 @@ pub struct Server {
     /// Runs the pods whose logs are asked for and in which commands are run.
     kubelet: Option<Kubelet>,
     tokens: Tokens,
+    /// The cluster's network.
+    inside: Option<Inside>,
 }
 
 impl Server {
     /// Serves the objects of this store, tokens of its service accounts, and logs and exec of the pods that `kubelet`
     /// runs.
     pub fn new(admission: Admission, kubelet: Option<Kubelet>, tokens: Tokens) -> Self {
-        Self { admission, kubelet, tokens }
+        Self { admission, kubelet, tokens, inside: None }
+    }
+
+    /// The same, which also connects its clients to hosts of the cluster.
+    #[must_use]
+    pub fn with_network(self, inside: Inside) -> Self {
+        Self { inside: Some(inside), ..self }
     }
 }

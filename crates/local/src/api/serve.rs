@@ -18,7 +18,7 @@ use tokio::net::UnixListener;
 use super::path::{self, ObjectPath, Route};
 use super::request::Call;
 use super::status::Refusal;
-use super::{Server, authentication, discovery, exec, logs, objects, openapi, watching};
+use super::{Server, authentication, discovery, exec, logs, objects, openapi, tunnel, watching};
 use crate::tokens::Tokens;
 use lateen_galley::Kind;
 
@@ -69,6 +69,9 @@ async fn answer(server: &Server, request: Request<Incoming>) -> Response<Body> {
 }
 
 async fn route(server: &Server, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    if request.method() == Method::CONNECT {
+        return tunnel::connect(server, request).await;
+    }
     let route = path::parse(request.uri().path()).ok_or(Refusal::NoSuchResource)?;
     let objects = match route {
         Route::Objects(objects) => objects,

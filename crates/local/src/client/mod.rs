@@ -9,13 +9,14 @@ mod watch;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewStatus};
 use lateen_galley::Kind;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
 use crate::api::path::percent_encode;
@@ -298,6 +299,37 @@ impl Client {
         path.push_str(&format!("watch=true&allowWatchBookmarks=true&resourceVersion={}", percent_encode(revision)));
         let response = self.send(Request::get(path), Bytes::new()).await?;
         Ok(Watch::new(response.into_body()))
+    }
+
+    /// A connection to a port of a host of the cluster, through the cluster's own network; `None` if the host is none of the
+    /// cluster's.
+    ///
+    /// # Errors
+    /// When nobody takes the connection there, or the API is not reached.
+    pub async fn tunnel(
+        &self,
+        host: &str,
+        port: u16,
+    ) -> Result<Option<impl AsyncRead + AsyncWrite + Send + Unpin + use<>>, ClientError> {
+        let stream = self.connect().await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::broken)?;
+        tokio::spawn(connection.with_upgrades());
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let request = Request::connect(format!("{host}:{port}")).header(header::HOST, format!("{host}:{port}"));
+        let request = request.body(Full::new(Bytes::new())).map_err(ClientError::broken)?;
+        let response = sender.send_request(request).await.map_err(ClientError::broken)?;
+        let status = response.status();
+        if status.is_success() {
+            let upgraded = hyper::upgrade::on(response).await.map_err(ClientError::broken)?;
+            return Ok(Some(TokioIo::new(upgraded)));
+        }
+        let body = read(response.into_body()).await?;
+        if status == StatusCode::NOT_FOUND {
+            Ok(None)
+        } else {
+            Err(ClientError::Refused(Refused::read(status.as_u16(), &body)))
+        }
     }
 
     async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {

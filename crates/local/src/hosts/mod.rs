@@ -2,6 +2,7 @@
 //! and node ports), and virtual addresses used by pods without sidecar.
 
 mod backends;
+mod inside;
 mod listeners;
 mod relay;
 
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 use crate::network;
 
 pub use backends::{Backends, Endpoint, ServicePort};
+pub use inside::Inside;
 pub use listeners::{GatewayListeners, HostListeners};
 pub use relay::Dialer;
 
@@ -96,6 +98,19 @@ impl Relay {
                 drop(permit);
             });
         }
+    }
+
+    /// Connects to an address of the cluster, as a pod without sidecar would.
+    async fn connect_to(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let port = self.backends.borrow().behind(address).cloned();
+        let destination = match port {
+            Some(port) => Destination::Service(port),
+            None if network::is_virtual(address.ip()) => {
+                return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nothing is there"));
+            }
+            None => Destination::Outside(address),
+        };
+        self.clone().connect(&destination).await
     }
 
     async fn connect(mut self, destination: &Destination) -> io::Result<TcpStream> {

@@ -12,6 +12,7 @@ pub use state::{Counts, Pending, State};
 
 use crate::config::Config;
 use crate::node::{Node, NodeError};
+use crate::rules::Keys;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use lateen_galley::Snapshot;
 use lateen_xds::ads::server::{Connection, Discovery, Peer, StreamStatus};
@@ -41,9 +42,16 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Inbox {
-    /// The last snapshot not taken in. Earlier ones are of no interest.
-    snapshot: Option<Arc<Snapshot>>,
+    news: News,
     closed: bool,
+}
+
+/// What is not taken in yet: the last of each, for earlier ones are of no interest.
+#[derive(Debug, Default)]
+struct News {
+    snapshot: Option<Arc<Snapshot>>,
+    /// Of issuers.
+    keys: Option<Arc<Keys>>,
 }
 
 impl Pilot {
@@ -66,7 +74,13 @@ impl Pilot {
     /// Takes in all objects as they are now. The first snapshot must be complete: proxies that come back after a
     /// restart are told to forget what it does not hold.
     pub fn update(&self, snapshot: Arc<Snapshot>) {
-        lock(&self.0.shared.inbox).snapshot = Some(snapshot);
+        lock(&self.0.shared.inbox).news.snapshot = Some(snapshot);
+        self.0.shared.changed.notify_all();
+    }
+
+    /// Takes in the keys of issuers as they are now. Tokens of issuers without are refused.
+    pub fn learn(&self, keys: Arc<Keys>) {
+        lock(&self.0.shared.inbox).news.keys = Some(keys);
         self.0.shared.changed.notify_all();
     }
 
@@ -115,11 +129,13 @@ impl Drop for Running {
 impl Shared {
     fn work(&self, mut debounce: Debounce) {
         loop {
-            let Some(snapshot) = self.next(&debounce) else { return };
+            let Some(News { keys, snapshot }) = self.next(&debounce) else { return };
             let now = Instant::now();
             let mut state = lock(&self.state);
-            if let Some(snapshot) = snapshot {
-                match state.take(snapshot) {
+            let learnt = keys.map(|keys| state.learn(keys));
+            let taken = snapshot.map(|snapshot| state.take(snapshot));
+            for pending in learnt.into_iter().chain(taken) {
+                match pending {
                     Pending::Nothing => {}
                     Pending::Now => state.push(),
                     Pending::WhenQuiet => debounce.note(now),
@@ -131,22 +147,23 @@ impl Shared {
         }
     }
 
-    /// Waits for the next snapshot, or for the time to push, which is `Some(None)`. `None` is the end.
-    fn next(&self, debounce: &Debounce) -> Option<Option<Arc<Snapshot>>> {
+    /// Waits for news, or for the time to push, when there are none. `None` is the end.
+    fn next(&self, debounce: &Debounce) -> Option<News> {
         let mut inbox = lock(&self.inbox);
         loop {
             if inbox.closed {
                 return None;
             }
-            if let Some(snapshot) = inbox.snapshot.take() {
-                return Some(Some(snapshot));
+            let news = std::mem::take(&mut inbox.news);
+            if news.snapshot.is_some() || news.keys.is_some() {
+                return Some(news);
             }
             inbox = match debounce.due() {
                 None => self.changed.wait(inbox).unwrap_or_else(PoisonError::into_inner),
                 Some(due) => {
                     let left = due.saturating_duration_since(Instant::now());
                     if left.is_zero() {
-                        return Some(None);
+                        return Some(News::default());
                     }
                     self.changed.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0
                 }

@@ -7,6 +7,7 @@ use super::proxies::{Own, Proxies, Proxy};
 use crate::assemble::{self, Memo, Outbound};
 use crate::config::Config;
 use crate::node::Node;
+use crate::rules::Keys;
 use crate::scope::ScopeKey;
 use crate::world::{Change, ENDPOINT_KINDS, EndpointChange, World};
 use lateen_galley::{Kind, Snapshot};
@@ -132,8 +133,21 @@ impl State {
         self.read(snapshot)
     }
 
+    /// Takes in the keys of issuers that were fetched. Proxies are told with the next push.
+    pub fn learn(&mut self, keys: Arc<Keys>) -> Pending {
+        let latest = self.latest.with_keys(keys);
+        if !self.synced {
+            self.latest = latest;
+            return Pending::Nothing;
+        }
+        self.turn_to(latest)
+    }
+
     fn read(&mut self, snapshot: Arc<Snapshot>) -> Pending {
-        let latest = self.latest.advance(snapshot);
+        self.turn_to(self.latest.advance(snapshot))
+    }
+
+    fn turn_to(&mut self, latest: World) -> Pending {
         let change = latest.change_since(&self.latest);
         self.latest = latest;
         if !self.synced {

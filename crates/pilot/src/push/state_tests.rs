@@ -1,4 +1,5 @@
 use super::*;
+use crate::rules::{KeysAt, keys_wanted};
 use crate::testing::{self, CANARY, Cluster, GATEWAY, SIDECAR};
 use lateen_xds::Version;
 use std::collections::BTreeMap;
@@ -142,6 +143,40 @@ fn what_is_put_together_in_steps_is_what_is_made_at_once() {
         let fresh = cluster.resources(&testing::node(id, &[]));
         assert_eq!(all(&proxy.resources.borrow()), all(&fresh), "{id}");
     }
+}
+
+const ISSUER: &str = r#"
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: web, namespace: shop}
+spec: {jwtRules: [{issuer: a, jwksUri: "https://a.test/keys", timeout: 2s}, {issuer: "https://b.test"}, {issuer: "https://b.test"}]}
+"#;
+
+#[test]
+fn fetched_keys_change_listeners_once_things_are_quiet() {
+    let mut cluster = Cluster::read(CANARY);
+    cluster.apply(ISSUER);
+    let places = [KeysAt::Address("https://a.test/keys".to_owned()), KeysAt::Issuer("https://b.test".to_owned())];
+    let seconds = std::time::Duration::from_secs;
+    let wanted = places.iter().cloned().zip([seconds(2), seconds(5)]).collect();
+    assert_eq!(keys_wanted(&cluster.snapshot()), wanted);
+
+    let mut state = cluster.state(Config::default());
+    let proxy = testing::add(&mut state, &testing::node(SIDECAR, &[]));
+    let says = |keys: &str| {
+        let resources = proxy.resources.borrow().clone();
+        let mut listeners = resources.of_type(&ResourceType::Listener);
+        listeners.any(|listener| String::from_utf8_lossy(listener.body()).contains(keys))
+    };
+    assert!(says("keys-that-could-not-be-had"));
+    let keys = |text: &str| Arc::new(places.iter().map(|place| (place.clone(), text.into())).collect());
+    assert_eq!(state.learn(keys("fetched")), Pending::WhenQuiet);
+    state.push();
+    assert!(says("fetched") && !says("keys-that-could-not-be-had"));
+    assert_eq!(state.learn(keys("fetched")), Pending::Nothing);
+    assert_eq!(state.learn(keys("rotated")), Pending::WhenQuiet);
+    state.push();
+    assert!(says("rotated") && !says("fetched"));
 }
 
 #[test]

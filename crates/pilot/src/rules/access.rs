@@ -12,6 +12,7 @@ use lateen_galley::{Config, Kind, Object, Snapshot};
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// An AuthorizationPolicy. Two are equal if they say the same.
 #[derive(Clone, Debug)]
@@ -66,7 +67,45 @@ impl Hash for AccessPolicy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Tokens {
     selector: Labels,
-    rules: Vec<Arc<JwtRule>>,
+    rules: Vec<JwtKeys>,
+}
+
+/// Where an issuer's keys are, if a rule does not hold them itself.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeysAt {
+    /// At this address.
+    Address(String),
+    /// Where the issuer, by its description at this address, says.
+    Issuer(String),
+}
+
+impl KeysAt {
+    /// Where a rule's keys are; none if it holds them.
+    fn of(rule: &JwtRule) -> Option<KeysAt> {
+        match (rule.jwks.is_empty(), rule.jwks_uri.is_empty()) {
+            (false, _) => None,
+            (true, false) => Some(KeysAt::Address(rule.jwks_uri.clone())),
+            (true, true) => Some(KeysAt::Issuer(rule.issuer.clone())),
+        }
+    }
+}
+
+/// Key sets that were fetched: pilot is told them.
+pub type Keys = BTreeMap<KeysAt, Arc<str>>;
+
+/// How long a rule waits for its keys that does not say (Istio's default).
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where keys are to be fetched, and how long that may take: for rules of one issuer, as long as the most patient says.
+pub fn keys_wanted(snapshot: &Snapshot) -> BTreeMap<KeysAt, Duration> {
+    let mut wanted = BTreeMap::new();
+    for rule in snapshot.list::<Config<RequestAuthentication>>().flat_map(|config| &config.spec.jwt_rules) {
+        if let Some(at) = KeysAt::of(rule) {
+            let patience = wanted.entry(at).or_insert(Duration::ZERO);
+            *patience = (*patience).max(rule.timeout.map_or(PATIENCE, |timeout| timeout.get()));
+        }
+    }
+    wanted
 }
 
 /// A rule about tokens, and the keys that verify them.
@@ -78,9 +117,12 @@ pub struct JwtKeys {
 }
 
 impl JwtKeys {
-    fn new(rule: &Arc<JwtRule>) -> JwtKeys {
-        let given = Some(rule.jwks.as_str()).filter(|keys| !keys.is_empty());
-        JwtKeys { rule: Arc::clone(rule), keys: given.map(Arc::from) }
+    fn new(rule: Arc<JwtRule>, fetched: &Keys) -> JwtKeys {
+        let keys = match KeysAt::of(&rule) {
+            None => Some(Arc::from(rule.jwks.as_str())),
+            Some(at) => fetched.get(&at).cloned(),
+        };
+        JwtKeys { rule, keys }
     }
 }
 
@@ -106,7 +148,7 @@ pub struct AccessRules {
 
 impl AccessRules {
     /// Reads all of a snapshot. What is in the root namespace holds for all namespaces.
-    pub fn new(snapshot: &Snapshot, config: &MeshSettings) -> AccessRules {
+    pub fn new(snapshot: &Snapshot, config: &MeshSettings, keys: &Keys) -> AccessRules {
         let mut rules = AccessRules {
             root: config.root_namespace.clone(),
             trust_domains: config.trust_domains(),
@@ -122,7 +164,7 @@ impl AccessRules {
             let selector = config.spec.selector.as_ref().map(|selector| selector.match_labels.clone());
             rules.tokens.entry(object.namespace().to_owned()).or_default().push(Tokens {
                 selector: selector.unwrap_or_default(),
-                rules: config.spec.jwt_rules.iter().cloned().map(Arc::new).collect(),
+                rules: config.spec.jwt_rules.iter().map(|rule| JwtKeys::new(Arc::new(rule.clone()), keys)).collect(),
             });
         }
         rules
@@ -135,7 +177,7 @@ impl AccessRules {
         let policies = namespaces.iter().filter_map(|namespace| self.policies.get(*namespace)).flatten();
         let tokens = namespaces.iter().filter_map(|namespace| self.tokens.get(*namespace)).flatten();
         let tokens = tokens.filter(|tokens| selects(&tokens.selector, labels)).flat_map(|tokens| &tokens.rules);
-        let mut tokens: Vec<JwtKeys> = tokens.map(JwtKeys::new).collect();
+        let mut tokens: Vec<JwtKeys> = tokens.cloned().collect();
         tokens.sort_by(|a, b| a.rule.issuer.cmp(&b.rule.issuer));
         let policies: Vec<_> = policies.filter(|policy| selects(&policy.selector, labels)).cloned().collect();
         // Where there is no policy, nothing depends on the mesh's name.
