@@ -14,7 +14,8 @@ use std::process::Command;
 use prost::Message as _;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{
-    DescriptorProto, EnumOptions, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet, MessageOptions,
+    DescriptorProto, EnumDescriptorProto, EnumOptions, EnumValueDescriptorProto, FieldDescriptorProto,
+    FileDescriptorProto, FileDescriptorSet, MessageOptions,
 };
 
 /// Files whose messages can stand in a bootstrap, in an `Any` of it or of an xDS resource, or in an admin answer.
@@ -87,7 +88,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut set = FileDescriptorSet::decode(all.as_slice())?;
     keep_reachable(&mut set, ROOTS)?;
     set.file.iter_mut().for_each(strip);
-    set.file.extend([typed_struct("udpa.type.v1"), typed_struct("xds.type.v3")]);
+    set.file.extend([typed_struct("udpa.type.v1"), typed_struct("xds.type.v3"), istio_alpn()]);
 
     std::fs::write(out.join("envoy.bin"), set.encode_to_vec())?;
     std::fs::write(out.join("unordered.rs"), unordered_table(&set)?)?;
@@ -189,19 +190,11 @@ fn strip_enum(r#enum: &mut prost_types::EnumDescriptorProto) {
 
 /// The two messages that hold the JSON of another one, which `envoy-types` leaves out: a type URL and a structure.
 fn typed_struct(package: &str) -> FileDescriptorProto {
-    let field = |name: &str, number, r#type: Type, type_name: Option<&str>| FieldDescriptorProto {
-        name: Some(name.to_owned()),
-        number: Some(number),
-        label: Some(Label::Optional.into()),
-        r#type: Some(r#type.into()),
-        type_name: type_name.map(str::to_owned),
-        ..FieldDescriptorProto::default()
-    };
     let message = DescriptorProto {
         name: Some("TypedStruct".to_owned()),
         field: vec![
-            field("type_url", 1, Type::String, None),
-            field("value", 2, Type::Message, Some(".google.protobuf.Struct")),
+            field("type_url", 1, Label::Optional, Type::String, None),
+            field("value", 2, Label::Optional, Type::Message, Some(".google.protobuf.Struct")),
         ],
         ..DescriptorProto::default()
     };
@@ -212,6 +205,55 @@ fn typed_struct(package: &str) -> FileDescriptorProto {
         message_type: vec![message],
         syntax: Some("proto3".to_owned()),
         ..FileDescriptorProto::default()
+    }
+}
+
+/// The settings of Istio's filter `istio.alpn` (see `src/istio.rs`).
+fn istio_alpn() -> FileDescriptorProto {
+    const PACKAGE: &str = "istio.envoy.config.filter.http.alpn.v2alpha1";
+    let inner = |name: &str| format!(".{PACKAGE}.FilterConfig.{name}");
+    let versions = ["HTTP10", "HTTP11", "HTTP2"].into_iter().zip(0..).map(|(name, number)| EnumValueDescriptorProto {
+        name: Some(name.to_owned()),
+        number: Some(number),
+        options: None,
+    });
+    let protocol = EnumDescriptorProto {
+        name: Some("Protocol".to_owned()),
+        value: versions.collect(),
+        ..EnumDescriptorProto::default()
+    };
+    let one = DescriptorProto {
+        name: Some("AlpnOverride".to_owned()),
+        field: vec![
+            field("upstream_protocol", 1, Label::Optional, Type::Enum, Some(&inner("Protocol"))),
+            field("alpn_override", 2, Label::Repeated, Type::String, None),
+        ],
+        ..DescriptorProto::default()
+    };
+    let config = DescriptorProto {
+        name: Some("FilterConfig".to_owned()),
+        field: vec![field("alpn_override", 1, Label::Repeated, Type::Message, Some(&inner("AlpnOverride")))],
+        nested_type: vec![one],
+        enum_type: vec![protocol],
+        ..DescriptorProto::default()
+    };
+    FileDescriptorProto {
+        name: Some("envoy/config/filter/http/alpn/v2alpha1/config.proto".to_owned()),
+        package: Some(PACKAGE.to_owned()),
+        message_type: vec![config],
+        syntax: Some("proto3".to_owned()),
+        ..FileDescriptorProto::default()
+    }
+}
+
+fn field(name: &str, number: i32, label: Label, r#type: Type, type_name: Option<&str>) -> FieldDescriptorProto {
+    FieldDescriptorProto {
+        name: Some(name.to_owned()),
+        number: Some(number),
+        label: Some(label.into()),
+        r#type: Some(r#type.into()),
+        type_name: type_name.map(str::to_owned),
+        ..FieldDescriptorProto::default()
     }
 }
 

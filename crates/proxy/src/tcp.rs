@@ -80,7 +80,7 @@ pub async fn ask(
     if !upstream.has_room() {
         return None;
     }
-    let lease = upstream.tcp(&host, worker.process.upstreams.default_bind.as_ref()).await.ok()?;
+    let lease = upstream.tcp(&host, worker.process.upstreams.default_bind.as_ref(), None).await.ok()?;
     Some(Ready { cluster, upstream, host, lease })
 }
 
@@ -188,7 +188,7 @@ async fn connect(accepted: &Accepted, proxy: &TcpProxy, record: &mut Record) -> 
         };
         let host = upstream.for_client(host, accepted.peer, accepted.local);
         record.upstream_host = Some(host.target.clone());
-        match upstream.tcp(&host, worker.process.upstreams.default_bind.as_ref()).await {
+        match upstream.tcp(&host, worker.process.upstreams.default_bind.as_ref(), None).await {
             Ok(lease) => {
                 upstream.report(&settings, &host, Report::Served, &mut worker.dice());
                 return Some(lease);

@@ -236,7 +236,8 @@ impl<'a> Exchange<'a> {
                         }
                     }
                 }
-                Step::FaultsOverflow => {}
+                // Between proxies nothing is wrapped here, so that nothing need be told before it.
+                Step::FaultsOverflow | Step::Alpn(_) => {}
                 Step::Jwt(jwt, of_route) => {
                     let since = self.record.start.duration_since(std::time::UNIX_EPOCH);
                     let now = since.map_or(0, |since| since.as_secs());

@@ -52,6 +52,8 @@ pub struct ClusterSettings {
     pub transport: TransportSocket,
     /// The first that fits a host is used for it instead of `transport`.
     pub transport_matches: Vec<TransportMatch>,
+    /// Its connections offer what its transport says by ALPN, whatever filters say (Istio's metadata `alpn_override`).
+    pub keeps_protocols: bool,
     /// Connections begin with a PROXY protocol header that tells of the client.
     pub proxy_protocol: Option<crate::proxy_protocol::Version>,
     /// Source address and socket options of upstream connections; when absent the proxy's own default is used.

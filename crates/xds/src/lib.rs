@@ -4,6 +4,7 @@
 //! - [`ads`]: the aggregated discovery service, server and client, as state machines with thin gRPC adapters
 //! - [`json`]: protobuf JSON with typed `Any`s
 //! - [`bootstrap`]: Envoy's bootstrap files
+//! - [`istio`]: messages that Istio adds to Envoy's
 //! - [`convert`]: Envoy's messages to what a proxy decides by
 //! - [`state`]: all that a proxy has been told, and the configuration that comes of it
 //!
@@ -15,6 +16,7 @@ pub mod ads;
 pub mod bootstrap;
 mod canonical;
 pub mod convert;
+pub mod istio;
 pub mod json;
 pub mod resource;
 mod resource_type;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
+use lateen_traffic::filter::alpn::Alpn;
 use lateen_traffic::filter::cors::Grant;
 use lateen_traffic::filter::grpc_web::Bridge;
 use lateen_traffic::filter::{Asked, Step, Walk};
@@ -28,6 +29,8 @@ pub struct Filtered {
     pub(super) grant: Option<Grant>,
     /// What the exchange is for its client, which cannot speak gRPC.
     pub(super) bridge: Option<Bridge>,
+    /// What connections to hosts offer by ALPN.
+    pub(super) alpn: Option<Arc<Alpn>>,
     /// When a delay ended: the router's times begin then.
     pub(super) delayed_to: Option<Instant>,
     fault: Option<ActiveFault>,
@@ -135,6 +138,7 @@ impl Exchange<'_, '_> {
                     }
                 }
                 Step::GrpcWeb => self.bridge(),
+                Step::Alpn(alpn) => self.filtered.alpn = Some(alpn),
                 Step::FaultsOverflow => stats.fault().faults_overflow.inc(),
                 Step::Cors(decision) => {
                     let counter =

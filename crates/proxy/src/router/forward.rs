@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use lateen_traffic::Config;
 use lateen_traffic::cluster::{ClusterSettings, Discovery, LbPolicy};
+use lateen_traffic::filter::alpn::Protocols;
 use lateen_traffic::hashing::{self, Downstream};
 use lateen_traffic::hcm::Hcm;
 use lateen_traffic::reply;
@@ -26,6 +27,8 @@ pub(super) struct Plan<'a> {
     pub stats: Option<Arc<RouteStats>>,
     /// What the request is hashed to, if its cluster hashes.
     pub hash: Option<u64>,
+    /// What its connection offers by ALPN in place of what the cluster says.
+    pub alpn: Option<Protocols>,
 }
 
 impl<'a> Deref for Plan<'a> {
@@ -89,7 +92,9 @@ impl<'a> Exchange<'a, '_> {
         let asked = way.asked(self.request);
         way.retry_as(asked.as_ref(), self.request);
         let stats = routed.route.stats.as_ref().map(|name| worker.stats.route(name));
-        let mut plan = Plan { way, upstream, settings, stats, hash: None };
+        let http2 = settings.protocol.is_http2(self.request.protocol);
+        let alpn = self.filtered.alpn.as_deref().filter(|_| !settings.keeps_protocols).and_then(|alpn| alpn.of(http2));
+        let mut plan = Plan { way, upstream, stats, hash: None, alpn: alpn.cloned(), settings };
         if matches!(plan.settings.lb, LbPolicy::Hash(_)) {
             // Of the head as it goes upstream, as in Envoy.
             plan.hash = self.hash(forward);

@@ -164,7 +164,8 @@ impl Copied {
     async fn exchange(&mut self, host: &Rc<Host>, deadlines: &Deadlines) -> End {
         let bind = self.worker.process.upstreams.default_bind.as_ref();
         // A copy has no client of its own: where its cluster speaks what the client speaks, that is HTTP/1.1, as in Envoy.
-        let leased = self.upstream.lease(host, Protocol::Http11, bind).await;
+        // Nor was it told by filters what to offer by ALPN.
+        let leased = self.upstream.lease(host, Protocol::Http11, bind, None).await;
         let lease = match leased {
             Ok(lease) => lease,
             Err(failure) => return End::Failed(failure),

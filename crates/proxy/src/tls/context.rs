@@ -311,6 +311,11 @@ impl Client {
         Ok(Self { config, max_sessions, verifier, local: parts.local() })
     }
 
+    /// What is offered by ALPN.
+    pub fn protocols(&self) -> &[Vec<u8>] {
+        &self.config.alpn_protocols
+    }
+
     /// How to speak to one host: it has sessions of its own, since no other could continue them.
     pub fn for_host(&self, names_server: bool) -> Arc<ClientConfig> {
         let mut config = self.config.clone();

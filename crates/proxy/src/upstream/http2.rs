@@ -6,11 +6,12 @@ use std::rc::Rc;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use lateen_traffic::cluster::{ClusterSettings, UpstreamBind};
+use lateen_traffic::filter::alpn::Protocols;
 use lateen_traffic::reply::UpstreamFailure;
 use tokio::time::Instant;
 
-use super::pool::is_due;
-use super::pool::wait_for_change;
+use super::pool::{Pool, is_due};
+use super::tls::Offer;
 use super::{Host, Upstream};
 use crate::http2::keepalive::unanswered;
 use crate::io::{Io, OwnedIo};
@@ -29,7 +30,7 @@ pub(super) struct Http2Connection {
 /// A place for one stream on an HTTP/2 connection.
 pub struct Http2Lease {
     connection: Rc<Http2Connection>,
-    host: Rc<Host>,
+    pool: Rc<Pool>,
     /// Sends the request.
     pub sender: SendRequest<Bytes>,
 }
@@ -55,13 +56,19 @@ impl Upstream {
     ///
     /// # Errors
     /// When there is none to be had, or a limit is reached.
-    pub async fn http2(&self, host: &Rc<Host>, bind: Option<&UpstreamBind>) -> Result<Http2Lease, UpstreamFailure> {
+    pub async fn http2(
+        &self,
+        host: &Rc<Host>,
+        bind: Option<&UpstreamBind>,
+        alpn: Option<&Protocols>,
+    ) -> Result<Http2Lease, UpstreamFailure> {
         let settings = self.settings();
+        let pool = host.pools.of(alpn);
         let limit = settings.http2.max_concurrent_streams;
         let mut pending = None;
         loop {
             let found = {
-                let mut all = host.pool.http2.borrow_mut();
+                let mut all = pool.http2.borrow_mut();
                 all.retain(|c| {
                     c.open.get()
                         && settings.max_requests_per_connection.is_none_or(|most| c.uses.get() < most)
@@ -74,7 +81,7 @@ impl Upstream {
                     Ok(sender) => {
                         connection.streams.set(connection.streams.get() + 1);
                         connection.uses.set(connection.uses.get() + 1);
-                        return Ok(Http2Lease { connection, host: Rc::clone(host), sender });
+                        return Ok(Http2Lease { connection, pool, sender });
                     }
                     // Closed, or told to go away.
                     Err(_) => {
@@ -86,12 +93,12 @@ impl Upstream {
             if pending.is_none() {
                 pending = Some(self.pend(&settings)?);
             }
-            if host.pool.http2_opening.get() || !self.may_open(host, &settings) {
-                wait_for_change(host).await;
+            if pool.http2_opening.get() || !self.may_open(&pool, &settings) {
+                pool.changed().await;
                 continue;
             }
-            let opening = Opening::begin(host);
-            let (io, counted) = self.open(host, &settings, bind).await?;
+            let opening = Opening::begin(&pool);
+            let (io, counted) = self.open(host, &pool, &settings, bind, Offer::http(alpn, "h2")).await?;
             let mut builder = h2::client::Builder::new();
             builder
                 .initial_window_size(settings.http2.stream_window)
@@ -120,7 +127,7 @@ impl Upstream {
                 idle_since: Cell::new(now),
                 open: Cell::new(true),
             });
-            host.pool.http2.borrow_mut().push(Rc::clone(&connection));
+            pool.http2.borrow_mut().push(Rc::clone(&connection));
             tokio::task::spawn_local({
                 let connection = Rc::downgrade(&connection);
                 async move {
@@ -141,19 +148,19 @@ impl Upstream {
 }
 
 /// One connection is opened at a time; the others who want one wait for it.
-struct Opening<'a>(&'a Host);
+struct Opening<'a>(&'a Pool);
 
 impl<'a> Opening<'a> {
-    fn begin(host: &'a Host) -> Self {
-        host.pool.http2_opening.set(true);
-        Self(host)
+    fn begin(pool: &'a Pool) -> Self {
+        pool.http2_opening.set(true);
+        Self(pool)
     }
 }
 
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
-        self.0.pool.http2_opening.set(false);
-        self.0.pool.wake_all();
+        self.0.http2_opening.set(false);
+        self.0.wake_all();
     }
 }
 
@@ -169,7 +176,7 @@ impl Drop for Http2Lease {
         let c = &self.connection;
         c.streams.set(c.streams.get() - 1);
         c.idle_since.set(Instant::now());
-        self.host.pool.wake_one();
+        self.pool.wake_one();
     }
 }
 

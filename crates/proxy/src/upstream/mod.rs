@@ -35,7 +35,7 @@ pub use connect::{connect, dial, original_destination};
 pub use http2::{Http2Lease, failure as http2_failure};
 pub use lease::{InFlight, Lease};
 pub use named::NameCaches;
-pub use pool::{Http1Lease, Pool, TcpLease};
+pub use pool::{Http1Lease, Pools, TcpLease};
 
 /// Addresses that DNS names of clusters resolve to, by name.
 pub type Resolved = Arc<HashMap<Arc<str>, Arc<[IpAddr]>>>;
@@ -243,7 +243,7 @@ pub struct Host {
     /// Counts over all workers.
     pub shared: Arc<HostShared>,
     /// This worker's connections to it.
-    pub pool: Pool,
+    pub pools: Pools,
     weight: Cell<u32>,
     // What is found out of it, if anything is.
     health: RefCell<Option<Arc<HostHealth>>>,
@@ -264,7 +264,7 @@ impl Host {
             transport_labels: self.transport_labels.clone(),
             tls: RefCell::default(),
             shared: Arc::clone(&self.shared),
-            pool: Pool::default(),
+            pools: Pools::default(),
             weight: Cell::new(self.weight.get()),
             health: RefCell::default(),
             falls: Cell::new(0),
@@ -371,7 +371,7 @@ impl Upstream {
                         hostname: Arc::clone(&endpoint.hostname),
                         transport_labels: endpoint.transport_labels.clone(),
                         tls: RefCell::default(),
-                        pool: Pool::default(),
+                        pools: Pools::default(),
                         weight: Cell::new(endpoint.weight.max(1)),
                         health: RefCell::default(),
                         falls: Cell::new(0),
@@ -408,7 +408,7 @@ impl Upstream {
             let falls = host.health.borrow().as_ref().map_or(0, |health| health.falls());
             if host.falls.replace(falls) != falls {
                 // If it comes back, other connections may do better.
-                host.pool.retire();
+                host.pools.retire();
             }
         }
         let all_in_all = state.hosts.iter().zip(&state.discovered).map(|(host, (priority, told))| {
@@ -502,7 +502,7 @@ impl Upstream {
             return Rc::clone(host);
         }
         if state.dynamic.len() >= DYNAMIC_HOSTS {
-            state.dynamic.retain(|_, host| Rc::strong_count(host) > 1 || !host.pool.is_empty());
+            state.dynamic.retain(|_, host| Rc::strong_count(host) > 1 || !host.pools.is_empty());
             let known = &state.dynamic;
             self.shared.retain(|a| matches!(a, EndpointAddress::Socket(a) if known.contains_key(a)));
         }
@@ -514,7 +514,7 @@ impl Upstream {
             hostname: "".into(),
             transport_labels: TransportLabels::default(),
             tls: RefCell::default(),
-            pool: Pool::default(),
+            pools: Pools::default(),
             weight: Cell::new(1),
             health: RefCell::default(),
             falls: Cell::new(0),
@@ -534,7 +534,7 @@ impl Upstream {
             .iter()
             .chain(state.dynamic.values())
             .chain(state.told.iter())
-            .map(|h| h.pool.sweep(now, settings))
+            .map(|h| h.pools.sweep(now, settings))
             .sum()
     }
 }

@@ -1,4 +1,4 @@
-//! A worker's connections to one host.
+//! A worker's connections to one host, apart by what they offered by ALPN: one that offered another is of no use.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lateen_traffic::cluster::{ClusterSettings, UpstreamBind};
+use lateen_traffic::filter::alpn::Protocols;
 use lateen_traffic::proxy_protocol;
 use lateen_traffic::reply::UpstreamFailure;
 use tokio::io::AsyncWriteExt as _;
@@ -16,14 +17,21 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::http2::Http2Connection;
+use super::tls::Offer;
 use super::{ClusterShared, Host, HostShared, Permit, Upstream, dial};
 use crate::http1::{Reader, Writer};
 use crate::io::Io;
 use crate::stats::ClusterStats;
 
+/// All of a worker's connections to one host.
+#[derive(Default)]
+pub struct Pools(RefCell<Vec<Rc<Pool>>>);
+
 /// Idle connections and those who wait for one.
 #[derive(Default)]
 pub struct Pool {
+    // What is offered in place of what the cluster says.
+    alpn: Option<Protocols>,
     idle: RefCell<Vec<Http1Connection>>,
     pub(super) http2: RefCell<Vec<Rc<Http2Connection>>>,
     pub(super) http2_opening: Cell<bool>,
@@ -52,7 +60,7 @@ pub struct Http1Connection {
 /// An HTTP/1.1 connection while one request uses it.
 pub struct Http1Lease {
     connection: Option<Http1Connection>,
-    host: Rc<Host>,
+    pool: Rc<Pool>,
 }
 
 /// An open connection, counted wherever connections are counted.
@@ -60,27 +68,27 @@ pub(super) struct Counted {
     cluster: Arc<ClusterShared>,
     host: Arc<HostShared>,
     stats: Arc<ClusterStats>,
-    owner: std::rc::Weak<Host>,
+    owner: std::rc::Weak<Pool>,
     // The connection itself, once it is there, and since when.
     io: std::cell::OnceCell<(Rc<Io>, Instant)>,
 }
 
 impl Counted {
-    fn new(upstream: &Upstream, host: &Rc<Host>) -> Self {
+    fn new(upstream: &Upstream, host: &Host, pool: &Rc<Pool>) -> Self {
         upstream.shared.connections.fetch_add(1, Ordering::Relaxed);
         if !upstream.shared.had_traffic.load(Ordering::Relaxed) {
             upstream.shared.had_traffic.store(true, Ordering::Relaxed);
         }
         host.shared.connections.fetch_add(1, Ordering::Relaxed);
         host.shared.connections_total.fetch_add(1, Ordering::Relaxed);
-        host.pool.open.set(host.pool.open.get() + 1);
+        pool.open.set(pool.open.get() + 1);
         upstream.stats.upstream_cx_total.inc();
         upstream.stats.upstream_cx_active.inc();
         Self {
             cluster: Arc::clone(&upstream.shared),
             host: Arc::clone(&host.shared),
             stats: Arc::clone(&upstream.stats),
-            owner: Rc::downgrade(host),
+            owner: Rc::downgrade(pool),
             io: std::cell::OnceCell::new(),
         }
     }
@@ -97,20 +105,47 @@ impl Drop for Counted {
             self.stats.upstream_cx_tx_bytes_total.add(io.sent());
             self.stats.upstream_cx_length_ms.record(since.elapsed());
         }
-        if let Some(host) = self.owner.upgrade() {
-            host.pool.open.set(host.pool.open.get() - 1);
+        if let Some(pool) = self.owner.upgrade() {
+            pool.open.set(pool.open.get() - 1);
             // Its place is free for another connection.
-            host.pool.wake_one();
+            pool.wake_one();
         }
     }
 }
 
-impl Pool {
-    /// Whether there is no connection.
-    pub fn is_empty(&self) -> bool {
-        self.open.get() == 0
+impl Pools {
+    /// Connections that offer this, or what the cluster says.
+    pub(super) fn of(&self, alpn: Option<&Protocols>) -> Rc<Pool> {
+        let mut all = self.0.borrow_mut();
+        if let Some(pool) = all.iter().find(|pool| pool.alpn.as_ref() == alpn) {
+            return Rc::clone(pool);
+        }
+        let made = Rc::new(Pool { alpn: alpn.cloned(), ..Pool::default() });
+        all.push(Rc::clone(&made));
+        made
     }
 
+    /// Whether there is no connection.
+    pub fn is_empty(&self) -> bool {
+        self.0.borrow().iter().all(|pool| pool.open.get() == 0)
+    }
+
+    /// No connection that is there takes another request.
+    pub(super) fn retire(&self) {
+        self.0.borrow().iter().for_each(|pool| pool.retire());
+    }
+
+    /// Closes idle connections that ended or are too old; tells how many stay.
+    pub(super) fn sweep(&self, now: Instant, settings: &ClusterSettings) -> usize {
+        let mut all = self.0.borrow_mut();
+        let open = all.iter().map(|pool| pool.sweep(now, settings)).sum();
+        // What nobody asks for any longer: filters may offer something else by now.
+        all.retain(|pool| pool.open.get() > 0 || Rc::strong_count(pool) > 1);
+        open
+    }
+}
+
+impl Pool {
     fn put(&self, connection: Http1Connection) {
         self.idle.borrow_mut().push(connection);
         self.wake_one();
@@ -131,8 +166,7 @@ impl Pool {
         }
     }
 
-    /// No connection that is there takes another request.
-    pub(super) fn retire(&self) {
+    fn retire(&self) {
         self.retired.set(self.retired.get().wrapping_add(1));
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
         drop(idle);
@@ -141,8 +175,7 @@ impl Pool {
         }
     }
 
-    /// Closes idle connections that ended or are too old; tells how many stay.
-    pub(super) fn sweep(&self, now: Instant, settings: &ClusterSettings) -> usize {
+    fn sweep(&self, now: Instant, settings: &ClusterSettings) -> usize {
         let (keep, close): (Vec<_>, Vec<_>) = self
             .idle
             .borrow_mut()
@@ -165,6 +198,14 @@ impl Pool {
             }
         }
     }
+
+    /// Waits for something in it to change.
+    pub(super) async fn changed(&self) {
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.borrow_mut().push_back(sender);
+        // An error means that it went away with its host; the caller looks again either way.
+        let _ = receiver.await;
+    }
 }
 
 /// Whether a connection without requests is to be closed: it had none for too long, or is too old.
@@ -173,28 +214,27 @@ pub(super) fn is_due(now: Instant, born: Instant, idle_since: Instant, settings:
     over(idle_since, settings.idle_timeout) || over(born, settings.max_connection_duration)
 }
 
-/// Waits for something in `host`'s pool to change.
-async fn wait(host: &Host) {
-    let (sender, receiver) = oneshot::channel();
-    host.pool.waiting.borrow_mut().push_back(sender);
-    // An error means that the pool went away with its host; the caller looks again either way.
-    let _ = receiver.await;
-}
-
 impl Upstream {
     /// A connection to `host` for one HTTP/1.1 request.
     ///
     /// # Errors
     /// When there is none to be had, or a limit is reached.
-    pub async fn http1(&self, host: &Rc<Host>, bind: Option<&UpstreamBind>) -> Result<Http1Lease, UpstreamFailure> {
+    pub async fn http1(
+        &self,
+        host: &Rc<Host>,
+        bind: Option<&UpstreamBind>,
+        alpn: Option<&Protocols>,
+    ) -> Result<Http1Lease, UpstreamFailure> {
         let settings = self.settings();
-        if let Some(connection) = host.pool.take_idle(&settings) {
-            return Ok(Http1Lease { connection: Some(connection), host: Rc::clone(host) });
+        let pool = host.pools.of(alpn);
+        if let Some(connection) = pool.take_idle(&settings) {
+            return Ok(Http1Lease { connection: Some(connection), pool });
         }
         let _pending = self.pend(&settings)?;
         loop {
-            if self.may_open(host, &settings) {
-                let (io, counted) = self.open(host, &settings, bind).await?;
+            if self.may_open(&pool, &settings) {
+                let offer = Offer::http(alpn, "http/1.1");
+                let (io, counted) = self.open(host, &pool, &settings, bind, offer).await?;
                 self.stats.upstream_cx_http1_total.inc();
                 let now = Instant::now();
                 let connection = Http1Connection {
@@ -202,20 +242,20 @@ impl Upstream {
                     writer: Writer::new(Rc::clone(&io)),
                     io,
                     uses: 0,
-                    retired: host.pool.retired.get(),
+                    retired: pool.retired.get(),
                     born: now,
                     idle_since: now,
                     counted,
                 };
-                return Ok(Http1Lease { connection: Some(connection), host: Rc::clone(host) });
+                return Ok(Http1Lease { connection: Some(connection), pool });
             }
-            wait(host).await;
-            if let Some(connection) = host.pool.take_idle(&settings) {
+            pool.changed().await;
+            if let Some(connection) = pool.take_idle(&settings) {
                 // As in Envoy, those who go on waiting try for a connection whenever one has become free.
-                if !host.pool.waiting.borrow().is_empty() {
-                    self.may_open(host, &settings);
+                if !pool.waiting.borrow().is_empty() {
+                    self.may_open(&pool, &settings);
                 }
-                return Ok(Http1Lease { connection: Some(connection), host: Rc::clone(host) });
+                return Ok(Http1Lease { connection: Some(connection), pool });
             }
         }
     }
@@ -224,13 +264,18 @@ impl Upstream {
     ///
     /// # Errors
     /// When there is none to be had, or a limit is reached.
-    pub async fn tcp(&self, host: &Rc<Host>, bind: Option<&UpstreamBind>) -> Result<TcpLease, UpstreamFailure> {
+    pub async fn tcp(
+        &self,
+        host: &Rc<Host>,
+        bind: Option<&UpstreamBind>,
+        alpn: Option<&Protocols>,
+    ) -> Result<TcpLease, UpstreamFailure> {
         let settings = self.settings();
         if self.shared.connections.load(Ordering::Relaxed) >= settings.limits.max_connections {
             self.stats.upstream_cx_overflow.inc();
             return Err(UpstreamFailure::Overflow);
         }
-        let (io, counted) = self.open(host, &settings, bind).await?;
+        let (io, counted) = self.open(host, &host.pools.of(alpn), &settings, bind, Offer::tcp(alpn)).await?;
         Ok(TcpLease { io, stats: Arc::clone(&self.stats), counted })
     }
 
@@ -249,29 +294,31 @@ impl Upstream {
         Ok(Pending { _permit: permit, stats: Arc::clone(&self.stats) })
     }
 
-    /// One connection a host and worker is always allowed, as in Envoy; beyond that the cluster's limit holds.
-    pub(super) fn may_open(&self, host: &Host, settings: &ClusterSettings) -> bool {
+    /// One connection a pool is always allowed, as in Envoy; beyond that the cluster's limit holds.
+    pub(super) fn may_open(&self, pool: &Pool, settings: &ClusterSettings) -> bool {
         let room = self.shared.connections.load(Ordering::Relaxed) < settings.limits.max_connections;
         if !room {
             self.stats.upstream_cx_overflow.inc();
         }
-        room || host.pool.open.get() == 0
+        room || pool.open.get() == 0
     }
 
     pub(super) async fn open(
         &self,
         host: &Rc<Host>,
+        pool: &Rc<Pool>,
         settings: &ClusterSettings,
         bind: Option<&UpstreamBind>,
+        offer: Offer<'_>,
     ) -> Result<(Rc<Io>, Counted), UpstreamFailure> {
-        let counted = Counted::new(self, host);
+        let counted = Counted::new(self, host, pool);
         let connecting = async {
             let failed = |error: std::io::Error| UpstreamFailure::Connect(words(&error));
             let mut socket = dial(&host.target, settings, bind).await.map_err(failed)?;
             if let (Some(version), Some((told, _))) = (settings.proxy_protocol, &host.told) {
                 socket.write_all(&proxy_protocol::write(version, *told)).await.map_err(failed)?;
             }
-            self.transport(host, settings, socket).await
+            self.transport(host, settings, socket, offer).await
         };
         let begun = Instant::now();
         match tokio::time::timeout(settings.connect_timeout, connecting).await {
@@ -348,21 +395,17 @@ impl Http1Lease {
             connection.counted.stats.upstream_cx_max_requests.inc();
             return;
         }
-        if !connection.reader.buffer.is_empty() || connection.retired != self.host.pool.retired.get() {
+        if !connection.reader.buffer.is_empty() || connection.retired != self.pool.retired.get() {
             return;
         }
         connection.idle_since = Instant::now();
-        self.host.pool.put(connection);
+        self.pool.put(connection);
     }
 
     /// Puts the connection back as it was got.
     pub fn give_back(mut self) {
         if let Some(connection) = self.connection.take() {
-            self.host.pool.put(connection);
+            self.pool.put(connection);
         }
     }
-}
-
-pub(super) async fn wait_for_change(host: &Host) {
-    wait(host).await;
 }

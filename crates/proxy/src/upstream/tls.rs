@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use lateen_traffic::cluster::ClusterSettings;
+use lateen_traffic::filter::alpn::Protocols;
 use lateen_traffic::reply::UpstreamFailure;
 use lateen_traffic::tls::{TransportSocket, UpstreamTls};
 use rustls::ClientConfig;
@@ -18,7 +19,40 @@ use crate::tls::{self};
 /// How one host is spoken to over TLS, with its sessions.
 pub(super) struct HostTls {
     client: Arc<Client>,
-    config: Arc<ClientConfig>,
+    // One for each offer that was made, as few as there are filters with different ones.
+    configs: Vec<Arc<ClientConfig>>,
+}
+
+/// Offers of one host that are remembered.
+const MOST_OFFERS: usize = 8;
+
+/// What a connection offers by ALPN.
+#[derive(Clone, Copy)]
+pub(super) struct Offer<'a> {
+    // In place of what the cluster says.
+    instead: Option<&'a Protocols>,
+    // Where the cluster says nothing.
+    otherwise: Option<&'static str>,
+}
+
+impl<'a> Offer<'a> {
+    /// Of a connection for HTTP: as in Envoy it says which version comes, if nobody says anything else.
+    pub(super) fn http(instead: Option<&'a Protocols>, version: &'static str) -> Self {
+        Self { instead, otherwise: Some(version) }
+    }
+
+    /// Of any other connection.
+    pub(super) fn tcp(instead: Option<&'a Protocols>) -> Self {
+        Self { instead, otherwise: None }
+    }
+
+    fn protocols(self, of_cluster: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        match (self.instead, self.otherwise) {
+            (Some(names), _) => names.iter().map(|name| name.as_bytes().to_vec()).collect(),
+            (None, Some(version)) if of_cluster.is_empty() => vec![version.as_bytes().to_vec()],
+            (None, _) => of_cluster.to_vec(),
+        }
+    }
 }
 
 impl Upstream {
@@ -28,6 +62,7 @@ impl Upstream {
         host: &Rc<Host>,
         settings: &ClusterSettings,
         socket: Socket,
+        offer: Offer<'_>,
     ) -> Result<Io, UpstreamFailure> {
         let tls = match settings.transport_for(&host.transport_labels) {
             TransportSocket::Plain => return Ok(Io::plain(socket, bytes::Bytes::new())),
@@ -39,7 +74,7 @@ impl Upstream {
             self.stats.tls().connection_error.inc();
             UpstreamFailure::Tls(failure::words_without_context(&error).into())
         })?;
-        let config = host.tls_config(&client, name.is_some());
+        let config = host.tls_config(&client, name.is_some(), offer);
         match tls::connect(&client, config, name.as_deref(), socket).await {
             Ok((stream, facts)) => {
                 self.stats.tls().established(&facts);
@@ -54,14 +89,23 @@ impl Upstream {
 }
 
 impl Host {
-    /// The configuration for this host alone, made anew when the context is another.
-    fn tls_config(&self, client: &Arc<Client>, names_server: bool) -> Arc<ClientConfig> {
+    /// The configuration for this host alone, made anew when the context is another. Its sessions can be continued
+    /// whatever is offered.
+    fn tls_config(&self, client: &Arc<Client>, names_server: bool, offer: Offer<'_>) -> Arc<ClientConfig> {
         let mut kept = self.tls.borrow_mut();
-        if let Some(kept) = kept.as_ref().filter(|kept| Arc::ptr_eq(&kept.client, client)) {
-            return Arc::clone(&kept.config);
+        let kept = match &mut *kept {
+            Some(kept) if Arc::ptr_eq(&kept.client, client) => kept,
+            other => other.insert(HostTls { client: Arc::clone(client), configs: vec![client.for_host(names_server)] }),
+        };
+        let protocols = offer.protocols(client.protocols());
+        if let Some(config) = kept.configs.iter().find(|config| config.alpn_protocols == protocols) {
+            return Arc::clone(config);
         }
-        let config = client.for_host(names_server);
-        *kept = Some(HostTls { client: Arc::clone(client), config: Arc::clone(&config) });
+        let mut config = ClientConfig::clone(&kept.configs[0]);
+        config.alpn_protocols = protocols;
+        let config = Arc::new(config);
+        kept.configs.truncate(MOST_OFFERS - 1);
+        kept.configs.push(Arc::clone(&config));
         config
     }
 }

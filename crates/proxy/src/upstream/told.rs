@@ -33,7 +33,7 @@ impl ToldHosts {
             return Rc::clone(known);
         }
         if self.0.len() >= MOST {
-            self.0.retain(|_, known| Rc::strong_count(known) > 1 || !known.pool.is_empty());
+            self.0.retain(|_, known| Rc::strong_count(known) > 1 || !known.pools.is_empty());
         }
         let made = Rc::new(Host { told: Some((told, Rc::clone(&host))), ..host.again() });
         self.0.insert(key, Rc::clone(&made));

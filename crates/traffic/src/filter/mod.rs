@@ -5,6 +5,7 @@
 //! authorization service) is a step that the caller waits out before it asks for the next one, so this module knows no
 //! clock. A filter without anything to do costs a look at four empty lists.
 
+pub mod alpn;
 pub mod cors;
 pub mod fault;
 pub mod grpc_web;
@@ -20,6 +21,7 @@ use crate::rbac::{Peer, Rbac, Verdict};
 use crate::reply::LocalReply;
 use crate::route::{RouteConfig, Routed};
 
+use self::alpn::Alpn;
 use self::cors::CorsPolicy;
 use self::fault::Fault;
 
@@ -47,6 +49,8 @@ pub enum FilterKind {
     Rbac(Option<Arc<Rbac>>),
     /// gRPC for clients that cannot speak it.
     GrpcWeb,
+    /// What connections to hosts offer by ALPN.
+    Alpn(Arc<Alpn>),
 }
 
 /// What a route, virtual host, weighted cluster or route configuration says of a filter.
@@ -129,6 +133,8 @@ pub enum Step {
     Rbac(Arc<Rbac>, Verdict),
     /// The request is to be bridged ([`grpc_web::Bridge::begin`]); go on.
     GrpcWeb,
+    /// The request goes over a connection that offers this by ALPN; go on.
+    Alpn(Arc<Alpn>),
 }
 
 /// The way of one request through the filters.
@@ -181,7 +187,12 @@ impl<'a> Walk<'a> {
                 };
                 self.fault.step(settings, asked, dice)
             }
-            FilterKind::Cors | FilterKind::GrpcWeb | FilterKind::Rbac(_) | FilterKind::Jwt(_) if again => None,
+            FilterKind::Cors | FilterKind::GrpcWeb | FilterKind::Rbac(_) | FilterKind::Jwt(_) | FilterKind::Alpn(_)
+                if again =>
+            {
+                None
+            }
+            FilterKind::Alpn(alpn) => Some(Step::Alpn(alpn.clone())),
             FilterKind::Jwt(jwt) => {
                 let of_route = match most_specific {
                     Some(Override::Jwt(of_route)) => Some(of_route.clone()),

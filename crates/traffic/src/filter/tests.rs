@@ -100,6 +100,7 @@ fn told(steps: &[Step]) -> String {
         },
         Step::FaultsOverflow => "overflow".to_owned(),
         Step::GrpcWeb => "grpc-web".to_owned(),
+        Step::Alpn(_) => "alpn".to_owned(),
         Step::Cors(Decision { allowed, preflight, grant }) => {
             format!("cors {allowed} {} {}", preflight.is_some(), grant.is_some())
         }

@@ -19,6 +19,7 @@ use lateen_traffic::cluster::{
 use lateen_traffic::tls::{NamedSecret, TransportSocket};
 
 use super::address::{config_source, duration, percent, tcp_keepalive, text, type_name, unpack, upstream_bind};
+use super::alpn;
 use super::balance::balancer;
 use super::dynamic_forward_proxy;
 use super::endpoint::{Addresses, endpoints};
@@ -117,6 +118,8 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
         return Err(Reject::field("name", "empty"));
     }
     let name: Arc<str> = name.into();
+    let keeps_protocols =
+        metadata.as_ref().and_then(|all| all.filter_metadata.get("istio")).is_some_and(alpn::keeps_off);
     let (header, transport) = match transport_socket {
         Some(socket) => proxy_protocol::spoken(socket, notes).at("transport_socket")?,
         None => (None, TransportSocket::Plain),
@@ -282,6 +285,7 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
         panic_threshold: lb.panic_threshold,
         transport,
         transport_matches,
+        keeps_protocols,
         proxy_protocol,
         outlier: outlier_detection.map(|value| outlier(value).map(Arc::new)).transpose().at("outlier_detection")?,
         outlier_errors: http.outlier_errors.map(Arc::new),

@@ -17,11 +17,13 @@ use envoy_types::pb::google::protobuf::Any;
 use lateen_traffic::filter::{Filter, FilterKind};
 
 use super::address::{type_name, unpack};
+use super::alpn;
 use super::dynamic_forward_proxy;
 use super::fault::fault;
 use super::jwt;
 use super::rbac;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
+use crate::istio::AlpnFilterConfig;
 
 /// What a connection manager's filters say.
 pub(super) struct HttpFilters {
@@ -89,6 +91,8 @@ fn http_filter(filter: HttpFilter, notes: &mut Notes) -> Result<Converted, Rejec
         Some(FilterKind::Rbac(rbac.map(Arc::new)))
     } else if let Some(jwt) = unpack::<JwtAuthentication>(&any).at("typed_config")? {
         Some(FilterKind::Jwt(Arc::new(jwt::jwt_authn(jwt, notes).at("typed_config")?)))
+    } else if let Some(config) = unpack::<AlpnFilterConfig>(&any).at("typed_config")? {
+        Some(FilterKind::Alpn(Arc::new(alpn::alpn(config).at("typed_config")?)))
     } else {
         None
     };

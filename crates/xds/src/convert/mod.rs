@@ -13,6 +13,7 @@
 mod access_log;
 mod action;
 mod address;
+mod alpn;
 mod balance;
 mod cluster;
 mod codec;

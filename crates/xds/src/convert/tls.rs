@@ -18,6 +18,7 @@ use lateen_traffic::tls::{
 };
 
 use super::address::{duration, text, timeout, type_name, unpack};
+use super::alpn;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 use super::secret::{key_pair, validation, whole};
 use crate::ads::Protocol;
@@ -162,12 +163,7 @@ fn common(context: pb::CommonTlsContext, default_max: TlsVersion, notes: &mut No
     certificates.extend(each("tls_certificate_sds_secret_configs", tls_certificate_sds_secret_configs, |config| {
         named(config, notes).map(CertificateSource::Named)
     })?);
-    let application_protocols = each("alpn_protocols", alpn_protocols, |protocol| {
-        if protocol.is_empty() || protocol.len() > 255 {
-            return Err(Reject::new("must have 1 to 255 bytes"));
-        }
-        Ok(protocol.into())
-    })?;
+    let application_protocols = each("alpn_protocols", alpn_protocols, alpn::name)?;
     use common_tls_context::ValidationContextType as Type;
     let validation = match validation_context_type {
         None => ValidationSource::default(),

@@ -2,6 +2,7 @@
 //! fails, unless the row says why it must.
 
 mod admin;
+mod alpn;
 mod bad_requests;
 mod cors;
 mod counters;

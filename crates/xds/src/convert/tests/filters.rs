@@ -156,3 +156,32 @@ fn grpc_web_is_carried_out() {
     let (hcm, notes) = manager(&format!("http_filters: [{grpc_web}, {ROUTER}]")).unwrap();
     assert!(matches!(hcm.filters[0].kind, FilterKind::GrpcWeb) && noted(&notes).is_empty());
 }
+
+#[test]
+fn istios_alpn_is_by_the_upstreams_protocol() {
+    let filter = |overrides: &str| {
+        manager(&format!(
+            "http_filters: [{{name: istio.alpn, typed_config: {{'@type': \
+             type.googleapis.com/istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig, \
+             alpn_override: {overrides}}}}}, {ROUTER}]"
+        ))
+    };
+    let (hcm, notes) = filter(
+        "[{alpn_override: [old]}, {upstream_protocol: HTTP11, alpn_override: [istio-http/1.1, istio]}, \
+          {upstream_protocol: HTTP11, alpn_override: [later]}, {upstream_protocol: HTTP2, alpn_override: []}]",
+    )
+    .unwrap();
+    let FilterKind::Alpn(alpn) = &hcm.filters[0].kind else { panic!("{:?}", hcm.filters) };
+    let names = |http2| alpn.of(http2).map(|names| names.iter().map(|name| name.to_string()).collect::<Vec<_>>());
+    assert_eq!(names(false), Some(vec!["istio-http/1.1".to_owned(), "istio".to_owned()]));
+    assert_eq!(names(true), None, "what is empty leaves it to the cluster");
+    assert!(noted(&notes).is_empty());
+    let refused = filter("[{upstream_protocol: 9}]").unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "filter_chains[0].filters[0].typed_config.http_filters[0].typed_config.alpn_override[0].upstream_protocol: \
+         9 is not known"
+    );
+    let refused = filter("[{alpn_override: ['']}]").unwrap_err();
+    assert!(refused.to_string().ends_with("alpn_override[0].alpn_override[0]: must have 1 to 255 bytes"), "{refused}");
+}
