@@ -61,6 +61,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod beside;
+pub mod ciphers;
 mod decode;
 mod defaults;
 pub mod istio;

@@ -24,7 +24,7 @@ fn report(pilot: &Pilot) -> String {
         for proxy in state.proxies() {
             let status = proxy.status.borrow();
             text += &format!("{} synced={}\n", proxy.node.id, status.synced());
-            text.extend(proxy.problems.iter().map(|problem| format!("  problem: {problem}\n")));
+            text.extend(proxy.problems().map(|problem| format!("  problem: {problem}\n")));
             for (kind, of_type) in &status.types {
                 if of_type.rejects > 0 {
                     text += &format!("  {kind} rejects={} {:?}\n", of_type.rejects, of_type.last_error);

@@ -137,8 +137,11 @@ fn endpoints(entry: &Entry) -> Value {
 }
 
 fn problems(state: &State) -> Value {
-    let of_proxy = |proxy: &Proxy| json!({ "proxy": proxy.node.id, "problems": proxy.problems });
-    state.proxies().filter(|proxy| !proxy.problems.is_empty()).map(of_proxy).collect()
+    let of_proxy = |proxy: &Proxy| {
+        let problems: Vec<String> = proxy.problems().collect();
+        (!problems.is_empty()).then(|| json!({ "proxy": proxy.node.id, "problems": problems }))
+    };
+    state.proxies().filter_map(of_proxy).collect()
 }
 
 /// What one proxy is sent: per type every resource, its name and version.
@@ -202,7 +205,7 @@ fn metrics(state: &State) -> String {
         "pilot_conflicts",
         "gauge",
         "Listeners and servers that proxies connected now could not be given.",
-        count(state.proxies().map(|proxy| proxy.problems.len()).sum()),
+        count(state.proxies().map(|proxy| proxy.problems().count()).sum()),
     );
     text
 }

@@ -103,6 +103,11 @@ fn gateways() {
 }
 
 #[test]
+fn gateway_tls() {
+    check("gateway-tls", quiet(), &[GATEWAY], &[Lds, Rds]);
+}
+
+#[test]
 fn balancing() {
     check("balancing", quiet(), &[SIDECAR], &[Cds, Lds, Rds]);
 }

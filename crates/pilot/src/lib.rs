@@ -8,6 +8,7 @@
 
 pub mod assemble;
 mod config;
+mod credentials;
 mod debug;
 pub mod generate;
 #[cfg(test)]

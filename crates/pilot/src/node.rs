@@ -84,6 +84,8 @@ pub struct Node {
     pub node_name: Option<String>,
     /// The service account its workload runs as, if it says so.
     pub service_account: Option<String>,
+    /// The service account that it has proven to be of, if it has proven anything.
+    pub proven_account: Option<String>,
     /// The WorkloadGroup that its workload joins, if it is no pod.
     pub register_group: Option<String>,
     /// The network its workload is in, if it says so.
@@ -154,20 +156,25 @@ impl Node {
             register_group: metadata.text("AUTO_REGISTER_GROUP").filter(|name| !name.is_empty()),
             network: metadata.text("NETWORK").filter(|name| !name.is_empty()),
             service_account: metadata.text("SERVICE_ACCOUNT").filter(|name| !name.is_empty()),
+            proven_account: None,
         })
     }
 
-    /// Whether a proven SPIFFE id is that of this proxy's workload: what it is told is its namespace's alone. As Istio
-    /// (`pilot/pkg/xds/auth.go`), a proxy that does not name its service account may be any of its namespace.
+    /// Takes note of a proven SPIFFE id, which has to be that of this proxy's workload: what it is told is its namespace's
+    /// alone. As Istio (`pilot/pkg/xds/auth.go`), a proxy that does not name its service account may be any of its
+    /// namespace.
     ///
     /// # Errors
     /// When it is somebody else's.
-    pub fn belongs_to(&self, identity: &str) -> Result<(), NodeError> {
+    pub fn prove(&mut self, identity: &str) -> Result<(), NodeError> {
         let path = identity.strip_prefix("spiffe://").and_then(|rest| Some(rest.split_once('/')?.1));
         let parts: Vec<&str> = path.unwrap_or_default().split('/').collect();
         let own = |account: &str| self.service_account.as_deref().is_none_or(|named| named == account);
         match parts.as_slice() {
-            ["ns", namespace, "sa", account] if *namespace == self.namespace && own(account) => Ok(()),
+            ["ns", namespace, "sa", account] if *namespace == self.namespace && own(account) => {
+                self.proven_account = Some((*account).to_owned());
+                Ok(())
+            }
             _ => Err(NodeError::Identity {
                 identity: identity.to_owned(),
                 namespace: self.namespace.clone(),

@@ -79,8 +79,7 @@ fn what_a_pod_says_of_its_proxy() {
 #[test]
 fn a_proxy_is_told_of_no_namespace_but_its_identity_s() {
     let of = |metadata: &[(&str, Value)]| node("sidecar~10.0.0.1~web.shop~shop.svc.cluster.local", metadata).unwrap();
-    let named = of(&[("NAMESPACE", text("shop")), ("SERVICE_ACCOUNT", text("web"))]);
-    assert_eq!(named.belongs_to("spiffe://cluster.local/ns/shop/sa/web"), Ok(()));
+    let mut named = of(&[("NAMESPACE", text("shop")), ("SERVICE_ACCOUNT", text("web"))]);
     for other in [
         "spiffe://cluster.local/ns/shop/sa/api",
         "spiffe://cluster.local/ns/shop2/sa/web",
@@ -89,7 +88,10 @@ fn a_proxy_is_told_of_no_namespace_but_its_identity_s() {
         "/ns/shop/sa/web",
         "",
     ] {
-        assert!(matches!(named.belongs_to(other), Err(NodeError::Identity { .. })), "{other}");
+        assert!(matches!(named.prove(other), Err(NodeError::Identity { .. })), "{other}");
+        assert_eq!(named.proven_account, None);
     }
-    assert_eq!(of(&[]).belongs_to("spiffe://cluster.local/ns/shop/sa/api"), Ok(()));
+    assert_eq!(named.prove("spiffe://cluster.local/ns/shop/sa/web"), Ok(()));
+    assert_eq!(named.proven_account.as_deref(), Some("web"));
+    assert_eq!(of(&[]).prove("spiffe://cluster.local/ns/shop/sa/api"), Ok(()));
 }

@@ -85,8 +85,12 @@ pub struct Connected {
 }
 
 pub fn add(state: &mut State, node: &core::Node) -> Connected {
+    add_node(state, Node::parse(node).unwrap())
+}
+
+pub fn add_node(state: &mut State, node: Node) -> Connected {
     let (status, receiver) = watch::channel(StreamStatus::default());
-    let resources = state.connect(Node::parse(node).unwrap(), receiver).unwrap();
+    let resources = state.connect(node, receiver).unwrap();
     Connected { resources, _status: status }
 }
 

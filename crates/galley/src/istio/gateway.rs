@@ -48,7 +48,7 @@ pub struct Port {
 }
 
 /// TLS of a server.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ServerTlsSettings {
     /// Answer plain requests with a redirect to https.
@@ -83,12 +83,14 @@ pub struct ServerTlsSettings {
     pub max_protocol_version: TlsProtocol,
     /// In order of preference; empty is the default list.
     pub cipher_suites: Vec<String>,
+    /// Groups of key exchange, in order of preference; empty is the default list.
+    pub ecdh_curves: Vec<String>,
     /// Accept client certificates of any authority.
     pub insecure_skip_verify: Option<bool>,
 }
 
 /// Files of one certificate.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct TlsCertificate {
     /// File with the certificate chain.
@@ -100,7 +102,7 @@ pub struct TlsCertificate {
 }
 
 /// Who ends TLS, and whether clients show a certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ServerTlsMode {
     /// The service does; routed by server name with `tls` routes.
@@ -118,8 +120,20 @@ pub enum ServerTlsMode {
     OptionalMutual,
 }
 
+impl ServerTlsMode {
+    /// TLS is passed on as it is.
+    pub fn passes_on(self) -> bool {
+        matches!(self, Self::Passthrough | Self::AutoPassthrough)
+    }
+
+    /// Certificates of clients are looked at.
+    pub fn looks_at_clients(self) -> bool {
+        matches!(self, Self::Mutual | Self::OptionalMutual | Self::IstioMutual)
+    }
+}
+
 /// A version of TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub enum TlsProtocol {
     /// The mesh's default (1.2 and newer for servers).
     #[default]

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use crate::ciphers;
 use crate::validate::{self, Findings};
 
 /// Roots of others that the mesh's workloads trust.
@@ -45,22 +46,6 @@ pub enum TlsVersion {
     V1_3,
 }
 
-/// Suites of TLS 1.2 that proxies know; those without forward secrecy are never spoken, and may be listed beside others.
-const CIPHER_SUITES: [&str; 10] = [
-    "ECDHE-ECDSA-AES256-GCM-SHA384",
-    "ECDHE-RSA-AES256-GCM-SHA384",
-    "ECDHE-ECDSA-AES128-GCM-SHA256",
-    "ECDHE-RSA-AES128-GCM-SHA256",
-    "ECDHE-ECDSA-CHACHA20-POLY1305",
-    "ECDHE-RSA-CHACHA20-POLY1305",
-    "AES256-GCM-SHA384",
-    "AES128-GCM-SHA256",
-    "AES256-SHA",
-    "AES128-SHA",
-];
-/// Groups that proxies know.
-const CURVES: [&str; 4] = ["X25519MLKEM768", "X25519", "P-256", "P-384"];
-
 /// Longest trust domain, in bytes (SPIFFE ID 2.1).
 const TRUST_DOMAIN_BYTES: usize = 255;
 
@@ -91,13 +76,7 @@ impl CertificateData {
 
 impl TlsConfig {
     pub(super) fn check(&self, at: &str, findings: &mut Findings) {
-        for (field, list, known) in
-            [("ecdhCurves", &self.ecdh_curves, &CURVES[..]), ("cipherSuites", &self.cipher_suites, &CIPHER_SUITES)]
-        {
-            for (index, name) in list.iter().enumerate().filter(|(_, name)| !known.contains(&name.as_str())) {
-                findings
-                    .error(format!("{at}.{field}[{index}]"), format!("{name:?} is not one of {}", known.join(", ")));
-            }
-        }
+        ciphers::check_suites(&format!("{at}.cipherSuites"), &self.cipher_suites, findings);
+        ciphers::check_groups(&format!("{at}.ecdhCurves"), &self.ecdh_curves, findings);
     }
 }

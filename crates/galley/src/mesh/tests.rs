@@ -106,7 +106,7 @@ tlsDefaults: {ecdhCurves: [P-512]}
             "caCertificates[0].trustDomains[0]",
             "caCertificates[1].spiffeBundleUrl",
             "caCertificates[1].certSigners",
-            "meshMTLS.cipherSuites[0]",
+            "meshMTLS.cipherSuites",
             "meshMTLS.ecdhCurves",
             "tlsDefaults.ecdhCurves[0]",
         ]

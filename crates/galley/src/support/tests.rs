@@ -40,9 +40,12 @@ fn what_cannot_be_done_is_named() {
         ]
     );
     assert_eq!(
-        said("Gateway", json!({"servers": [{"port": {"protocol": "udp"}, "tls": {"mode": "SIMPLE"}}, {"tls": {}}]})),
+        said(
+            "Gateway",
+            json!({"servers": [{"port": {"protocol": "udp"}, "tls": {"minProtocolVersion": "TLSV1_1"}}, {"tls": {}}]})
+        ),
         [
-            "spec.servers[0].tls.mode: ending TLS at a gateway (SIMPLE) is not supported yet",
+            "spec.servers[0].tls.minProtocolVersion: TLS before 1.2 (TLSV1_1) is not supported yet",
             "spec.servers[0].port.protocol: this protocol (udp) is not supported yet",
         ]
     );

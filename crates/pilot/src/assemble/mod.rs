@@ -19,7 +19,7 @@ use crate::registry::{Entry, Labels, Resolution, Service};
 use crate::scope::{Scope, ScopeKey, View};
 use crate::world::World;
 use lateen_xds::{Resource, ResourceSet, ResourceType, Resources, resource};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -50,7 +50,10 @@ pub struct Made {
 /// What one proxy is sent, and what it could not be.
 #[derive(Clone, Debug)]
 pub struct Assembled {
+    /// All but its credentials.
     pub resources: ResourceSet,
+    /// Names of the credentials that it needs of the control plane.
+    pub credentials: BTreeSet<String>,
     /// Claims and servers that were not granted, in words.
     pub problems: Vec<String>,
 }
@@ -153,6 +156,7 @@ pub fn assemble(
         .iter()
         .map(|conflict| format!("{} on {}:{}: {}", conflict.host, conflict.address, conflict.port, conflict.reason))
         .collect();
+    let mut credentials = BTreeSet::new();
     let (listeners, routes) = match node.node_type {
         NodeType::Sidecar => {
             let mut listeners = outbound.listeners.clone();
@@ -167,8 +171,9 @@ pub fn assemble(
             (listeners, outbound.routes.clone())
         }
         NodeType::Router => {
-            let (listeners, routes) = gateway::build(&Scope::new(world, key), node, &labels, memo, &mut problems);
-            (by_name(listeners), by_name(routes))
+            let own = gateway::build(&Scope::new(world, key), node, &labels, memo, &mut problems);
+            credentials.extend(own.credentials);
+            (by_name(own.listeners), by_name(own.routes))
         }
     };
     let resources = before
@@ -177,7 +182,7 @@ pub fn assemble(
         .with_all(ResourceType::Endpoint, outbound.endpoints.clone())
         .with_all(ResourceType::Listener, listeners)
         .with_all(ResourceType::Route, routes);
-    Assembled { resources, problems }
+    Assembled { resources, credentials, problems }
 }
 
 #[cfg(test)]

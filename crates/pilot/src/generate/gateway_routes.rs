@@ -1,4 +1,4 @@
-//! Route configurations of gateways: one for all HTTP servers of a port.
+//! Route configurations of gateways: one for all plain HTTP servers of a port, one for each server of HTTPS.
 //!
 //! A pure function of its input struct, which is also its cache key. Source: Istio `core/gateway.go`
 //! (buildGatewayHTTPRouteConfig, collapseDuplicateRoutes).
@@ -15,12 +15,13 @@ use envoy_types::pb::envoy::config::route::v3::{
 };
 use std::collections::BTreeMap;
 
-/// The route configuration of a gateway's port.
+/// A route configuration of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct GatewayRoutes {
-    /// `http.PORT`, PORT being the workload's; with the address if it is bound to one.
+    /// `http.PORT`, PORT being the workload's, or `https.PORT.NAME.GATEWAY.NAMESPACE`, PORT being the server's; with the
+    /// address if it is bound to one.
     pub name: String,
-    /// All HTTP; at least one.
+    /// All that are served by it; at least one.
     pub servers: Vec<PlannedServer>,
     /// Rules bound to each Gateway, the oldest first.
     pub rules: BTreeMap<String, Vec<VirtualServiceRule>>,
@@ -93,7 +94,7 @@ impl GatewayRoutes {
         RouteScope {
             port: server.port,
             gateways: vec![server.gateway.clone()],
-            tls: server.kind == ServerKind::Http { https_redirect: true },
+            tls: matches!(server.kind, ServerKind::Https | ServerKind::Http { https_redirect: true }),
             ..self.scope.clone()
         }
     }

@@ -4,6 +4,7 @@
 //! (buildListenerFromEntry, buildGatewayListener), `core/listener_builder.go` (buildVirtualOutboundListener).
 
 use super::http::{self, HttpSettings, Side};
+use super::server_tls::ServerTls;
 use super::tcp::{self, TcpRoute};
 use super::{access_log, authorization, proxy_protocol, wire};
 use crate::names;
@@ -306,6 +307,32 @@ impl VirtualOutbound {
     }
 }
 
+/// A filter chain of a gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct GatewayChain {
+    pub chain: Chain,
+    /// How TLS is spoken, if it ends here.
+    pub tls: Option<ServerTls>,
+    /// What its statistics are called; after the listener if empty.
+    pub name: String,
+}
+
+impl GatewayChain {
+    /// Whether connections have to be looked at before a chain can be told: for the server name, or what they speak.
+    fn inspects(&self) -> bool {
+        self.tls.is_some() || !self.chain.matches.server_names.is_empty()
+    }
+
+    fn message(&self, listener: &str, access: &Access, settings: &HttpSettings) -> FilterChain {
+        let of_listener = format!("outbound_{listener}");
+        let stat_prefix = if self.name.is_empty() { &of_listener } else { &self.name };
+        FilterChain {
+            transport_socket: self.tls.as_ref().map(ServerTls::socket),
+            ..self.chain.message(Side::Gateway, stat_prefix, access, settings)
+        }
+    }
+}
+
 /// A gateway's listener for one port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct GatewayListener {
@@ -314,7 +341,7 @@ pub struct GatewayListener {
     /// The port of the gateway's workload.
     pub port: u16,
     /// At least one, no two with equal matches.
-    pub chains: Vec<Chain>,
+    pub chains: Vec<GatewayChain>,
     pub access: Arc<Access>,
     pub settings: HttpSettings,
 }
@@ -328,16 +355,11 @@ impl GatewayListener {
     /// The listener.
     pub fn build(&self) -> Listener {
         let name = self.name();
-        let stat_prefix = format!("outbound_{name}");
-        let tls = self.chains.iter().any(|chain| !chain.matches.server_names.is_empty());
+        let tls = self.chains.iter().any(GatewayChain::inspects);
         Listener {
             address: Some(wire::address(primary(&self.addresses), self.port)),
             additional_addresses: additional(&self.addresses, self.port),
-            filter_chains: self
-                .chains
-                .iter()
-                .map(|chain| chain.message(Side::Gateway, &stat_prefix, &self.access, &self.settings))
-                .collect(),
+            filter_chains: self.chains.iter().map(|chain| chain.message(&name, &self.access, &self.settings)).collect(),
             listener_filters: [
                 self.settings.topology.proxy_protocol.map(|_| proxy_protocol::filter()),
                 tls.then(tls_inspector),

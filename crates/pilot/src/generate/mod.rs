@@ -24,6 +24,7 @@ pub mod route;
 mod route_filters;
 mod route_match;
 mod secret;
+pub mod server_tls;
 pub mod sidecar_routes;
 pub mod tcp;
 pub mod transport;

@@ -3,6 +3,7 @@
 //! Source: Istio `pkg/model/xds.go` (ConstructSdsSecretConfig), `pilot/pkg/security/model/authentication.go`.
 
 use super::wire;
+use crate::credentials;
 use envoy_types::pb::envoy::config::core::v3::{
     AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource, GrpcService, api_config_source::ApiType,
     config_source::ConfigSourceSpecifier, grpc_service,
@@ -19,8 +20,26 @@ const AGENT: &str = "sds-grpc";
 
 /// A secret that the agent beside the proxy tells; it is waited for.
 pub fn of_agent(name: &str) -> SdsSecretConfig {
+    let source = ConfigSource { initial_fetch_timeout: Some(wire::duration(Duration::ZERO)), ..agent() };
+    SdsSecretConfig { name: name.to_owned(), sds_config: Some(source) }
+}
+
+/// Files of the pod, which the agent reads and follows. Like all that may be missing they are waited for as long as Envoy
+/// waits by default, so that the rest works without them.
+pub fn of_files(name: String) -> SdsSecretConfig {
+    SdsSecretConfig { name, sds_config: Some(agent()) }
+}
+
+/// A Secret of the cluster, which the control plane tells. It is waited for as long as Envoy waits by default, so that one
+/// that is missing does not keep the rest from working.
+pub fn of_cluster(name: &str) -> SdsSecretConfig {
+    let source = source(ConfigSourceSpecifier::Ads(AggregatedConfigSource::default()));
+    SdsSecretConfig { name: credentials::resource_name(name), sds_config: Some(source) }
+}
+
+fn agent() -> ConfigSource {
     let agent = grpc_service::EnvoyGrpc { cluster_name: AGENT.to_owned(), ..Default::default() };
-    let api = ApiConfigSource {
+    source(ConfigSourceSpecifier::ApiConfigSource(ApiConfigSource {
         api_type: ApiType::Grpc.into(),
         transport_api_version: ApiVersion::V3.into(),
         grpc_services: vec![GrpcService {
@@ -29,27 +48,13 @@ pub fn of_agent(name: &str) -> SdsSecretConfig {
         }],
         set_node_on_first_message_only: true,
         ..Default::default()
-    };
-    SdsSecretConfig {
-        name: name.to_owned(),
-        sds_config: Some(ConfigSource {
-            initial_fetch_timeout: Some(wire::duration(Duration::ZERO)),
-            resource_api_version: ApiVersion::V3.into(),
-            config_source_specifier: Some(ConfigSourceSpecifier::ApiConfigSource(api)),
-            ..Default::default()
-        }),
-    }
+    }))
 }
 
-/// A Secret of the cluster, which the control plane tells. It is waited for as long as Envoy waits by default, so that one
-/// that is missing does not keep the rest from working.
-pub fn of_cluster(name: &str) -> SdsSecretConfig {
-    SdsSecretConfig {
-        name: format!("kubernetes://{name}"),
-        sds_config: Some(ConfigSource {
-            resource_api_version: ApiVersion::V3.into(),
-            config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource::default())),
-            ..Default::default()
-        }),
+fn source(specifier: ConfigSourceSpecifier) -> ConfigSource {
+    ConfigSource {
+        resource_api_version: ApiVersion::V3.into(),
+        config_source_specifier: Some(specifier),
+        ..Default::default()
     }
 }

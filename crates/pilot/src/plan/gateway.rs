@@ -4,10 +4,11 @@
 //! `pilot/pkg/model/gateway.go` (mergeGateways).
 
 use crate::registry::Protocol;
-use lateen_galley::istio::gateway::{Gateway, Server, ServerTlsMode};
+use lateen_galley::istio::gateway::{Gateway, Server, ServerTlsMode, ServerTlsSettings};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// A Gateway resource.
 #[derive(Clone, Debug)]
@@ -34,10 +35,35 @@ pub enum ServerKind {
         /// Answer everything with a redirect to https.
         https_redirect: bool,
     },
+    /// HTTP over TLS, which ends here.
+    Https,
     /// Plain TCP.
     Tcp,
+    /// Bytes over TLS, which ends here.
+    Tls,
     /// TLS forwarded as it is, by server name.
     Passthrough,
+}
+
+impl ServerKind {
+    /// Those of one family can share a port.
+    fn family(self) -> Family {
+        match self {
+            ServerKind::Http { .. } => Family::Http,
+            ServerKind::Tcp => Family::Tcp,
+            ServerKind::Https | ServerKind::Tls | ServerKind::Passthrough => Family::Tls,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    /// Told apart by `Host`.
+    Http,
+    /// Not told apart.
+    Tcp,
+    /// Told apart by server name.
+    Tls,
 }
 
 /// A server as planned.
@@ -45,15 +71,21 @@ pub enum ServerKind {
 pub struct PlannedServer {
     /// `NAMESPACE/NAME` of its Gateway.
     pub gateway: String,
+    /// What its statistics are called; empty if it does not say.
+    pub name: String,
     /// The port clients talk to.
     pub port: u16,
+    /// The port's name.
+    pub port_name: String,
     pub hosts: Vec<ServerHost>,
     pub kind: ServerKind,
+    /// How TLS is spoken where it ends here.
+    pub tls: Option<Arc<ServerTlsSettings>>,
     /// The first server of a port decides for gRPC-Web.
     pub grpc_web: bool,
 }
 
-/// A listener as planned: all servers are HTTP, or the only one is TCP, or all pass TLS on.
+/// A listener as planned: all servers are plain HTTP, or the only one is plain TCP, or all speak TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlannedListener {
     pub servers: Vec<PlannedServer>,
@@ -79,8 +111,8 @@ pub enum Reason {
     Protocol(u16),
     /// An older server on the port has the host.
     DuplicateHosts(Vec<String>),
-    /// The gateway would have to present a certificate, and has none.
-    TlsTermination,
+    /// A port that speaks TLS without a word on how.
+    NoTls,
 }
 
 impl fmt::Display for Reason {
@@ -91,7 +123,7 @@ impl fmt::Display for Reason {
             Reason::Privileged(port) => write!(f, "the gateway may not listen on port {port}"),
             Reason::Protocol(port) => write!(f, "an older server on port {port} speaks another protocol"),
             Reason::DuplicateHosts(hosts) => write!(f, "an older server on the port has {}", hosts.join(", ")),
-            Reason::TlsTermination => f.write_str("terminating TLS is not supported yet"),
+            Reason::NoTls => f.write_str("its protocol is TLS, and it has no TLS settings"),
         }
     }
 }
@@ -144,21 +176,24 @@ impl Plan {
         if unprivileged && listen < 1024 {
             return Err(Reason::Privileged(listen));
         }
+        let kind = kind(server, protocol)?;
+        let ends = matches!(kind, ServerKind::Https | ServerKind::Tls);
         let planned = PlannedServer {
             gateway: gateway.to_owned(),
+            name: server.name.clone(),
             port: number,
+            port_name: port.name.clone(),
             hosts: server.hosts.iter().map(|host| ServerHost::parse(host, namespace)).collect(),
-            kind: kind(server, protocol)?,
+            kind,
+            tls: server.tls.clone().filter(|_| ends).map(Arc::new),
             grpc_web: protocol == Protocol::GrpcWeb,
         };
         let listener = self.listeners.entry((bind, listen)).or_default();
-        let family = |kind| std::mem::discriminant(&merged_kind(kind));
-        match (listener.servers.first(), planned.kind) {
+        match (listener.servers.first(), kind.family()) {
             (None, _) => {}
-            (Some(first), kind) if family(first.kind) != family(kind) => return Err(Reason::Protocol(listen)),
-            // Nothing tells plain TCP servers on one port apart.
-            (Some(_), ServerKind::Tcp) => return Err(Reason::Protocol(listen)),
-            (Some(_), ServerKind::Passthrough) => {
+            (Some(first), family) if first.kind.family() != family => return Err(Reason::Protocol(listen)),
+            (Some(_), Family::Tcp) => return Err(Reason::Protocol(listen)),
+            (Some(_), Family::Tls) => {
                 let taken: HashSet<&str> =
                     listener.servers.iter().flat_map(|server| &server.hosts).map(|host| host.host.as_str()).collect();
                 let mut duplicates: Vec<String> = planned.hosts.iter().map(|host| host.host.clone()).collect();
@@ -167,34 +202,26 @@ impl Plan {
                     return Err(Reason::DuplicateHosts(duplicates));
                 }
             }
-            (Some(_), ServerKind::Http { .. }) => {}
+            (Some(_), Family::Http) => {}
         }
         listener.servers.push(planned);
         Ok(())
     }
 }
 
-/// A redirect is no other protocol.
-fn merged_kind(kind: ServerKind) -> ServerKind {
-    match kind {
-        ServerKind::Http { .. } => ServerKind::Http { https_redirect: false },
-        kind => kind,
-    }
-}
-
 fn kind(server: &Server, protocol: Protocol) -> Result<ServerKind, Reason> {
     let tls = server.tls.as_ref();
-    let passes = tls.is_some_and(|tls| tls.mode == ServerTlsMode::Passthrough);
-    match protocol {
-        Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb | Protocol::HttpProxy => {
-            Ok(ServerKind::Http { https_redirect: tls.is_some_and(|tls| tls.https_redirect) })
-        }
-        Protocol::Https | Protocol::Tls if passes => Ok(ServerKind::Passthrough),
-        _ if passes => Ok(ServerKind::Passthrough),
-        _ if tls.is_some() => Err(Reason::TlsTermination),
-        // HTTPS without TLS settings has no certificate to present.
-        Protocol::Https | Protocol::Tls => Err(Reason::TlsTermination),
-        _ => Ok(ServerKind::Tcp),
+    if protocol.is_http() {
+        return Ok(ServerKind::Http { https_redirect: tls.is_some_and(|tls| tls.https_redirect) });
+    }
+    match tls.map(|tls| tls.mode) {
+        None if protocol.is_tls() => Err(Reason::NoTls),
+        None => Ok(ServerKind::Tcp),
+        // Refused when it is applied.
+        Some(ServerTlsMode::AutoPassthrough) => Err(Reason::NoTls),
+        Some(ServerTlsMode::Passthrough) => Ok(ServerKind::Passthrough),
+        Some(_) if protocol == Protocol::Https => Ok(ServerKind::Https),
+        Some(_) => Ok(ServerKind::Tls),
     }
 }
 

@@ -66,12 +66,31 @@ fn other_addresses_are_other_listeners() {
 }
 
 #[test]
-fn certificates_are_not_there_yet() {
-    let simple = ServerTlsSettings { mode: ServerTlsMode::Simple, ..Default::default() };
-    let plan =
-        plan_of(&[&[tls(server(443, "HTTPS", &["*"]), simple), server(444, "HTTPS", &["*"]), Server::default()]]);
-    assert_eq!(reasons(&plan), [&Reason::TlsTermination, &Reason::TlsTermination, &Reason::NoPort]);
-    assert!(plan.listeners.is_empty());
+fn servers_that_speak_tls_share_a_port_by_their_hosts() {
+    let simple = || ServerTlsSettings { mode: ServerTlsMode::Simple, ..Default::default() };
+    let plan = plan_of(&[
+        &[
+            tls(server(443, "HTTPS", &["a.com"]), simple()),
+            tls(server(443, "TLS", &["./b.com"]), simple()),
+            passthrough(443, &["c.com"]),
+            server(443, "HTTP", &["*"]),
+        ],
+        &[
+            tls(server(443, "HTTPS", &["A.com", "d.com"]), simple()),
+            server(444, "HTTPS", &["*"]),
+            Server::default(),
+            tls(server(80, "HTTP", &["*"]), ServerTlsSettings { https_redirect: true, ..Default::default() }),
+        ],
+    ]);
+    let kinds: Vec<ServerKind> = plan.listeners[&(None, 443)].servers.iter().map(|server| server.kind).collect();
+    assert_eq!(kinds, [ServerKind::Https, ServerKind::Tls, ServerKind::Passthrough]);
+    let with_settings = plan.listeners[&(None, 443)].servers.iter().map(|server| server.tls.is_some());
+    assert_eq!(with_settings.collect::<Vec<_>>(), [true, true, false]);
+    assert_eq!(
+        reasons(&plan),
+        [&Reason::Protocol(443), &Reason::DuplicateHosts(vec!["a.com".to_owned()]), &Reason::NoTls, &Reason::NoPort]
+    );
+    assert_eq!(plan.listeners[&(None, 8080)].servers[0].kind, ServerKind::Http { https_redirect: true });
 }
 
 #[test]

@@ -92,9 +92,9 @@ impl Pilot {
 
 impl Discovery for Pilot {
     fn connect(&self, node: &core::Node, peer: &Peer) -> Result<Connection, Status> {
-        let node = Node::parse(node)?;
+        let mut node = Node::parse(node)?;
         if let Some(identity) = &peer.identity {
-            node.belongs_to(identity)?;
+            node.prove(identity)?;
         }
         let mut state = lock(&self.0.shared.state);
         if state.proxies().count() >= MAX_PROXIES {

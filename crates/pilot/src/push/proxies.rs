@@ -1,12 +1,14 @@
 //! Connected proxies, and which of them a change is about.
 
 use crate::assemble;
+use crate::credentials::{self, Made, Missing};
 use crate::node::Node;
 use crate::registry::{Instance, Labels};
 use crate::scope::{Place, ScopeKey};
 use crate::world::{EndpointChange, World};
-use lateen_xds::ResourceSet;
+use lateen_galley::Snapshot;
 use lateen_xds::ads::server::StreamStatus;
+use lateen_xds::{ResourceSet, ResourceType};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,8 +22,38 @@ pub struct Proxy {
     pub(super) own: Own,
     pub resources: watch::Sender<Arc<ResourceSet>>,
     pub status: watch::Receiver<StreamStatus>,
+    /// Names of the credentials that it needs of the control plane.
+    pub(super) credentials: BTreeSet<String>,
+    /// Credentials that it needs and is not told.
+    pub(super) missing: Vec<Missing>,
     /// Claims and servers that were not granted, in words.
-    pub problems: Vec<String>,
+    pub(super) refused: Vec<String>,
+}
+
+impl Proxy {
+    /// What it cannot be given, in words.
+    pub fn problems(&self) -> impl Iterator<Item = String> {
+        self.refused.iter().cloned().chain(self.missing.iter().map(ToString::to_string))
+    }
+
+    /// What it was told last, with its credentials as objects have them now.
+    pub(super) fn with_credentials(
+        &mut self,
+        resources: ResourceSet,
+        snapshot: &Snapshot,
+        made: &mut Made,
+    ) -> ResourceSet {
+        let before = self.resources.borrow().clone();
+        if self.credentials.is_empty() && before.of_type(&ResourceType::Secret).next().is_none() {
+            return resources;
+        }
+        let (secrets, missing) = credentials::resources(&self.credentials, &self.node, snapshot, &before, made);
+        for new in missing.iter().filter(|new| !self.missing.contains(new)) {
+            tracing::warn!(proxy = %self.node.id, "a credential is not told: {new}");
+        }
+        self.missing = missing;
+        resources.with_all(ResourceType::Secret, secrets)
+    }
 }
 
 /// All of a workload that the part of its proxy's configuration depends on that no other proxy shares.

@@ -6,6 +6,7 @@
 use super::proxies::{Own, Proxies, Proxy};
 use crate::assemble::{self, Memo, Outbound};
 use crate::config::Config;
+use crate::credentials;
 use crate::node::Node;
 use crate::rules::Keys;
 use crate::scope::ScopeKey;
@@ -53,6 +54,7 @@ pub struct State {
     unread: Option<Arc<Snapshot>>,
     synced: bool,
     memo: Memo,
+    credentials: credentials::Made,
     scopes: HashMap<Arc<ScopeKey>, SharedScope>,
     proxies: Proxies,
     next_id: u64,
@@ -84,6 +86,7 @@ impl State {
             world,
             synced: false,
             memo: Memo::default(),
+            credentials: credentials::Made::default(),
             scopes: HashMap::new(),
             proxies: Proxies::default(),
             next_id: 0,
@@ -149,6 +152,8 @@ impl State {
 
     fn turn_to(&mut self, latest: World) -> Pending {
         let change = latest.change_since(&self.latest);
+        let same = |kind: &Kind| latest.snapshot().same(self.latest.snapshot(), *kind);
+        let credentials = !credentials::KINDS.iter().all(same);
         self.latest = latest;
         if !self.synced {
             return Pending::Now;
@@ -163,6 +168,9 @@ impl State {
             }
         };
         self.waiting |= pending == Pending::WhenQuiet;
+        if credentials && !self.waiting {
+            self.push_credentials();
+        }
         if !self.waiting {
             self.revision = self.latest.snapshot().revision();
         }
@@ -179,6 +187,7 @@ impl State {
         self.version += 1;
         self.counts.full_pushes += 1;
         self.memo.grow_older();
+        self.credentials.retain_those_of(self.latest.snapshot());
         self.drop_closed();
         for id in self.proxies.ids() {
             self.assemble(id);
@@ -227,6 +236,21 @@ impl State {
         }
     }
 
+    /// Tells the proxies that have credentials how those are now. No other is looked at.
+    fn push_credentials(&mut self) {
+        self.version += 1;
+        self.credentials.retain_those_of(self.latest.snapshot());
+        let version = self.version_text();
+        for id in self.proxies.ids() {
+            let Some(proxy) = self.proxies.get_mut(id).filter(|proxy| !proxy.credentials.is_empty()) else { continue };
+            let resources = proxy.resources.borrow().at(Arc::clone(&version));
+            let resources = proxy.with_credentials(resources, self.latest.snapshot(), &mut self.credentials);
+            if !resources.shares_all_with(&proxy.resources.borrow()) {
+                proxy.resources.send_replace(Arc::new(resources));
+            }
+        }
+    }
+
     /// Adds a proxy. What it gets is complete at once; `None` before the first push.
     pub fn connect(
         &mut self,
@@ -242,7 +266,17 @@ impl State {
         let (resources, receiver) = watch::channel(Arc::new(ResourceSet::new(self.version_text())));
         let id = self.next_id;
         self.next_id += 1;
-        self.proxies.insert(id, Proxy { node, key, own, resources, status, problems: Vec::new() });
+        let proxy = Proxy {
+            node,
+            key,
+            own,
+            resources,
+            status,
+            credentials: BTreeSet::new(),
+            missing: Vec::new(),
+            refused: Vec::new(),
+        };
+        self.proxies.insert(id, proxy);
         self.assemble(id);
         Some(receiver)
     }
@@ -276,11 +310,12 @@ impl State {
         let before = proxy.resources.borrow().at(version);
         let made = assemble::assemble(&self.world, &proxy.node, &proxy.key, &scope.outbound, &before, &mut self.memo);
         self.counts.assembled += 1;
-        proxy.problems = made.problems;
+        (proxy.refused, proxy.credentials) = (made.problems, made.credentials);
+        let resources = proxy.with_credentials(made.resources, self.latest.snapshot(), &mut self.credentials);
         // What it has already, a proxy need not be woken for.
-        let same = made.resources.shares_all_with(&proxy.resources.borrow());
+        let same = resources.shares_all_with(&proxy.resources.borrow());
         if !same {
-            proxy.resources.send_replace(Arc::new(made.resources));
+            proxy.resources.send_replace(Arc::new(resources));
         }
     }
 

@@ -61,9 +61,8 @@ pub(super) fn key_pair(certificate: pb::TlsCertificate) -> Result<KeyPair, Rejec
         .and_then(|pem| certificates(&pem))
         .at("certificate_chain")?;
     let key = bytes(private_key.ok_or_else(|| Reject::field("private_key", "missing"))?)
-        .and_then(|pem| {
-            PrivateKeyDer::from_pem_slice(&pem).map_err(|e| Reject::new(format_args!("no private key: {e}")))
-        })
+        // What the library finds wrong may be told with a part of the key.
+        .and_then(|pem| PrivateKeyDer::from_pem_slice(&pem).map_err(|_| Reject::new("no private key in PEM")))
         .at("private_key")?;
     let ocsp = ocsp_staple.map(bytes).transpose().at("ocsp_staple")?.map(Vec::into_boxed_slice);
     let ders = chain.iter().map(|der| CertificateDer::from_slice(der).into_owned()).collect();

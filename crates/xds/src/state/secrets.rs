@@ -37,9 +37,13 @@ impl State {
 
     /// Applies a response of secrets from one of those who tell them.
     pub(super) fn apply_secrets(&mut self, origin: &SecretOrigin, update: &Update, now: SystemTime) -> Vec<Refused> {
-        // As in Envoy, a secret that is said to be none any more is used on, and one that there is none of yet is waited for.
-        let Update { r#type: _, version, nonce: _, resources, removed: _ } = update;
+        // As in Envoy, a secret that is said to be none any more is used on, and one that is said not to be there is waited
+        // for no longer: what needs it is served, and refuses handshakes until it comes.
+        let Update { r#type: _, version, nonce: _, resources, removed } = update;
         let mut refused = Vec::new();
+        let absent = removed.iter().map(|name| SecretName { origin: origin.clone(), name: Arc::clone(name) });
+        let absent: Vec<SecretName> = absent.filter(|name| self.secrets.users.contains_key(name)).collect();
+        self.secrets.given_up.extend(absent);
         for Received { name, version, body } in resources {
             let name = match &**name {
                 "" => resource_name(body),

@@ -71,13 +71,21 @@ fn served(config: &Config) -> Option<Vec<u8>> {
     Some(pair.key.der().to_vec())
 }
 
-async fn waits_and_follows(api_type: &str) {
+/// `told_absent`: the server says that there is none, and nobody waits for it then.
+async fn waits_and_follows(api_type: &str, told_absent: bool) {
     let server = Server::of_secrets(ResourceSet::new("0")).await;
     let mut proxy = Proxy::start(bootstrap(server.address.port(), api_type, "0s"));
     proxy.until("the bootstrap", |config| config.clusters.contains_key("sds")).await;
     let (first, key) = set("1");
+    if told_absent {
+        let config = proxy.until("the listener", |config| config.listeners.contains_key("tls")).await;
+        assert!(config.secrets.is_empty());
+    }
     server.everyone.set.send_replace(Arc::new(first));
-    let config = proxy.until("the listener", |config| config.listeners.contains_key("tls")).await;
+    let config = match told_absent {
+        true => proxy.until("the secret", |config| !config.secrets.is_empty()).await,
+        false => proxy.until("the listener", |config| config.listeners.contains_key("tls")).await,
+    };
     assert_eq!(served(&config), Some(key.serialize_der()));
 
     let listener = Arc::clone(&config.listeners["tls"]);
@@ -94,12 +102,12 @@ async fn waits_and_follows(api_type: &str) {
 
 #[tokio::test]
 async fn state_of_the_world_secrets_are_waited_for_and_followed() {
-    waits_and_follows("GRPC").await;
+    waits_and_follows("GRPC", false).await;
 }
 
 #[tokio::test]
-async fn delta_secrets_are_waited_for_and_followed() {
-    waits_and_follows("DELTA_GRPC").await;
+async fn delta_secrets_are_waited_for_until_there_are_none_and_followed() {
+    waits_and_follows("DELTA_GRPC", true).await;
 }
 
 #[tokio::test]
