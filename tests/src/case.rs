@@ -88,6 +88,8 @@ pub struct Case {
     pub by_chance: bool,
     /// Whether the connection ends with FIN or with RST is part of the answer.
     pub exact_end: bool,
+    /// Upstreams to which header fields come in no certain order.
+    pub unordered: Vec<&'static str>,
 }
 
 /// A request for the HTTP/2 client.
@@ -126,6 +128,7 @@ impl Case {
             ignore_bytes: false,
             by_chance: false,
             exact_end: false,
+            unordered: Vec::new(),
         }
     }
 
@@ -263,6 +266,12 @@ impl Case {
 
     pub fn by_chance(mut self) -> Case {
         self.by_chance = true;
+        self
+    }
+
+    /// Header fields come to this upstream in no certain order.
+    pub fn unordered(mut self, upstream: &'static str) -> Case {
+        self.unordered.push(upstream);
         self
     }
 

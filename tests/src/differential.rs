@@ -126,7 +126,10 @@ pub async fn play(world: &World, kind: Kind, source: Source) -> BTreeMap<String,
         if !case.apart.is_empty() {
             all.sort_by(|a, b| a.upstream.cmp(&b.upstream));
         }
-        for received in all {
+        for mut received in all {
+            if case.unordered.contains(&&*received.upstream) {
+                received.message.headers.sort();
+            }
             upstream.push(format!("at {}", received.upstream));
             let head = upstream.len();
             client::describe(&received.message, ">", case.ignore_upstream_body, &mut upstream);

@@ -25,8 +25,8 @@ use lateen_traffic::listener::{Listener, Terminal};
 
 pub use cells::{BOUNDS_MS, Counter, Distribution, Gauge, Histogram, SharedCounter, SharedGauge};
 pub use scopes::{
-    ClusterManagerStats, ClusterStats, ControlPlaneStats, DnsStats, FilesystemStats, HttpStats, ListenerManagerStats,
-    ListenerStats, RbacStats, RouteStats, ServerStats, TcpStats,
+    AuthorizationStats, ClusterManagerStats, ClusterStats, ControlPlaneStats, DnsStats, FilesystemStats, HttpStats,
+    ListenerManagerStats, ListenerStats, RbacStats, RouteStats, ServerStats, TcpStats,
 };
 pub use snapshot::{Buckets, ClusterFacts, Filter, Snapshot, Types};
 

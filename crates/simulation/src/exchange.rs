@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use lateen_traffic::Protocol;
 use lateen_traffic::cluster::{ClusterSettings, Discovery, LbPolicy};
+use lateen_traffic::ext_authz::{self, Edit};
 use lateen_traffic::filter::cors::Grant;
 use lateen_traffic::filter::grpc_web::{Bridge, Decoder};
 use lateen_traffic::filter::{Asked, Step, Walk};
@@ -23,6 +24,7 @@ use lateen_traffic::route::{
 use lateen_traffic::router::{self, Forwarding, NotAccepted, upgrade_allowed};
 use lateen_traffic::{RequestHead, ResponseHead};
 
+use crate::authorize::GoesOn;
 use crate::message::{Answer, Heard, Request};
 use crate::proxy::{Downstream, Proxy};
 use crate::trace::{Decision, Trace};
@@ -49,6 +51,8 @@ pub(crate) struct Exchange<'a> {
     grant: Option<Grant>,
     /// What the exchange is for a client that cannot speak gRPC.
     pub bridge: Option<Bridge>,
+    /// What an authorization service adds to the answer.
+    pub edits: Vec<Edit>,
     suffers_fault: bool,
 }
 
@@ -92,6 +96,7 @@ impl<'a> Exchange<'a> {
             delayed_to: None,
             grant: None,
             bridge: None,
+            edits: Vec::new(),
             suffers_fault: false,
         }
     }
@@ -259,10 +264,19 @@ impl<'a> Exchange<'a> {
                 }
                 Step::Rbac(_, verdict) => {
                     if let Some(denial) = verdict.denial() {
-                        self.edit_instead(routes, routed);
-                        self.reply(&denial.reply());
+                        self.answer_instead(routes, routed, &denial.reply());
                         return None;
                     }
+                }
+                Step::Ask(question) => match Box::pin(self.authorize(routes, routed, &question)).await {
+                    None => return None,
+                    Some(GoesOn { reroute: true }) => found = self.find_route(routes, internal),
+                    Some(GoesOn { reroute: false }) => {}
+                },
+                Step::NotAsked(_, None) => {}
+                Step::NotAsked(_, Some(reply)) => {
+                    self.answer_instead(routes, routed, &reply);
+                    return None;
                 }
                 Step::Cors(decision) => {
                     self.grant = decision.grant;
@@ -286,8 +300,15 @@ impl<'a> Exchange<'a> {
         }
     }
 
+    /// Answers in the route's stead.
+    pub fn answer_instead(&mut self, routes: &RouteConfig, routed: Option<Routed<'_>>, reply: &LocalReply) {
+        self.name_cluster(routed);
+        self.edit_instead(routes, routed);
+        self.reply(reply);
+    }
+
     /// The record names the cluster that the request would have gone to.
-    fn name_cluster(&mut self, routed: Option<Routed<'_>>) {
+    pub fn name_cluster(&mut self, routed: Option<Routed<'_>>) {
         let clusters = &self.proxy.config.clusters;
         let cluster = routed.and_then(|r| r.cluster(&self.request)).and_then(|name| clusters.get(name));
         if let Some(cluster) = cluster {
@@ -297,7 +318,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// A route that forwards edits the answers that are given in its stead.
-    fn edit_instead(&mut self, routes: &RouteConfig, routed: Option<Routed<'_>>) {
+    pub fn edit_instead(&mut self, routes: &RouteConfig, routed: Option<Routed<'_>>) {
         if let Some(routed) = routed.filter(|r| matches!(r.route.action, Action::Forward(_))) {
             self.edit(routes, routed);
         }
@@ -398,7 +419,7 @@ impl<'a> Exchange<'a> {
         self.send_own(reply.status, Bytes::copy_from_slice(reply.body.as_bytes()), reply.grpc_status);
     }
 
-    fn send_own(&mut self, status: u16, text: Bytes, grpc_status: Option<u32>) {
+    pub fn send_own(&mut self, status: u16, text: Bytes, grpc_status: Option<u32>) {
         let body = match self.bridge {
             None => local_response(status, &text, &self.request, grpc_status, &mut self.response),
             Some(bridge) => {
@@ -420,6 +441,13 @@ impl<'a> Exchange<'a> {
     pub fn complete(&mut self, own: bool) {
         // As if all of a run happened at the beginning of calendars.
         let date = || "Thu, 01 Jan 1970 00:00:00 GMT";
+        if !self.edits.is_empty() {
+            if let Some(grant) = self.grant.take() {
+                grant.apply(&mut self.response.headers);
+            }
+            // They were found sound before the request went on.
+            let _ = ext_authz::edit_response(&self.edits, &mut self.response.headers);
+        }
         router::complete_response(self.hcm, &self.request, &mut self.response, own, self.grant.as_ref(), date);
     }
 

@@ -14,6 +14,8 @@
 
 mod application;
 mod attempts;
+mod authorize;
+mod call;
 mod client;
 mod clock;
 pub mod compile;

@@ -38,6 +38,8 @@ pub enum Decision {
     Pause(Duration),
     /// A copy goes to another cluster.
     Mirror { cluster: String },
+    /// An authorization service is asked.
+    Asked { cluster: String },
     /// A proxy answered by itself.
     Own { status: u16, flags: Flags, details: String },
     /// A pod's program has it, and answers with this status, or in no HTTP.
@@ -146,6 +148,7 @@ impl fmt::Display for Decision {
             Self::TryFailed(why) => write!(f, "failed: {why}"),
             Self::Pause(time) => write!(f, "tries again after {time:.1?}"),
             Self::Mirror { cluster } => write!(f, "a copy goes to {cluster}"),
+            Self::Asked { cluster } => write!(f, "the authorization service {cluster} is asked"),
             Self::Own { status, flags, details } => {
                 write!(f, "answers {status} itself: {details}")?;
                 if flags.is_empty() { Ok(()) } else { write!(f, " ({flags})") }

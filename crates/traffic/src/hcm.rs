@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::access_log::AccessLog;
 use crate::cluster::Http2Keepalive;
 use crate::filter::Filter;
+use crate::message::RequestHead;
 use crate::path::PathSettings;
 use crate::route::RouteConfig;
 
@@ -206,6 +207,13 @@ pub struct RequestLimits {
     pub per_request_buffer: usize,
     /// Bytes buffered a connection in each direction before reading stops. Default 1 MiB.
     pub per_connection_buffer: usize,
+}
+
+impl RequestLimits {
+    /// Whether a head is larger than they allow.
+    pub fn exceeded_by(&self, request: &RequestHead) -> bool {
+        request.headers.len() > self.max_headers || request.headers.byte_size() > self.max_head_bytes
+    }
 }
 
 impl Default for RequestLimits {

@@ -10,6 +10,7 @@ pub mod balance;
 pub mod cluster;
 pub mod config;
 pub mod edit;
+pub mod ext_authz;
 pub mod filter;
 pub mod format;
 pub mod forwarding;

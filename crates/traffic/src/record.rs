@@ -146,6 +146,8 @@ flags! {
     DELAY_INJECTED = 17, "DI";
     /// A fault was injected: the request was aborted.
     FAULT_INJECTED = 18, "FI";
+    /// An authorization service refused, or did not answer.
+    UNAUTHORIZED = 19, "UAEX";
     /// The host that a request names was not found.
     DNS_FAILURE = 20, "DF";
 }

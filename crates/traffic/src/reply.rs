@@ -90,6 +90,10 @@ pub const PATH_NORMALIZATION_FAILED: LocalReply = LocalReply::fixed(400, "", Fla
 /// The `connection` header takes away what the request cannot do without.
 pub const MISSING_HOST: LocalReply = LocalReply::fixed(400, "", Flags::NONE, "missing_host_header");
 
+/// The client broke HTTP/1 inside its body.
+pub const BROKEN_BODY: LocalReply =
+    LocalReply::fixed(400, "Bad Request", Flags::DOWNSTREAM_PROTOCOL_ERROR, "http1.codec_error");
+
 /// The route's cluster does not exist.
 pub fn cluster_not_found(status: u16) -> LocalReply {
     LocalReply::fixed(status, "", Flags::NO_CLUSTER, "cluster_not_found")
@@ -225,6 +229,7 @@ pub fn local_response(
     out.status = status;
     if request.is_grpc() {
         out.status = 200;
+        out.headers.remove("content-length");
         out.headers.set("content-type", "application/grpc");
         out.headers.append("grpc-status", code.unwrap_or_else(|| grpc_status(status)).to_string());
         if !text.is_empty() && request.method != "HEAD" {
@@ -233,9 +238,11 @@ pub fn local_response(
         return Bytes::new();
     }
     if status < 200 || status == 204 || status == 304 || text.is_empty() {
+        out.headers.remove("content-length");
+        out.headers.remove("content-type");
         return Bytes::new();
     }
-    out.headers.append("content-length", text.len().to_string());
+    out.headers.set("content-length", text.len().to_string());
     if !out.headers.contains("content-type") {
         out.headers.append("content-type", "text/plain");
     }

@@ -5,6 +5,7 @@
 //! - [`json`]: protobuf JSON with typed `Any`s
 //! - [`bootstrap`]: Envoy's bootstrap files
 //! - [`istio`]: messages that Istio adds to Envoy's
+//! - [`check`]: what authorization services are asked and answer
 //! - [`convert`]: Envoy's messages to what a proxy decides by
 //! - [`state`]: all that a proxy has been told, and the configuration that comes of it
 //!
@@ -15,6 +16,7 @@
 pub mod ads;
 pub mod bootstrap;
 mod canonical;
+pub mod check;
 pub mod convert;
 pub mod istio;
 pub mod json;

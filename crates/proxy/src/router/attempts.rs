@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use lateen_traffic::record::Flags;
-use lateen_traffic::reply::{self, LocalReply, UpstreamFailure};
+use lateen_traffic::reply::{self, UpstreamFailure};
 use lateen_traffic::retry::Failed;
 use tokio::time::Instant;
 
@@ -148,10 +148,9 @@ impl Exchange<'_, '_> {
 
     async fn broken(&mut self, plan: &Plan<'_>) {
         self.connection.stats.downstream_cx_protocol_error.inc();
-        let bad = LocalReply::fixed(400, "Bad Request", Flags::DOWNSTREAM_PROTOCOL_ERROR, "http1.codec_error");
         self.response.headers.clear();
         self.edit_own(plan);
-        self.reply(&bad).await;
+        self.reply(&reply::BROKEN_BODY).await;
     }
 
     /// The route's edits of responses: they apply to answers of our own too.

@@ -1,9 +1,10 @@
 //! Carrying out what HTTP filters decide of a request before the router has it.
 
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
+use lateen_traffic::ext_authz::Edit;
 use lateen_traffic::filter::alpn::Alpn;
 use lateen_traffic::filter::cors::Grant;
 use lateen_traffic::filter::grpc_web::Bridge;
@@ -17,6 +18,7 @@ use lateen_traffic::route::{Action, RouteConfig, Routed};
 use lateen_traffic::Config;
 use tokio::time::Instant;
 
+use super::authorize::GoesOn;
 use super::deadlines::{Deadlines, Expired};
 use super::relay::READ_AHEAD;
 use super::{Exchange, Found};
@@ -33,6 +35,8 @@ pub struct Filtered {
     pub(super) alpn: Option<Arc<Alpn>>,
     /// When a delay ended: the router's times begin then.
     pub(super) delayed_to: Option<Instant>,
+    /// What an authorization service adds to the response.
+    pub(super) edits: Vec<Edit>,
     fault: Option<ActiveFault>,
 }
 
@@ -45,11 +49,36 @@ impl Drop for ActiveFault {
     }
 }
 
-/// How a delay ended.
-enum Waited {
-    Over,
+/// Why there is no need to wait any longer for what a filter waits for.
+pub(super) enum Stopped {
+    /// The client is gone.
     ClientGone,
+    /// The client broke the protocol inside its body.
+    Broken,
+    /// The client's body does not say what it is to say.
+    Refused(Box<LocalReply>),
+    /// A limit of the stream itself is reached.
     Expired(Expired),
+}
+
+/// Where a request is on its way through the filters.
+#[derive(Clone, Copy)]
+pub(super) struct On<'a> {
+    pub hcm: &'a Hcm,
+    pub config: &'a Config,
+    pub routes: &'a RouteConfig,
+    pub routed: Option<Routed<'a>>,
+}
+
+impl On<'_> {
+    /// The stream's own limits there.
+    pub(super) fn deadlines(&self, started: Instant) -> Deadlines {
+        let forward = self.routed.and_then(|r| match &r.route.action {
+            Action::Forward(forward) => Some(&**forward),
+            Action::Redirect(_) | Action::Direct(_) => None,
+        });
+        Deadlines::of_stream(&self.hcm.timeouts, forward, started)
+    }
 }
 
 impl Exchange<'_, '_> {
@@ -68,6 +97,7 @@ impl Exchange<'_, '_> {
         let mut walk = Walk::new(&hcm.filters);
         loop {
             let routed = found.ok();
+            let on = On { hcm, config, routes, routed };
             let active_faults = || connection.worker.stats.all().active_faults(&hcm.stat_prefix);
             let peer = connection.ends(self.record.downstream_remote.ip());
             let asked = Asked { request: self.request, peer, routes, routed, active_faults: &active_faults };
@@ -78,16 +108,10 @@ impl Exchange<'_, '_> {
                     self.name_cluster(config, routed);
                     stats.fault().delays_injected.inc();
                     self.record.flags.add(Flags::DELAY_INJECTED);
-                    match self.wait(hcm, routed, wait).await {
-                        Waited::Over => self.filtered.delayed_to = Some(Instant::now()),
-                        Waited::ClientGone => {
-                            self.client_gone();
-                            return None;
-                        }
-                        Waited::Expired(what) => {
-                            let reply = self.stream_expired(what);
-                            self.edit_reply(routes, routed);
-                            self.reply(&reply).await;
+                    match self.unless_over(on, tokio::time::sleep(wait)).await {
+                        Ok(()) => self.filtered.delayed_to = Some(Instant::now()),
+                        Err(stopped) => {
+                            self.stopped(on, stopped).await;
                             return None;
                         }
                     }
@@ -131,13 +155,29 @@ impl Exchange<'_, '_> {
                 Step::Rbac(rbac, verdict) => {
                     stats.rbac().count(&rbac, &verdict);
                     if let Some(denial) = verdict.denial() {
-                        self.name_cluster(config, routed);
-                        self.edit_reply(routes, routed);
-                        self.reply(&denial.reply()).await;
+                        self.answer_instead(on, &denial.reply()).await;
                         return None;
                     }
                 }
-                Step::GrpcWeb => self.bridge(),
+                // Apart, so that requests that nobody is asked about need no room for it.
+                Step::Ask(question) => match Box::pin(self.authorize(on, &question)).await {
+                    None => return None,
+                    Some(GoesOn { reroute: true }) => found = self.find_route(routes, internal),
+                    Some(GoesOn { reroute: false }) => {}
+                },
+                Step::NotAsked(filter, reply) => {
+                    stats.ext_authz(&filter.stat_prefix).disabled.inc();
+                    if let Some(reply) = reply {
+                        self.answer_instead(on, &reply).await;
+                        return None;
+                    }
+                }
+                Step::GrpcWeb => {
+                    if let Err(reply) = self.bridge() {
+                        self.reply(&reply).await;
+                        return None;
+                    }
+                }
                 Step::Alpn(alpn) => self.filtered.alpn = Some(alpn),
                 Step::FaultsOverflow => stats.fault().faults_overflow.inc(),
                 Step::Cors(decision) => {
@@ -158,8 +198,15 @@ impl Exchange<'_, '_> {
         }
     }
 
+    /// Answers in the route's stead.
+    pub(super) async fn answer_instead(&mut self, on: On<'_>, reply: &LocalReply) {
+        self.name_cluster(on.config, on.routed);
+        self.edit_reply(on.routes, on.routed);
+        self.reply(reply).await;
+    }
+
     /// The record names the cluster that the request would have gone to.
-    fn name_cluster(&mut self, config: &Config, routed: Option<Routed<'_>>) {
+    pub(super) fn name_cluster(&mut self, config: &Config, routed: Option<Routed<'_>>) {
         let cluster = routed.and_then(|r| r.cluster(self.request)).and_then(|name| config.clusters.get(name));
         if let Some(cluster) = cluster {
             self.record.upstream_cluster = Some(Arc::clone(&cluster.settings.name));
@@ -168,7 +215,7 @@ impl Exchange<'_, '_> {
     }
 
     /// As in Envoy, a route that forwards edits the answers that are given in its stead.
-    fn edit_reply(&mut self, routes: &RouteConfig, routed: Option<Routed<'_>>) {
+    pub(super) fn edit_reply(&mut self, routes: &RouteConfig, routed: Option<Routed<'_>>) {
         if let Some(routed) = routed.filter(|r| matches!(r.route.action, Action::Forward(_))) {
             self.edit_response(routes, routed);
         }
@@ -182,21 +229,35 @@ impl Exchange<'_, '_> {
         });
     }
 
-    /// Waits, unless the client goes or the stream's time is over. What arrives meanwhile of the body stays where it is.
-    async fn wait(&mut self, hcm: &Hcm, routed: Option<Routed<'_>>, wait: Duration) -> Waited {
-        let forward = routed.and_then(|r| match &r.route.action {
-            Action::Forward(forward) => Some(&**forward),
-            Action::Redirect(_) | Action::Direct(_) => None,
-        });
-        let deadlines = Deadlines::of_stream(&hcm.timeouts, forward, self.started);
+    /// Waits for `work`, unless the client goes or the stream's time is over. What arrives meanwhile of the body stays
+    /// where it is.
+    pub(super) async fn unless_over<T>(&mut self, on: On<'_>, work: impl Future<Output = T>) -> Result<T, Stopped> {
+        let deadlines = on.deadlines(self.started);
         if self.body.ended {
             deadlines.request_ended(self.started);
         }
         tokio::select! {
-            () = tokio::time::sleep(wait) => Waited::Over,
-            () = self.responder.gone() => Waited::ClientGone,
-            () = self.body.source.gone(READ_AHEAD) => Waited::ClientGone,
-            expired = deadlines.wait(self.timer) => Waited::Expired(expired),
+            done = work => Ok(done),
+            () = self.responder.gone() => Err(Stopped::ClientGone),
+            () = self.body.source.gone(READ_AHEAD) => Err(Stopped::ClientGone),
+            expired = deadlines.wait(self.timer) => Err(Stopped::Expired(expired)),
+        }
+    }
+
+    /// The end of a request that a filter need not wait for any longer.
+    pub(super) async fn stopped(&mut self, on: On<'_>, stopped: Stopped) {
+        match stopped {
+            Stopped::ClientGone => self.client_gone(),
+            Stopped::Refused(reply) => self.reply(&reply).await,
+            Stopped::Broken => {
+                self.connection.stats.downstream_cx_protocol_error.inc();
+                self.reply(&reply::BROKEN_BODY).await;
+            }
+            Stopped::Expired(what) => {
+                let reply = self.stream_expired(what);
+                self.edit_reply(on.routes, on.routed);
+                self.reply(&reply).await;
+            }
         }
     }
 

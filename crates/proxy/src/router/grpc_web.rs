@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use lateen_traffic::filter::grpc_web::{Body, Bridge, Decoder, Encoder, MOST_MESSAGE};
+use lateen_traffic::reply::LocalReply;
 
 use super::Exchange;
 use super::body::{CopyError, Piece, Sink, Source, SourceError};
@@ -45,18 +46,32 @@ impl Decoded<'_> {
 
 impl Exchange<'_, '_> {
     /// From here on the request is gRPC's.
-    pub(super) fn bridge(&mut self) {
+    ///
+    /// # Errors
+    /// When what was read of its body already cannot be decoded.
+    pub(super) fn bridge(&mut self) -> Result<(), LocalReply> {
         let bridge = Bridge::begin(self.request);
         self.filtered.bridge = Some(bridge);
         let body = &mut self.body;
-        if body.ended {
-            return;
+        if body.ended && body.replay.pieces.is_empty() {
+            return Ok(());
         }
         body.framing = Framing::Chunked;
-        if bridge.text_request {
-            let from = std::mem::replace(&mut body.source, Source::Empty);
-            body.source = Source::Decoded(Box::new(Decoded { from, decoder: Decoder::default(), beyond: 0 }));
+        if !bridge.text_request {
+            return Ok(());
         }
+        let mut decoder = Decoder::default();
+        for piece in &mut body.replay.pieces {
+            match piece {
+                Piece::Data(data) => *data = decoder.data(data)?.into(),
+                Piece::End(_) => decoder.end()?,
+            }
+        }
+        if !body.ended {
+            let from = std::mem::replace(&mut body.source, Source::Empty);
+            body.source = Source::Decoded(Box::new(Decoded { from, decoder, beyond: 0 }));
+        }
+        Ok(())
     }
 
     /// Makes the head of an answer gRPC-Web's, after what CORS says of it, as in Envoy. `whole`: it has no body.

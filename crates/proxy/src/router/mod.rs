@@ -4,7 +4,9 @@
 //! writes statistics and access logs from the one record of what happened.
 
 mod attempts;
+mod authorize;
 pub mod body;
+mod call;
 mod deadlines;
 mod feed;
 mod filters;
@@ -23,6 +25,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use lateen_traffic::ext_authz;
 use lateen_traffic::filter::grpc_web::{Body, Bridge};
 use lateen_traffic::format::Facts;
 use lateen_traffic::forwarding::{self, Client};
@@ -314,6 +317,14 @@ impl<'a, 'r> Exchange<'a, 'r> {
     pub(super) fn complete_response(&mut self, own: bool) {
         let connection = self.connection;
         let date = || connection.worker.date(self.record.start);
+        if !self.filtered.edits.is_empty() {
+            // What CORS says comes first: filters see answers in the reverse of their order.
+            if let Some(grant) = self.filtered.grant.take() {
+                grant.apply(&mut self.response.headers);
+            }
+            // They were found sound before the request went on.
+            let _ = ext_authz::edit_response(&self.filtered.edits, &mut self.response.headers);
+        }
         let grant = self.filtered.grant.as_ref();
         router::complete_response(&connection.hcm, self.request, self.response, own, grant, date);
         if connection.drain.is_on() {

@@ -66,6 +66,7 @@ scope! {
     }
     responses: Responses,
     tls: TlsCounts,
+    ext_authz: ByPrefix<AuthorizationStats>,
 }
 
 impl ClusterStats {
@@ -83,6 +84,22 @@ impl ClusterStats {
 
     pub(super) fn read_tls(&self, out: &mut Vec<Entry>) {
         self.tls.read(out);
+    }
+
+    /// What authorization services said of requests for the cluster (`cluster.NAME.ext_authz.PREFIX`).
+    pub fn ext_authz(&self, prefix: &Arc<str>) -> &AuthorizationStats {
+        self.ext_authz.get(prefix)
+    }
+
+    pub(super) fn read_ext_authz(&self, out: &mut Vec<Entry>) {
+        let before = out.len();
+        read_prefixed("ext_authz.", &self.ext_authz, AuthorizationStats::read, out);
+        // As in Envoy, each comes into being with its first use.
+        let mut at = 0;
+        out.retain(|entry| {
+            at += 1;
+            at <= before || entry.value.used()
+        });
     }
 
     pub(super) fn read_responses(&self, out: &mut Vec<Entry>) {
@@ -164,6 +181,28 @@ scope! {
         allowed: Counter,
         denied: Counter,
         cors_preflight_bypassed: Counter,
+    }
+}
+
+/// Statistics by prefix, each under its own after `scope`.
+fn read_prefixed<T: Default>(scope: &str, of: &ByPrefix<T>, read: fn(&T, &mut Vec<Entry>), out: &mut Vec<Entry>) {
+    for (prefix, stats) in of.iter() {
+        let mut entries = Vec::new();
+        read(stats, &mut entries);
+        out.extend(entries.into_iter().map(|e| Entry { name: format!("{scope}{prefix}{}", e.name).into(), ..e }));
+    }
+}
+
+scope! {
+    /// What authorization services said, of one prefix of a connection manager or cluster on one worker.
+    AuthorizationStats {
+        ok: Counter,
+        denied: Counter,
+        error: Counter,
+        disabled: Counter,
+        failure_mode_allowed: Counter,
+        invalid: Counter,
+        ignored_dynamic_metadata: Counter,
     }
 }
 
@@ -256,6 +295,7 @@ scope! {
     cors: OnceLock<Box<CorsStats>>,
     rbac: OnceLock<Box<RbacStats>>,
     jwt_authn: OnceLock<Box<JwtStats>>,
+    ext_authz: ByPrefix<AuthorizationStats>,
 }
 
 impl HttpStats {
@@ -279,6 +319,11 @@ impl HttpStats {
         self.jwt_authn.get_or_init(Box::default)
     }
 
+    /// What authorization services said (`http.PREFIX.ext_authz.PREFIX`), likewise.
+    pub fn ext_authz(&self, prefix: &Arc<str>) -> &AuthorizationStats {
+        self.ext_authz.get(prefix)
+    }
+
     pub(super) fn read_filters(&self, out: &mut Vec<Entry>) {
         let mut of = |filter: &str, read: &dyn Fn(&mut Vec<Entry>)| {
             let mut entries = Vec::new();
@@ -297,6 +342,7 @@ impl HttpStats {
         if let Some(rbac) = self.rbac.get() {
             of("rbac", &|entries| rbac.read(entries));
         }
+        read_prefixed("ext_authz.", &self.ext_authz, AuthorizationStats::read, out);
     }
 
     /// Counts a response: `downstream_rq_completed` and `downstream_rq_2xx`. A code outside 100 to 599 (0: there was no

@@ -34,7 +34,7 @@ impl Value {
     }
 
     /// Whether it was ever written (Envoy's `usedonly`).
-    fn used(&self) -> bool {
+    pub(super) fn used(&self) -> bool {
         match self {
             Self::Counter(n) => *n > 0,
             Self::Gauge { used, .. } => *used,
@@ -256,6 +256,7 @@ fn clusters(stats: &Stats, config: &Config, facts: &dyn Fn(&Cluster) -> ClusterF
             cluster.read(&mut out);
             cluster.read_responses(&mut out);
             cluster.read_tls(&mut out);
+            cluster.read_ext_authz(&mut out);
             out
         };
         let mut entries = if workers.is_empty() {

@@ -1,7 +1,7 @@
 //! HTTP filters: what stands between the choice of a request's route and the router that carries it out.
 //!
 //! [`Walk`] goes through a connection manager's filters in their order and says what each wants done, one [`Step`] at a
-//! time, with the route already known, as Envoy's filters see it. What takes time (a delay; later the question to an
+//! time, with the route already known, as Envoy's filters see it. What takes time (a delay, the question to an
 //! authorization service) is a step that the caller waits out before it asks for the next one, so this module knows no
 //! clock. A filter without anything to do costs a look at four empty lists.
 
@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::Dice;
+use crate::ext_authz::{CheckSettings, ExtAuthz, Question};
 use crate::jwt::{JwtAuthn, PerRoute};
 use crate::message::RequestHead;
 use crate::metadata::Metadata;
@@ -47,6 +48,8 @@ pub enum FilterKind {
     Jwt(Arc<JwtAuthn>),
     /// Who may do what, where no route says otherwise. `None`: by the rules of routes alone.
     Rbac(Option<Arc<Rbac>>),
+    /// Asks an authorization service.
+    ExtAuthz(Arc<ExtAuthz>),
     /// gRPC for clients that cannot speak it.
     GrpcWeb,
     /// What connections to hosts offer by ALPN.
@@ -68,6 +71,17 @@ pub enum Override {
     Rbac(Arc<Rbac>),
     /// It requires this of tokens.
     Jwt(PerRoute),
+    /// It asks like this.
+    ExtAuthz(Arc<CheckSettings>),
+}
+
+impl Override {
+    fn checks(&self) -> Option<&CheckSettings> {
+        match self {
+            Self::ExtAuthz(settings) => Some(settings),
+            _ => None,
+        }
+    }
 }
 
 /// Settings of filters at one level (Envoy's `typed_per_filter_config`), by the filter's name.
@@ -131,6 +145,10 @@ pub enum Step {
     Jwt(Arc<JwtAuthn>, Option<PerRoute>),
     /// What rules say of the request; go on unless it is denied. The filter is that whose statistics count it.
     Rbac(Arc<Rbac>, Verdict),
+    /// Ask an authorization service, and go on if it allows that.
+    Ask(Question),
+    /// The service is not asked about this request; go on unless there is an answer for that.
+    NotAsked(Arc<ExtAuthz>, Option<LocalReply>),
     /// The request is to be bridged ([`grpc_web::Bridge::begin`]); go on.
     GrpcWeb,
     /// The request goes over a connection that offers this by ALPN; go on.
@@ -187,7 +205,12 @@ impl<'a> Walk<'a> {
                 };
                 self.fault.step(settings, asked, dice)
             }
-            FilterKind::Cors | FilterKind::GrpcWeb | FilterKind::Rbac(_) | FilterKind::Jwt(_) | FilterKind::Alpn(_)
+            FilterKind::Cors
+            | FilterKind::GrpcWeb
+            | FilterKind::Rbac(_)
+            | FilterKind::Jwt(_)
+            | FilterKind::ExtAuthz(_)
+            | FilterKind::Alpn(_)
                 if again =>
             {
                 None
@@ -206,6 +229,16 @@ impl<'a> Walk<'a> {
                     _ => rbac.as_ref()?,
                 };
                 Some(Step::Rbac(rbac.clone(), rbac.decide(asked.peer, Some(asked.request), metadata)))
+            }
+            FilterKind::ExtAuthz(ext_authz) => {
+                // As in Envoy, what has no route is not asked about.
+                asked.routed?;
+                if !ext_authz.asks(metadata, dice) {
+                    return Some(Step::NotAsked(ext_authz.clone(), ext_authz.unasked()));
+                }
+                let most_specific = most_specific.and_then(Override::checks);
+                let all = asked.overrides(&filter.name).filter_map(Override::checks);
+                Some(Step::Ask(Question::new(ext_authz, most_specific, all)))
             }
             FilterKind::GrpcWeb => grpc_web::is_asked(asked.request).then_some(Step::GrpcWeb),
             FilterKind::Cors => {

@@ -105,6 +105,8 @@ fn told(steps: &[Step]) -> String {
             format!("cors {allowed} {} {}", preflight.is_some(), grant.is_some())
         }
         Step::Jwt(..) => "jwt".to_owned(),
+        Step::Ask(question) => format!("ask {}", question.service.cluster()),
+        Step::NotAsked(_, reply) => format!("not asked {}", reply.is_some()),
         Step::Rbac(_, verdict) => format!("rbac {}", verdict.denial().is_none()),
     };
     steps.iter().map(one).collect::<Vec<_>>().join(", ")

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
 use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3::FilterConfig as DynamicForwardProxy;
+use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::ExtAuthz;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::JwtAuthentication;
@@ -19,6 +20,7 @@ use lateen_traffic::filter::{Filter, FilterKind};
 use super::address::{type_name, unpack};
 use super::alpn;
 use super::dynamic_forward_proxy;
+use super::ext_authz;
 use super::fault::fault;
 use super::jwt;
 use super::rbac;
@@ -93,6 +95,8 @@ fn http_filter(filter: HttpFilter, notes: &mut Notes) -> Result<Converted, Rejec
         Some(FilterKind::Jwt(Arc::new(jwt::jwt_authn(jwt, notes).at("typed_config")?)))
     } else if let Some(config) = unpack::<AlpnFilterConfig>(&any).at("typed_config")? {
         Some(FilterKind::Alpn(Arc::new(alpn::alpn(config).at("typed_config")?)))
+    } else if let Some(settings) = unpack::<ExtAuthz>(&any).at("typed_config")? {
+        Some(FilterKind::ExtAuthz(Arc::new(ext_authz::http(settings, notes).at("typed_config")?)))
     } else {
         None
     };

@@ -20,6 +20,7 @@ mod codec;
 mod cors;
 mod dynamic_forward_proxy;
 mod endpoint;
+mod ext_authz;
 mod fault;
 mod filter;
 mod hash_policy;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::config::core::v3::HeaderValueOption;
 use envoy_types::pb::envoy::config::route::v3::FilterConfig;
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
+use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::ExtAuthzPerRoute;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::PerRouteConfig;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::RbacPerRoute;
@@ -19,6 +20,7 @@ use lateen_traffic::filter::{Override, Overrides};
 
 use super::address::{type_name, unpack};
 use super::cors::cors_policy;
+use super::ext_authz;
 use super::fault::fault;
 use super::jwt;
 use super::matcher::edits;
@@ -90,6 +92,9 @@ fn plain(any: &Any, notes: &mut Notes) -> Result<Option<Override>, Reject> {
     }
     if let Some(jwt) = unpack::<PerRouteConfig>(any)? {
         return jwt::per_route(jwt).map(Some);
+    }
+    if let Some(said) = unpack::<ExtAuthzPerRoute>(any)? {
+        return ext_authz::per_route(said, notes).map(Some);
     }
     if any.value.is_empty() {
         return Ok(None);

@@ -2,6 +2,7 @@
 
 mod anything;
 mod balance;
+mod ext_authz;
 mod fates;
 mod filters;
 mod meaning;

@@ -7,6 +7,7 @@ mod bad_requests;
 mod cors;
 mod counters;
 mod drawn;
+mod ext_authz;
 mod faults;
 mod first_words;
 mod generated;

@@ -156,11 +156,11 @@ fn routes_refused() {
         (
             action(
                 "redirect: {}, typed_per_filter_config: {x: {'@type': type.googleapis.com/\
-                 envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute, disabled: true}}",
+                 envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: x}}",
             ),
             format!(
                 "{at}.typed_per_filter_config[\"x\"]: \
-                 envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute is not supported yet"
+                 envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit is not supported yet"
             ),
         ),
         (
@@ -272,10 +272,10 @@ fn connection_managers_refused() {
         (
             format!(
                 "http_filters: [{{name: m, disabled: true, typed_config: {{'@type': \
-                 type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz}}}}, {router}]"
+                 type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit}}}}, {router}]"
             ),
-            "http_filters[0].typed_config: filter \"m\" of type envoy.extensions.filters.http.ext_authz.v3.ExtAuthz \
-             is not supported yet",
+            "http_filters[0].typed_config: filter \"m\" of type \
+             envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit is not supported yet",
         ),
         (
             format!(
