@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt;
 use lateen_pilot::Pilot;
@@ -171,12 +170,9 @@ pub fn told(pilot: &Pilot, kind: Kind, role: Role) -> bool {
         of(state, kind, role).is_some_and(|proxy| {
             let status = proxy.status.borrow();
             let current = status.version == *proxy.resources.borrow().version();
-            // Clients ask for routes and endpoints by name once they have seen where they are used.
-            let asked = [ResourceType::Endpoint, ResourceType::Route].iter().all(|kind| {
-                let count = proxy.resources.borrow().of_type(kind).count();
-                status.types.get(kind).map_or(0, |of_type| of_type.names) >= count
-            });
-            current && asked && status.types.values().all(|of_type| of_type.waiting == of_type.refused.len())
+            current
+                && proxy.has_asked(&status)
+                && status.types.values().all(|of_type| of_type.waiting == of_type.refused.len())
         })
     })
 }
@@ -228,7 +224,7 @@ impl Running {
             .collect()
             .await;
         facts.sort_by_key(|(index, _)| *index);
-        let log = self.settled_log(cases.len()).await;
+        let log = self.settled_log(round).await;
         let mut outcomes = BTreeMap::new();
         for (placed, (_, facts)) in cases.iter().zip(facts) {
             let case = &placed.case;
@@ -302,23 +298,19 @@ impl Running {
         true
     }
 
-    /// The access log by client, once nothing was added for a while.
-    async fn settled_log(&mut self, cases: usize) -> BTreeMap<String, Vec<String>> {
-        let (mut length, mut still) = (self.read, 0);
-        let (process, stage) = (&self.proxy.process, &self.stage);
-        let from = self.read;
-        let text = wait::within(Duration::from_secs(5), || {
+    /// The access log by client: whole when a request that comes last has its line.
+    async fn settled_log(&mut self, round: u64) -> BTreeMap<String, Vec<String>> {
+        // Copies too may arrive after the answers that their requests got.
+        self.proxy.let_go(true).await;
+        let path = format!("/end-of-{round}");
+        let target = Target::new(self.role.probe(), "probe.test", &path).from(network::client(0));
+        wait::until("the last request is answered", || async { target.ask().await.ok() }).await;
+        let (process, from) = (&self.proxy.process, self.read);
+        let text = wait::until("the last request is logged", || async {
             let text = process.output();
-            let now = text.len() + stage.count();
-            still = if now == length { still + 1 } else { 0 };
-            length = now;
-            let lines = text.get(from..).unwrap_or_default().lines().filter(|line| line.starts_with('[')).count();
-            // 5 ms a look. Not every case has a line: nobody may listen where it goes.
-            let done = if lines >= cases { still > 30 } else { still > 100 };
-            async move { done.then_some(text) }
+            text.get(from..)?.contains(&format!("{path} ")).then_some(text)
         })
         .await;
-        let text = text.unwrap_or_else(|| process.output());
         let mut log: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for line in text.get(from..).unwrap_or_default().lines() {
             if let Some((client, line)) = log_line(line) {

@@ -1,4 +1,5 @@
-//! Waiting until what was applied is in force: workloads are ready, and every proxy has taken the configuration.
+//! Waiting until what was applied is in force: workloads are ready, Services lead to them, and every proxy has taken the
+//! configuration that says so.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,11 +9,13 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Request;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use lateen_galley::{Kind, kind};
-use lateen_local::client::Client;
+use lateen_galley::{Kind, Snapshot, kind};
+use lateen_local::client::{Client, replicate};
+use lateen_local::controllers::{FOLLOWED, behind};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::error::Error;
@@ -56,8 +59,35 @@ pub async fn in_force(client: &Client, state: &StateDir, objects: &[Value], pati
     for object in objects {
         ready(client, object, deadline).await?;
     }
-    let wanted = objects.iter().filter_map(revision).max().unwrap_or(0);
-    proxies(&state.control_plane(), wanted, deadline).await
+    let written = objects.iter().filter_map(revision).max().unwrap_or(0);
+    // A pod is ready before its Services' endpoints say so.
+    let led = controllers(client, deadline).await?;
+    proxies(&state.control_plane(), written.max(led), deadline).await
+}
+
+/// Waits until the cluster's controllers have followed what there is; gives the revision at which they had.
+async fn controllers(client: &Client, deadline: Instant) -> Result<u64, Error> {
+    let (sender, mut snapshots) = watch::channel(None::<Snapshot>);
+    let mut problem = None;
+    let followed = async {
+        while snapshots.changed().await.is_ok() {
+            let Some(snapshot) = snapshots.borrow_and_update().clone() else { continue };
+            problem = behind(&snapshot);
+            if problem.is_none() {
+                return Some(snapshot.revision());
+            }
+        }
+        None
+    };
+    let revision = tokio::select! {
+        revision = followed => revision,
+        () = replicate(client.clone(), &FOLLOWED, sender) => None,
+        () = tokio::time::sleep_until(deadline) => None,
+    };
+    revision.ok_or_else(|| {
+        let problem = problem.unwrap_or_else(|| "the cluster does not tell what it holds".to_owned());
+        Error::Usage(format!("not in force in time: {problem}"))
+    })
 }
 
 fn revision(object: &Value) -> Option<u64> {

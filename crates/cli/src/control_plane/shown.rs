@@ -40,7 +40,7 @@ fn proxy(proxy: &Proxy) -> ProxySync {
     let refused = status.types.values().flat_map(|of_type| &of_type.refused);
     ProxySync {
         proxy: proxy.node.id.to_string(),
-        synced: status.synced() && status.version == *proxy.resources.borrow().version(),
+        synced: proxy.is_in_step(),
         refused: refused.map(|(name, refusal)| (name.to_string(), refusal.message.clone())).collect(),
     }
 }

@@ -67,6 +67,17 @@ pub fn reconcile(store: &Store, snapshot: &Snapshot) {
     }
 }
 
+/// An entry of which a host has no address yet.
+pub fn behind(snapshot: &Snapshot) -> Option<String> {
+    let lacks = |object: &&std::sync::Arc<Object>| {
+        let Some(entry) = object.typed::<Config<ServiceEntry>>() else { return false };
+        let given = || entry.status.iter().flat_map(|status| &status.addresses);
+        hosts(object, &entry.spec).iter().any(|host| given().all(|address| address.host != *host))
+    };
+    let entry = snapshot.objects(Kind::ServiceEntry).find(lacks)?;
+    Some(format!("the hosts of {} have no addresses yet", entry.key()))
+}
+
 /// The hosts of an entry that an address is to be found for.
 fn hosts<'a>(object: &Object, entry: &'a ServiceEntry) -> Vec<&'a str> {
     let opted_out = object

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
 use lateen_galley::{Change, Key, Kind, Object, Snapshot};
@@ -22,25 +23,10 @@ const SLICE_LIMIT: usize = 1000;
 
 /// Makes the slices of every Service with a selector what they should be.
 pub fn reconcile(admission: &Admission, snapshot: &Snapshot) {
+    let mut wanted = wanted(snapshot);
     let mut batch = Vec::new();
-    let mut wanted: BTreeMap<(String, String), Value> = BTreeMap::new();
-    for object in snapshot.objects(Kind::Service) {
-        let Some(service) = object.typed::<Service>() else { continue };
-        for slice in slices(snapshot, object, service) {
-            let name = slice["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-            wanted.insert((object.namespace().to_owned(), name), slice);
-        }
-    }
-    for object in snapshot.objects(Kind::Endpoints) {
-        if let Some(slice) = mirrored(snapshot, object) {
-            let name = slice["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-            wanted.insert((object.namespace().to_owned(), name), slice);
-        }
-    }
-    let ours = |object: &&std::sync::Arc<Object>| matches!(object.label(MANAGED_BY), Some(MANAGER | MIRROR));
-    for object in snapshot.objects(Kind::EndpointSlice).filter(ours) {
-        let key = (object.namespace().to_owned(), object.name().to_owned());
-        match wanted.remove(&key) {
+    for object in ours(snapshot) {
+        match wanted.remove(&name_of(object)) {
             Some(slice) if says_the_same(object, &slice) => {}
             Some(slice) => batch.push(slice),
             None => {
@@ -60,6 +46,36 @@ pub fn reconcile(admission: &Admission, snapshot: &Snapshot) {
             Err(error) => tracing::error!(%error, "an endpoint slice is none"),
         }
     }
+}
+
+/// A slice that is not what it should be yet.
+pub fn behind(snapshot: &Snapshot) -> Option<String> {
+    let mut wanted = wanted(snapshot);
+    let same = |object: &Arc<Object>, slice: Option<Value>| slice.is_some_and(|slice| says_the_same(object, &slice));
+    let wrong = ours(snapshot).map(|object| (name_of(object), object));
+    let wrong = wrong.filter_map(|(name, object)| (!same(object, wanted.remove(&name))).then_some(name)).min();
+    let (namespace, name) = wrong.or_else(|| wanted.into_keys().next())?;
+    Some(format!("the endpoints of {namespace}/{name} are not those of its pods yet"))
+}
+
+/// Every slice that is to be there, by namespace and name.
+fn wanted(snapshot: &Snapshot) -> BTreeMap<(String, String), Value> {
+    let selecting = snapshot.objects(Kind::Service).flat_map(|object| {
+        let service = object.typed::<Service>();
+        service.map(|service| slices(snapshot, object, service)).unwrap_or_default()
+    });
+    let by_hand = snapshot.objects(Kind::Endpoints).filter_map(|object| mirrored(snapshot, object));
+    let text = |slice: &Value, field: &str| slice["metadata"][field].as_str().unwrap_or_default().to_owned();
+    selecting.chain(by_hand).map(|slice| ((text(&slice, "namespace"), text(&slice, "name")), slice)).collect()
+}
+
+/// The slices that are there of this controller's making.
+fn ours(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Object>> {
+    snapshot.objects(Kind::EndpointSlice).filter(|object| matches!(object.label(MANAGED_BY), Some(MANAGER | MIRROR)))
+}
+
+fn name_of(object: &Object) -> (String, String) {
+    (object.namespace().to_owned(), object.name().to_owned())
 }
 
 fn says_the_same(object: &Object, slice: &Value) -> bool {

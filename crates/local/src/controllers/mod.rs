@@ -100,6 +100,14 @@ pub fn start(admission: &Admission, mut balancers: LoadBalancers, views: Views) 
     running
 }
 
+/// Of which kinds [`behind`] looks at objects.
+pub const FOLLOWED: [Kind; 5] = [Kind::Service, Kind::Pod, Kind::Endpoints, Kind::EndpointSlice, Kind::ServiceEntry];
+
+/// What these controllers have still to do before requests find their way, in words; nothing once they are done.
+pub fn behind(snapshot: &Snapshot) -> Option<String> {
+    endpoints::behind(snapshot).or_else(|| addresses::behind(snapshot))
+}
+
 /// Calls `reconcile` now and whenever objects of these kinds have changed; changes that come together
 /// are seen together.
 async fn on_change(store: Store, kinds: &[Kind], mut reconcile: impl FnMut(&Snapshot)) {

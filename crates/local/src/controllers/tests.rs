@@ -4,7 +4,7 @@ use lateen_galley::{Change, Kind, Object, Snapshot, Store, StoreSettings};
 use serde_json::{Value, json};
 use std::time::SystemTime;
 
-use super::{addresses, deployments, endpoints, garbage, views, write_status};
+use super::{addresses, behind, deployments, endpoints, garbage, views, write_status};
 use crate::admission::Admission;
 use crate::dns::Found;
 use crate::hosts::{Endpoint, ServicePort};
@@ -106,9 +106,12 @@ fn slices_follow_pods_and_named_ports() {
     assert_eq!(slice(&admission)["endpoints"][0]["conditions"]["ready"], false);
     assert_eq!(slice(&admission)["ports"][0]["port"], 8080);
     kubelet(&admission, true);
+    let said = behind(&snapshot(&admission)).expect("a pod is ready, and no slice says so");
+    assert!(said.contains("shop/web-0"), "{said}");
     endpoints::reconcile(&admission, &snapshot(&admission));
     assert_eq!(slice(&admission)["endpoints"][0]["conditions"]["ready"], true);
     let revision = admission.store().revision();
+    assert_eq!(behind(&snapshot(&admission)), None);
     endpoints::reconcile(&admission, &snapshot(&admission));
     assert_eq!(admission.store().revision(), revision, "nothing is written when nothing changed");
 

@@ -54,6 +54,22 @@ impl Proxy {
         self.missing = missing;
         resources.with_all(ResourceType::Secret, secrets)
     }
+
+    /// Whether it has accepted all there is for it now.
+    pub fn is_in_step(&self) -> bool {
+        let status = self.status.borrow();
+        status.synced() && status.version == *self.resources.borrow().version() && self.has_asked(&status)
+    }
+
+    /// Whether it has asked for all there is for it. Routes and endpoints are asked for by name, when a client has seen
+    /// where they are used: until then it owes no acknowledgement, and yet does not have them.
+    pub fn has_asked(&self, status: &StreamStatus) -> bool {
+        let resources = self.resources.borrow();
+        [ResourceType::Endpoint, ResourceType::Route].iter().all(|kind| {
+            let names = status.types.get(kind).map_or(0, |of_type| of_type.names);
+            names >= resources.of_type(kind).count()
+        })
+    }
 }
 
 /// All of a workload that the part of its proxy's configuration depends on that no other proxy shares.

@@ -1,5 +1,6 @@
 use super::*;
 use crate::testing::{self, CANARY, Cluster, GATEWAY};
+use lateen_xds::ads::server::TypeStatus;
 use lateen_xds::{ResourceSet, ResourceType};
 use std::time::Duration;
 use tonic::Code;
@@ -32,6 +33,24 @@ async fn changes_reach_connected_proxies() {
     pilot.update(cluster.snapshot());
     let known = version(&before, &ResourceType::Route, "http.8080");
     until(&mut connection, |now| version(now, &ResourceType::Route, "http.8080") != known).await;
+}
+
+#[test]
+fn who_has_not_asked_for_its_routes_yet_is_not_in_step() {
+    let pilot = Cluster::read(CANARY).pilot();
+    let connection = testing::connect(&pilot, GATEWAY);
+    let set = connection.resources.borrow().clone();
+    let tell = |asked: &[ResourceType]| {
+        let names = |kind: &ResourceType| set.of_type(kind).count();
+        let types = asked.iter().map(|kind| (kind.clone(), TypeStatus { names: names(kind), ..TypeStatus::default() }));
+        let status = StreamStatus { version: Arc::clone(set.version()), types: types.collect(), ..Default::default() };
+        connection.status.send_replace(status);
+        pilot.look(|state| state.proxies().all(Proxy::is_in_step))
+    };
+    let [clusters, endpoints, listeners, routes] = ResourceType::CORE;
+    assert!(!tell(&[clusters.clone(), listeners.clone()]));
+    assert!(!tell(&[clusters.clone(), endpoints.clone(), listeners.clone()]));
+    assert!(tell(&[clusters, endpoints, listeners, routes]));
 }
 
 #[test]
