@@ -14,7 +14,7 @@ use crate::upstream::Stage;
 use crate::wait;
 
 /// How long one case may take as a whole.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Plays the client's part of `case` against `to`, from a loopback address of its own, by which
 /// the access log's lines are found again.
@@ -98,7 +98,7 @@ async fn raw(case: &Case, source: Ipv4Addr, to: SocketAddr, stage: &Stage, facts
                 .await;
             }
             Do::Whole(number) => {
-                let read = wait::within(PATIENCE / 4, || async {
+                let read = wait::within(PATIENCE / 2, || async {
                     let whole = stage.received(&case.name).iter().filter(|received| received.whole).count();
                     (whole >= *number).then_some(())
                 });

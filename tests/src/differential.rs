@@ -4,16 +4,16 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::ads::ControlPlane;
 use crate::bootstrap::{self, Flavour, Layout};
 use crate::case::{Case, Instead, Seen};
 use crate::client;
 use crate::h2_upstream::{self, H2Act, H2Scripts};
+use crate::load::Target;
 use crate::peers;
 use crate::ports;
 use crate::proxy::{Kind, Proxy};
@@ -22,6 +22,9 @@ use crate::wait;
 
 /// How many cases run at a time.
 const TOGETHER: usize = 64;
+
+/// The listener at which a run is told to be over.
+const END: &str = "the end";
 
 /// Listeners and clusters as Envoy's JSON.
 pub type Resources = (Vec<Value>, Vec<Value>);
@@ -93,8 +96,11 @@ pub async fn play(world: &World, kind: Kind, source: Source) -> BTreeMap<String,
         upstreams.push((name, listener.local_addr().expect("its address").port()));
         h2_upstream::serve(stage.clone(), h2_scripts.clone(), name, listener);
     }
-    let mut layout = Layout::new(dir.path(), world.listeners, &upstreams);
-    let (listeners, clusters) = (world.resources)(&layout);
+    let mut layout = Layout::new(dir.path(), &[world.listeners, &[END]].concat(), &upstreams);
+    let (mut listeners, clusters) = (world.resources)(&layout);
+    let over = json!([{"name": "all", "domains": ["*"], "routes": [
+        {"match": {"prefix": "/"}, "direct_response": {"status": 200}}]}]);
+    listeners.push(bootstrap::listener(&layout, END, bootstrap::http(&layout, END, over, json!({}))));
     let mut control = None;
     let file = match source {
         Source::File => bootstrap::fixed(&layout, &listeners, &clusters),
@@ -118,7 +124,7 @@ pub async fn play(world: &World, kind: Kind, source: Source) -> BTreeMap<String,
         .collect()
         .await;
 
-    let log = settled_log(world, layout).await;
+    let log = settled_log(&proxy, layout).await;
     let mut outcomes = BTreeMap::new();
     for (index, (case, facts)) in world.cases.iter().zip(facts).enumerate() {
         let mut upstream = Vec::new();
@@ -207,23 +213,19 @@ fn own_address(index: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 77, high, low)
 }
 
-/// The access log once every case that got an answer has its line, and no line was added for a while.
-async fn settled_log(world: &World, layout: &Layout) -> BTreeMap<String, Vec<Vec<String>>> {
-    let read = || std::fs::read_to_string(layout.access_log()).unwrap_or_default();
-    let mut length = 0;
-    let mut still = 0;
-    wait::within(Duration::from_secs(5), || {
-        let text = read();
-        let lines = text.lines().count();
-        still = if text.len() == length { still + 1 } else { 0 };
-        length = text.len();
-        // 5 ms a look: a fifth of a second without a line, all cases there.
-        let done = lines >= world.cases.len() && still > 40;
-        async move { done.then_some(()) }
+/// The whole access log: what a request says that comes when no connection is left is its last line.
+async fn settled_log(proxy: &Proxy, layout: &Layout) -> BTreeMap<String, Vec<Vec<String>>> {
+    proxy.let_go(false).await;
+    let target = Target::new(([127, 0, 0, 1], layout.listener(END)).into(), "a.test", "/the-end");
+    wait::until("the last request is answered", || async { target.ask().await.ok() }).await;
+    let text = wait::until("the last request is logged", || async {
+        let text = std::fs::read_to_string(layout.access_log()).unwrap_or_default();
+        let end = text.find("/the-end ").and_then(|at| text[..at].rfind('\n').map(|at| at + 1).or(Some(0)))?;
+        Some(text[..end].to_owned())
     })
     .await;
     let mut log: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
-    for line in read().lines() {
+    for line in text.lines() {
         let mut fields: Vec<String> = line.split('\t').map(str::to_owned).collect();
         let address = fields.remove(0);
         log.entry(address).or_default().push(fields);

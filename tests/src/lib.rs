@@ -9,6 +9,7 @@
 pub mod ads;
 pub mod bootstrap;
 pub mod case;
+pub mod chance;
 pub mod client;
 pub mod differential;
 pub mod drawn;

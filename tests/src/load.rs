@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::message::{Message, Reader, Side};
 
 /// How long one request may take before it counts as failed.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is sent.
 #[derive(Clone, Debug)]
@@ -174,9 +174,10 @@ impl Load {
         self.start.elapsed()
     }
 
-    /// What has been answered after `since`.
-    pub fn since(&self, since: Duration) -> Vec<Sample> {
-        self.samples.lock().unwrap().iter().filter(|sample| sample.at > since).cloned().collect()
+    /// The newest of what has been answered, at most so much.
+    pub fn last(&self, count: usize) -> Vec<Sample> {
+        let samples = self.samples.lock().unwrap();
+        samples[samples.len().saturating_sub(count)..].to_vec()
     }
 
     /// Waits until `more` further requests have been done.

@@ -147,7 +147,8 @@ impl Mesh {
         }
     }
 
-    /// Waits until so many pods of a namespace are there, all of them ready.
+    /// Waits until so many pods of a namespace are there, all of them ready, and everything is in force: Services lead to
+    /// their pods, and every proxy knows.
     ///
     /// # Panics
     /// With what `lateen up` wrote, when they are not.
@@ -165,6 +166,8 @@ impl Mesh {
             self.pods(namespace).await,
             self.output()
         );
+        let (manifests, patience) = (self.manifests(), format!("{}s", wait::PATIENCE.as_secs()));
+        self.prints(&["apply", "-f", &manifests.to_string_lossy(), "--wait", "--timeout", &patience]).await;
     }
 
     /// The name of the only pod of a namespace whose name begins so.

@@ -4,9 +4,10 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Below Linux's ephemeral range (32768 and up), so that no outgoing connection takes one between
-/// the moment it is handed out and the moment the process binds it.
+/// the moment it is handed out and the moment the process binds it; and below Kubernetes' node ports (30000 and up),
+/// which a mesh that runs beside has on the host.
 const FIRST: u16 = 10_000;
-const COUNT: u16 = 22_000;
+const COUNT: u16 = 20_000;
 
 static NEXT: AtomicU16 = AtomicU16::new(0);
 

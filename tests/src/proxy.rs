@@ -96,6 +96,32 @@ impl Proxy {
         }
     }
 
+    /// Waits until all it was asked is through, and, if `upstream`, all that it asks by itself too. What it keeps for
+    /// later requests may stay. Where an upstream holds a connection whose client is gone, that is never, and enough is
+    /// enough.
+    pub async fn let_go(&self, upstream: bool) {
+        const GAUGES: &str = "/stats?filter=(%5Elistener.*downstream_cx%7C%5Ehttp.*downstream_(cx%7Crq)%7C\
+                              %5Ecluster.*upstream_rq(_pending)%3F)_active%24";
+        const NOT_ASKED: [&str; 3] = ["listener.admin.", "http.admin.", "cluster.xds."];
+        wait::within(std::time::Duration::from_secs(10), || async {
+            let text = self.admin(GAUGES).await.text();
+            let gauges: Vec<(&str, u64)> = text
+                .lines()
+                .filter(|line| !line.contains(".worker_") && !NOT_ASKED.iter().any(|other| line.starts_with(other)))
+                .filter_map(|line| line.rsplit_once(": ").and_then(|(name, value)| Some((name, value.parse().ok()?))))
+                .collect();
+            let sum = |start: &str, end: &str| -> u64 {
+                let own = gauges.iter().filter(|(name, _)| name.starts_with(start) && name.ends_with(end));
+                own.map(|(_, value)| value).sum()
+            };
+            // What is no connection of HTTP is a stream that goes on.
+            let served =
+                sum("listener.", "_cx_active") <= sum("http.", "_cx_active") && sum("http.", "_rq_active") == 0;
+            (served && !(upstream && sum("cluster.", "_active") > 0)).then_some(())
+        })
+        .await;
+    }
+
     /// Asks the admin port for `path`.
     ///
     /// # Panics

@@ -126,11 +126,6 @@ impl Stage {
         before.iter().filter(|earlier| earlier.message.header("x-envoy-internal").is_none()).count()
     }
 
-    /// How much has been received.
-    pub fn count(&self) -> usize {
-        self.received.lock().unwrap().values().map(Vec::len).sum()
-    }
-
     fn amend(&self, case: &str, index: usize, change: impl FnOnce(&mut Received)) {
         if let Some(entry) = self.received.lock().unwrap().get_mut(case).and_then(|l| l.get_mut(index)) {
             change(entry);

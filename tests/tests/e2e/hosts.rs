@@ -7,7 +7,7 @@ use lateen_tests::wait;
 async fn seen(mesh: &Mesh, client: &str, arguments: &[&str]) -> String {
     let format = "%{http_code} %header{x-went-through} %{remote_ip}";
     let mut command =
-        vec!["exec", "-n", "shop", client, "--", "curl", "-s", "-m", "5", "-o", "/dev/null", "-w", format];
+        vec!["exec", "-n", "shop", client, "--", "curl", "-s", "-m", "30", "-o", "/dev/null", "-w", format];
     command.extend(arguments);
     String::from_utf8_lossy(&mesh.run(&command).await.stdout).into_owned()
 }
@@ -15,7 +15,7 @@ async fn seen(mesh: &Mesh, client: &str, arguments: &[&str]) -> String {
 /// Sends a word to `db.test:9000` and prints what comes back.
 const CONVERSATION: &str = "
 import socket
-with socket.create_connection(('db.test', 9000), 5) as server:
+with socket.create_connection(('db.test', 9000), 30) as server:
     server.sendall(b'echoed')
     server.shutdown(socket.SHUT_WR)
     print(server.recv(100).decode(), end='')
@@ -37,15 +37,20 @@ async fn outside_the_mesh(options: &[&str]) {
     })
     .await;
     let world = "http://outside.world.svc.cluster.local";
-    let named = seen(&mesh, &client, &[&format!("{world}/")]).await;
-    assert!(named.starts_with("200  10."), "a host that the request names: {named}");
+    wait::until("a host that the request names serves", || async {
+        seen(&mesh, &client, &[&format!("{world}/")]).await.starts_with("200  10.").then_some(())
+    })
+    .await;
     let unknown = seen(&mesh, &client, &["-H", "host: other.test", &format!("{world}/")]).await;
     assert!(unknown.starts_with("502 "), "a host nobody declared: {unknown}");
     let closed = seen(&mesh, &client, &[&format!("{world}:9000/")]).await;
     assert!(closed.starts_with("000 "), "a port nobody declared: {closed}");
 
-    let echo = mesh.run(&["exec", "-n", "shop", &client, "--", "python3", "-c", CONVERSATION]).await;
-    assert_eq!(String::from_utf8_lossy(&echo.stdout), "echoed", "{}", String::from_utf8_lossy(&echo.stderr));
+    wait::until("a conversation through the egress gateway", || async {
+        let echo = mesh.run(&["exec", "-n", "shop", &client, "--", "python3", "-c", CONVERSATION]).await;
+        (echo.stdout == b"echoed").then_some(())
+    })
+    .await;
     let gateway = mesh.pod("istio-system", "istio-egressgateway-").await;
     wait::until("the egress gateway tells of the connection", || async {
         let log = mesh.prints(&["logs", "-n", "istio-system", &gateway]).await;

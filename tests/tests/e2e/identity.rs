@@ -18,8 +18,8 @@ use lateen_tests::wait;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-/// Of certificates: renewed after three of it, so that a slow machine has time.
-const LIFE: Duration = Duration::from_secs(8);
+/// Of certificates: renewed after six of it, so that a slow machine has time.
+const LIFE: Duration = Duration::from_secs(16);
 const IDENTITY: &str = "spiffe://cluster.local/ns/shop/sa/web";
 
 fn domain() -> TrustDomain {
@@ -28,8 +28,7 @@ fn domain() -> TrustDomain {
 
 /// An authority whose certificates live for seconds, and an agent that has one of them.
 async fn begin(directory: &std::path::Path) -> (Arc<Ca>, Options) {
-    let settings =
-        Settings { trust_domain: domain(), default_ttl: LIFE, max_ttl: LIFE, announce: Duration::from_secs(5) };
+    let settings = Settings { trust_domain: domain(), default_ttl: LIFE, max_ttl: LIFE, announce: LIFE * 5 / 8 };
     let store = Store::at(directory.join("ca")).unwrap();
     let authority = store.load(settings, None, KeyType::EcdsaP256, SystemTime::now()).unwrap();
     let ca = Ca::new(authority, store);

@@ -27,7 +27,7 @@ async fn health(mesh: &Mesh) -> Option<String> {
 
 /// The status that the client gets from the group's name.
 async fn status(mesh: &Mesh) -> String {
-    let curl = ["curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", "http://machines.test/state/file"];
+    let curl = ["curl", "-s", "-m", "30", "-o", "/dev/null", "-w", "%{http_code}", "http://machines.test/state/file"];
     let command: Vec<&str> = ["exec", "-n", "shop", "client", "--"].into_iter().chain(curl).collect();
     String::from_utf8_lossy(&mesh.run(&command).await.stdout).into_owned()
 }

@@ -117,16 +117,14 @@ async fn told(kind: Kind) -> Told {
         client::play(&case, [127, 0, 0, 1].into(), ([127, 0, 0, 1], layout.listener(case.listener)).into(), &stage)
             .await;
     }
-    // Workers tell their statistics from time to time: settled when nothing is open and all is counted.
-    let mut stats = BTreeMap::new();
-    wait::within(std::time::Duration::from_secs(10), || async {
+    wait::until("all is counted", || async {
         let now = statistics(&proxy.admin("/stats").await.text());
         let settled = now.get("http.main.downstream_cx_active") == Some(&0)
             && now.get("http.main.downstream_rq_completed").is_some_and(|completed| *completed >= 13);
         settled.then_some(())
     })
     .await;
-    stats.extend(statistics(&proxy.admin("/stats").await.text()));
+    let stats = statistics(&proxy.admin("/stats").await.text());
     let mut pages = BTreeMap::new();
     for path in [
         "/ready",

@@ -105,9 +105,9 @@ async fn counted(kind: Kind) -> BTreeMap<String, u64> {
             route("/no-room", "no-room", no_room),
             route("/told", "told", again(json!({"retry_on": "5xx",
                 "rate_limited_retry_back_off": {"reset_headers": [{"name": "retry-after"}]}}))),
-            route("/late", "late", json!({"route": {"cluster": "up", "timeout": "0.2s"}})),
-            route("/tries-late", "tries-late", again(json!({"retry_on": "5xx", "per_try_timeout": "0.1s"}))),
-            route("/tries-idle", "tries-idle", again(json!({"retry_on": "5xx", "per_try_idle_timeout": "0.1s"}))),
+            route("/late", "late", json!({"route": {"cluster": "up", "timeout": "1s"}})),
+            route("/tries-late", "tries-late", again(json!({"retry_on": "5xx", "per_try_timeout": "0.5s"}))),
+            route("/tries-idle", "tries-idle", again(json!({"retry_on": "5xx", "per_try_idle_timeout": "0.5s"}))),
             route("/abort", "abort", fault(json!({"abort": {"http_status": 503, "percentage": always()}}))),
             route("/delay", "delay", fault(json!({"delay": {"fixed_delay": "0.05s", "percentage": always()}}))),
             route("/chat", "chat", to("up")),
@@ -131,7 +131,7 @@ async fn counted(kind: Kind) -> BTreeMap<String, u64> {
         client::play(case, [127, 0, 0, 1].into(), ([127, 0, 0, 1], layout.listener(case.listener)).into(), &stage)
             .await;
     }
-    wait::within(std::time::Duration::from_secs(10), || async {
+    wait::until("all is counted", || async {
         let now = statistics(&proxy.admin("/stats").await.text());
         let settled = now.get("http.main.downstream_rq_active") == Some(&0)
             && now.get("http.main.downstream_rq_total") == Some(&(cases.len() as u64));

@@ -54,7 +54,7 @@ async fn greeted_after(kind: Kind, look: &str) -> Duration {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_speaks_first_is_heard() {
     // Envoy counts from when its loop last looked at the clock, which may have been before the client came.
-    assert!(greeted_after(Kind::Envoy, "0.5s").await > Duration::from_millis(250));
-    greeted_after(Kind::Lateen, "0.5s").await;
+    assert!(greeted_after(Kind::Envoy, "2s").await > Duration::from_secs(1));
+    greeted_after(Kind::Lateen, "2s").await;
     greeted_after(Kind::Lateen, "0s").await;
 }

@@ -17,14 +17,14 @@ fn resources(layout: &Layout) -> Resources {
             route("/no-endpoint", json!({"cluster": "empty"})),
             route("/refused", json!({"cluster": "dead"})),
             route("/connect-timeout", json!({"cluster": "full"})),
-            route("/route-timeout", json!({"cluster": "up", "timeout": "0.5s"})),
+            route("/route-timeout", json!({"cluster": "up", "timeout": "2s"})),
             route("/per-try-timeout", json!({"cluster": "up", "timeout": "5s",
-                "retry_policy": {"retry_on": "connect-failure", "num_retries": 1, "per_try_timeout": "0.5s"}})),
+                "retry_policy": {"retry_on": "connect-failure", "num_retries": 1, "per_try_timeout": "2s"}})),
             route("/per-try-used-up", json!({"cluster": "up", "timeout": "5s",
-                "retry_policy": {"retry_on": "5xx", "num_retries": 1, "per_try_timeout": "0.5s"}})),
-            route("/per-try-above", json!({"cluster": "up", "timeout": "0.5s",
+                "retry_policy": {"retry_on": "5xx", "num_retries": 1, "per_try_timeout": "2s"}})),
+            route("/per-try-above", json!({"cluster": "up", "timeout": "2s",
                 "retry_policy": {"retry_on": "connect-failure", "num_retries": 1, "per_try_timeout": "5s"}})),
-            route("/idle", json!({"cluster": "up", "timeout": "0s", "idle_timeout": "0.5s"})),
+            route("/idle", json!({"cluster": "up", "timeout": "0s", "idle_timeout": "2s"})),
             route("/used-up", json!({"cluster": "up", "retry_policy": {"retry_on": "5xx", "num_retries": 1}})),
             route("/budget", json!({"cluster": "no-retries", "retry_policy": {"retry_on": "5xx", "num_retries": 1}})),
             route("/pinned", json!({"cluster": "up", "timeout": "0s"})),
@@ -56,7 +56,7 @@ fn resources(layout: &Layout) -> Resources {
         listener(
             layout,
             "max-duration",
-            http(layout, "max-duration", all, json!({"common_http_protocol_options": {"max_stream_duration": "0.8s"}})),
+            http(layout, "max-duration", all, json!({"common_http_protocol_options": {"max_stream_duration": "2s"}})),
         ),
     ];
     let clusters = vec![

@@ -2,6 +2,7 @@
 
 use lateen_tests::bootstrap::{Layout, cluster, http, listener, merge};
 use lateen_tests::case::{Case, Do, say};
+use lateen_tests::chance::fits;
 use lateen_tests::differential::{Resources, Source, World, play};
 use lateen_tests::proxy::Kind;
 use serde_json::{Value, json};
@@ -176,7 +177,7 @@ fn resources(layout: &Layout) -> Resources {
     (listeners, SPREADS.iter().map(|one| spread(layout, one)).collect())
 }
 
-/// Shares hold within four standard deviations, for both proxies.
+/// Shares hold, for both proxies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shares() {
     const EACH: usize = 40;
@@ -209,12 +210,11 @@ async fn shares() {
                 .filter(|(name, _)| name.starts_with(&own))
                 .flat_map(|(_, outcome)| outcome.upstream.iter().filter(|line| line.starts_with("at ")))
                 .collect();
-            let n = (EACH * PER_CASE) as f64;
-            assert_eq!(seen.len(), EACH * PER_CASE, "{}: requests of {}", kind.name(), spread.name);
+            let n = EACH * PER_CASE;
+            assert_eq!(seen.len(), n, "{}: requests of {}", kind.name(), spread.name);
             for (host, share) in spread.shares {
-                let got = seen.iter().filter(|line| line[3..] == **host).count() as f64;
-                let deviation = (n * share * (1.0 - share)).sqrt();
-                if (got - n * share).abs() > 4.0 * deviation {
+                let got = seen.iter().filter(|line| line[3..] == **host).count();
+                if !fits(got, n, *share) {
                     wrong.push(format!(
                         "{}: {}: {host} got {got} of {n} where {share} was meant",
                         kind.name(),

@@ -52,7 +52,7 @@ fn resources(layout: &Layout) -> Resources {
             )])
         ),
         route("/retried", "up", json!([to("shadow")]), json!({"retry_policy": {"retry_on": "5xx", "num_retries": 2}})),
-        route("/timed", "up", json!([to("shadow")]), json!({"timeout": "0.3s"})),
+        route("/timed", "up", json!([to("shadow")]), json!({"timeout": "20s"})),
         route("/untimed", "up", json!([to("shadow")]), json!({"timeout": "0s"})),
         route(
             "/try",

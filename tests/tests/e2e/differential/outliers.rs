@@ -87,14 +87,14 @@ fn scenes() -> Vec<Scene> {
         },
         Scene {
             acts: gone(Act::Hang),
-            route: json!({"timeout": "0.1s"}),
+            route: json!({"timeout": "1s"}),
             ..scene("timeout", json!({"consecutive_5xx": 2}))
         },
         // Every connection that is made starts the row over.
         Scene {
             ejections: 0,
             acts: gone(Act::Hang),
-            route: json!({"timeout": "0.1s"}),
+            route: json!({"timeout": "1s"}),
             ..scene("timeout counts apart", split)
         },
         Scene { hosts: 1, ..scene("the only one", json!({"consecutive_5xx": 2})) },

@@ -27,7 +27,7 @@ fn resources(layout: &Layout) -> Resources {
     let mut routes: Vec<Value> = Vec::new();
     for cluster in ["up", "dead", "full", "h2", "mixed"] {
         for condition in CONDITIONS {
-            let mut policy = json!({"retry_on": condition, "num_retries": 2, "per_try_timeout": "0.4s"});
+            let mut policy = json!({"retry_on": condition, "num_retries": 2, "per_try_timeout": "1s"});
             if *condition == "retriable-status-codes" {
                 merge(&mut policy, json!({"retriable_status_codes": [503, 418]}));
             }

@@ -12,7 +12,7 @@ fn policies() -> Vec<(&'static str, Value, Value)> {
     let told = |headers: Value| json!({"retry_on": "5xx", "rate_limited_retry_back_off": {"reset_headers": headers}});
     let seconds = || json!([{"name": "Retry-After", "format": "SECONDS"}]);
     let both = || json!([{"name": "retry-after"}, {"name": "x-reset", "format": "UNIX_TIMESTAMP"}]);
-    let short = || json!({"timeout": "1s"});
+    let short = || json!({"timeout": "5s"});
     vec![
         (
             "answer",
@@ -45,9 +45,9 @@ fn policies() -> Vec<(&'static str, Value, Value)> {
             json!({}),
         ),
         ("limited-too", json!({"retry_on": "envoy-ratelimited"}), json!({})),
-        ("idle", json!({"retry_on": "5xx", "per_try_idle_timeout": "0.3s"}), json!({})),
-        ("idle-off", json!({"retry_on": "connect-failure", "per_try_idle_timeout": "0.3s"}), json!({})),
-        ("per-try", json!({"retry_on": "5xx", "per_try_timeout": "0.3s"}), short()),
+        ("idle", json!({"retry_on": "5xx", "per_try_idle_timeout": "1.5s"}), json!({})),
+        ("idle-off", json!({"retry_on": "connect-failure", "per_try_idle_timeout": "1.5s"}), json!({})),
+        ("per-try", json!({"retry_on": "5xx", "per_try_timeout": "1.5s"}), short()),
         ("seconds", told(seconds()), json!({})),
         ("seconds-short", told(seconds()), short()),
         ("both", told(both()), json!({})),
@@ -171,7 +171,7 @@ fn cases() -> Vec<Case> {
         }
     }
     let begun = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n";
-    let pause = Act::Pause(std::time::Duration::from_millis(150));
+    let pause = Act::Pause(std::time::Duration::from_millis(400));
     for path in ["/idle/x", "/idle-off/x", "/per-try/x"] {
         cases.push(get(&format!("{path}: no answer"), path, vec![Act::ReadBody, Act::Hang]));
         cases.push(Case::get(&format!("{path}: never an answer"), path).upstream(vec![Act::ReadBody, Act::Hang]));
@@ -185,7 +185,7 @@ fn cases() -> Vec<Case> {
     cases.push(Case::get("connecting takes longer than a try", "/slow-connect"));
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     for (name, path, headers) in [
-        ("longer than the route's time", "/seconds-short/x", vec![("retry-after", "5".to_owned())]),
+        ("longer than the route's time", "/seconds-short/x", vec![("retry-after", "50".to_owned())]),
         ("longer than taken notice of", "/seconds/x", vec![("retry-after", "400".to_owned())]),
         ("no number", "/seconds/x", vec![("retry-after", "soon".to_owned())]),
         ("none", "/seconds/x", vec![]),

@@ -26,7 +26,7 @@ fn resources(layout: &Layout) -> Resources {
             "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}]}},
         {"name": "ws off", "match": {"prefix": "/ws-off"}, "route": {"cluster": "up",
             "upgrade_configs": [{"upgrade_type": "websocket", "enabled": false}]}},
-        {"name": "ws late", "match": {"prefix": "/ws-late"}, "route": {"cluster": "up", "timeout": "0.4s"}},
+        {"name": "ws late", "match": {"prefix": "/ws-late"}, "route": {"cluster": "up", "timeout": "3s"}},
         {"name": "foo on", "match": {"prefix": "/foo-on"}, "route": {"cluster": "up", "upgrade_configs": [{"upgrade_type": "foo"}]}},
         {"name": "pinned", "match": {"prefix": "/pinned"}, "route": {"cluster": "up", "timeout": "0s"}},
         {"name": "dead", "match": {"prefix": "/dead"}, "route": {"cluster": "dead"}},
@@ -49,11 +49,11 @@ fn resources(layout: &Layout) -> Resources {
         to("tcp-full", "full"),
         to("tcp-empty", "empty"),
         to("tcp-nowhere", "nowhere"),
-        listener(layout, "tcp-idle", tcp(layout, "tcp-idle", json!({"cluster": "up", "idle_timeout": "0.4s"}))),
+        listener(layout, "tcp-idle", tcp(layout, "tcp-idle", json!({"cluster": "up", "idle_timeout": "1s"}))),
         listener(
             layout,
             "tcp-duration",
-            tcp(layout, "tcp-duration", json!({"cluster": "up", "max_downstream_connection_duration": "0.4s"})),
+            tcp(layout, "tcp-duration", json!({"cluster": "up", "max_downstream_connection_duration": "1s"})),
         ),
         listener(
             layout,

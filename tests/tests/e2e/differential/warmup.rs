@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use lateen_tests::ads::ControlPlane;
 use lateen_tests::bootstrap::{self, Flavour, Layout, cluster, http, listener};
+use lateen_tests::chance::fits;
 use lateen_tests::message::{Reader, Side};
 use lateen_tests::proxy::{Kind, Proxy};
 use lateen_tests::upstream::{Stage, serve};
@@ -78,19 +79,22 @@ async fn warms_up(kind: Kind, policy: &str) {
         most += share(told.elapsed());
     }
     assert!(
-        young <= most + 4.0 * f64::sqrt(most) + 1.0,
+        young <= most + 5.5 * f64::sqrt(most) + 1.0,
         "{}, {policy}: {young} of {total}, at most {most}",
         kind.name()
     );
 
-    while told.elapsed() <= WINDOW {
+    // However late the proxy heard of it: who answers is known, and warm once so much time has passed.
+    while !ask().await {}
+    let known = Instant::now();
+    while known.elapsed() <= WINDOW {
         ask().await;
     }
     let mut warm = 0;
     for _ in 0..400 {
-        warm += i32::from(ask().await);
+        warm += usize::from(ask().await);
     }
-    assert!((warm - 200).abs() <= 40, "{}, {policy}: {warm} of 400", kind.name());
+    assert!(fits(warm, 400, 0.5), "{}, {policy}: {warm} of 400", kind.name());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

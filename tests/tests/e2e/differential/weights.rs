@@ -2,6 +2,7 @@
 
 use lateen_tests::bootstrap::{Layout, cluster, http, listener};
 use lateen_tests::case::{Case, Do, say};
+use lateen_tests::chance::fits;
 use lateen_tests::differential::{Resources, Source, World, play};
 use lateen_tests::proxy::Kind;
 use serde_json::json;
@@ -23,7 +24,7 @@ fn weighted(layout: &Layout) -> Resources {
     (listeners, vec![cluster(layout, "one", &["one"], json!({})), cluster(layout, "two", &["two"], json!({}))])
 }
 
-/// Weights and fractions hold within four standard deviations, for both proxies.
+/// Weights and fractions hold, for both proxies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn weights() {
     const EACH: usize = 200;
@@ -66,10 +67,7 @@ async fn weights() {
                 }
             }
             assert_eq!(total, EACH * PER_CASE, "{}: requests of {path}", kind.name());
-            let n = total as f64;
-            let deviation = (n * share * (1.0 - share)).sqrt();
-            let off = (one as f64 - n * share).abs();
-            assert!(off <= 4.0 * deviation, "{}: {path}: {one} of {total} where {share} was asked", kind.name());
+            assert!(fits(one, total, share), "{}: {path}: {one} of {total} where {share} was asked", kind.name());
         }
     }
 }
