@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod ads;
+pub mod agent;
 pub mod bootstrap;
 pub mod case;
 pub mod chance;

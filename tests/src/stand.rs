@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::agent;
 use crate::bootstrap::{self, Flavour, Layout};
 use crate::case::Case;
 use crate::client;
@@ -42,6 +43,8 @@ pub const GREETING: &[u8] = b"welcome\n";
 pub const GATEWAY_PROBE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(GATEWAY), 19999);
 /// Where a sidecar does.
 pub const SIDECAR_PROBE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 97, 255, 1)), 19998);
+/// Whose certificate the proxy has.
+const IDENTITY: &str = "spiffe://cluster.local/ns/shop/sa/default";
 /// How many cases run at a time.
 const TOGETHER: usize = 32;
 
@@ -152,6 +155,10 @@ pub async fn proxy(kind: Kind, role: Role, dir: &Path) -> Proxy {
     layout.ads = Some(ADS);
     let mut file = bootstrap::from_ads(&layout, Flavour::Delta);
     bootstrap::merge(&mut file, json!({"node": role.node(kind)}));
+    agent::start(dir, IDENTITY).await;
+    if let Some(clusters) = file["static_resources"]["clusters"].as_array_mut() {
+        clusters.push(agent::cluster(&dir.join("sds")));
+    }
     Proxy::start(kind, &file, layout.admin, dir).await
 }
 

@@ -133,6 +133,11 @@ fn authorization() {
 }
 
 #[test]
+fn peers() {
+    check("peers", quiet(), &[SIDECAR, "sidecar~10.244.0.7~worker.shop~shop.svc.cluster.local"], &[Lds]);
+}
+
+#[test]
 fn tokens() {
     check("tokens", quiet(), &[SIDECAR, GATEWAY], &[Lds, Rds]);
 }

@@ -1,64 +1,22 @@
 //! A workload's certificate in the hands of the real Envoy: it takes what the agent tells by SDS, proves itself with it,
 //! and goes on while certificates are renewed and their root is followed by another.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use lateen_citadel::agent::{Address, Agent, Options, Server};
-use lateen_citadel::authority::{Issuer, Settings};
+use lateen_citadel::agent::{Agent, Options};
+use lateen_citadel::authority::Issuer;
 use lateen_citadel::key::KeyType;
-use lateen_citadel::serve::{AUDIENCE, Ca, Review, Reviewer, SERVER_NAMES, serve};
-use lateen_citadel::spiffe::TrustDomain;
-use lateen_citadel::store::{ROOT_LIFE, Store};
-use lateen_pilot::{Config, Pilot};
-use lateen_tests::bootstrap::{self, Layout, http, http2_upstream, listener, merge};
+use lateen_citadel::store::ROOT_LIFE;
+use lateen_tests::agent;
+use lateen_tests::bootstrap::{self, Layout, http, listener, merge};
 use lateen_tests::load::Target;
 use lateen_tests::proxy::{Kind, Proxy};
 use lateen_tests::wait;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
 /// Of certificates: renewed after six of it, so that a slow machine has time.
 const LIFE: Duration = Duration::from_secs(16);
 const IDENTITY: &str = "spiffe://cluster.local/ns/shop/sa/web";
-
-fn domain() -> TrustDomain {
-    "cluster.local".parse().unwrap()
-}
-
-/// An authority whose certificates live for seconds, and an agent that has one of them.
-async fn begin(directory: &std::path::Path) -> (Arc<Ca>, Options) {
-    let settings = Settings { trust_domain: domain(), default_ttl: LIFE, max_ttl: LIFE, announce: LIFE * 5 / 8 };
-    let store = Store::at(directory.join("ca")).unwrap();
-    let authority = store.load(settings, None, KeyType::EcdsaP256, SystemTime::now()).unwrap();
-    let ca = Ca::new(authority, store);
-    tokio::spawn(Arc::clone(&ca).tend());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let server = Server { address: Address::Socket(listener.local_addr().unwrap()), name: SERVER_NAMES[0].to_owned() };
-    let reviewer: Reviewer = Arc::new(|token| {
-        let user = (token == "the token").then(|| "system:serviceaccount:shop:web".to_owned());
-        let user = user.ok_or_else(|| "not known".to_owned());
-        Box::pin(async move { Ok(Review { user, audiences: vec![AUDIENCE.to_owned()] }) })
-    });
-    let pilot = Arc::new(Pilot::new(Config::default()).unwrap());
-    tokio::spawn(serve(listener, Arc::clone(&ca), reviewer, pilot, std::future::pending()));
-    std::fs::write(directory.join("roots.pem"), &**ca.bundle().borrow()).unwrap();
-    std::fs::write(directory.join("token"), "the token").unwrap();
-    let options = Options {
-        identity: IDENTITY.parse().unwrap(),
-        authority: server.clone(),
-        discovery: server,
-        roots: directory.join("roots.pem"),
-        revocations: directory.join("crl.pem"),
-        token: directory.join("token"),
-        secrets_socket: directory.join("sds"),
-        discovery_socket: directory.join("ads"),
-        ttl: None,
-        key_type: KeyType::EcdsaP256,
-        mark: None,
-    };
-    (ca, options)
-}
 
 /// `plain` sends to `secure`, which answers, over mutual TLS: both are the workload.
 fn file(layout: &Layout, options: &Options) -> Value {
@@ -107,19 +65,14 @@ fn file(layout: &Layout, options: &Options) -> Value {
     "load_assignment": {"cluster_name": "secure", "endpoints": [{"lb_endpoints": [
         {"endpoint": {"address": secure_at}},
     ]}]}});
-    let mut sds = json!({"name": "sds-grpc", "type": "STATIC",
-    "load_assignment": {"cluster_name": "sds-grpc", "endpoints": [{"lb_endpoints": [
-        {"endpoint": {"address": {"pipe": {"path": options.secrets_socket}}}},
-    ]}]}});
-    merge(&mut sds, http2_upstream());
     let plain = listener(layout, "plain", http(layout, "plain", pass, json!({})));
-    bootstrap::fixed(layout, &[secure, plain], &[onward, sds])
+    bootstrap::fixed(layout, &[secure, plain], &[onward, agent::cluster(&options.secrets_socket)])
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn envoy_takes_certificates_as_they_come() {
     let directory = tempfile::tempdir().unwrap();
-    let (ca, options) = begin(directory.path()).await;
+    let (ca, options) = agent::begin(directory.path(), IDENTITY, LIFE).await;
     let layout = Layout::new(directory.path(), &["plain", "secure"], &[]);
     let file = file(&layout, &options);
     let agent = Agent::start(options).unwrap();
@@ -147,7 +100,7 @@ async fn envoy_takes_certificates_as_they_come() {
             (serial, renewals) = (now, renewals + 1);
             if renewals == 1 {
                 // The file of roots says nothing of it: the authority does.
-                let next = Issuer::self_signed(&domain(), KeyType::EcdsaP256, ROOT_LIFE, SystemTime::now()).unwrap();
+                let next = Issuer::self_signed(&agent::domain(), KeyType::EcdsaP256, ROOT_LIFE, SystemTime::now()).unwrap();
                 assert!(ca.follow(&next.to_files()).unwrap());
             }
             assert!(renewals < 20, "the new root signs long before");

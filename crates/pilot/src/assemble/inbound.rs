@@ -6,11 +6,11 @@
 use super::Memo;
 use super::clusters::label;
 use crate::generate::cluster::{FixedCluster, FixedKind, InboundCluster, ServiceLabel, Upstream};
-use crate::generate::inbound::{BoundInbound, InboundPort, VirtualInbound};
+use crate::generate::inbound::{BoundInbound, InboundPort, InboundTls, VirtualInbound};
 use crate::names;
 use crate::node::{Interception, Node};
 use crate::registry::{EndpointAddress, Instance, Labels, Protocol};
-use crate::rules::{Access, Policy, SidecarRule};
+use crate::rules::{Access, PeerModes, Policy, SidecarRule};
 use crate::scope::ScopeKey;
 use crate::world::World;
 use lateen_galley::istio::destination_rule::ConnectionPoolSettings;
@@ -27,6 +27,8 @@ pub struct Inbound<'a> {
     node: &'a Node,
     by_target: BTreeMap<u16, Vec<Instance>>,
     access: Arc<Access>,
+    modes: PeerModes,
+    tls: Arc<InboundTls>,
 }
 
 impl<'a> Inbound<'a> {
@@ -39,7 +41,9 @@ impl<'a> Inbound<'a> {
             }
         }
         let access = Arc::new(world.access.find(&node.namespace, labels));
-        Inbound { world, key, node, by_target, access }
+        let modes = world.peers.of_workload(&node.namespace, labels);
+        let tls = Arc::new(InboundTls::of_mesh(&world.config));
+        Inbound { world, key, node, by_target, access, modes, tls }
     }
 
     /// Adds what leads to the workload.
@@ -52,6 +56,11 @@ impl<'a> Inbound<'a> {
             None if !redirected => return,
             None => (self.of_services(memo, clusters), Vec::new()),
         };
+        let spoken_of = |port: u16| {
+            ports.iter().any(|own| own.port == port) || bound.iter().any(|listener| listener.port.port == port)
+        };
+        let others = self.modes.ports.iter().map(|(port, mode)| (*port, *mode));
+        let others = others.filter(|(port, _)| !spoken_of(*port)).collect();
         for listener in bound {
             listeners.push(memo.get(listener));
         }
@@ -64,6 +73,9 @@ impl<'a> Inbound<'a> {
                 addresses: self.key.wildcards(),
                 transparent: self.key.interception == Interception::Tproxy,
                 ports,
+                elsewhere: self.modes.mode,
+                others,
+                tls: Arc::clone(&self.tls),
                 access: Arc::clone(&self.access),
                 settings: self.key.settings.clone(),
             }));
@@ -89,6 +101,7 @@ impl<'a> Inbound<'a> {
                 port: *target,
                 bind: None,
                 protocol: first.port.protocol,
+                mode: self.modes.at(*target),
                 service_port: first.port.number,
                 host: first.service.host.to_string(),
                 origin: None,
@@ -133,6 +146,7 @@ impl<'a> Inbound<'a> {
                 port: number,
                 bind,
                 protocol,
+                mode: self.modes.at(number),
                 service_port: number,
                 host: host.clone(),
                 origin: Some(names::config_path("sidecar", sidecar.namespace(), sidecar.name())),
@@ -145,6 +159,7 @@ impl<'a> Inbound<'a> {
             if opens {
                 bound.push(BoundInbound {
                     port: inbound,
+                    tls: Arc::clone(&self.tls),
                     access: Arc::clone(&self.access),
                     settings: self.key.settings.clone(),
                 });

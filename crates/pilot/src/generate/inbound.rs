@@ -1,20 +1,25 @@
 //! The listener redirected inbound connections arrive at, 15006.
 //!
-//! A pure function of its input struct. Chains are those of workloads that take plain text only (PeerAuthentication
-//! DISABLE). Source: Istio `core/listener_inbound.go`, `core/filterchain_options.go`, `core/httproute.go`
+//! A pure function of its input struct. Source: Istio `core/listener_inbound.go`, `core/httproute.go`
 //! (buildSidecarInboundHTTPRouteConfig).
 
-use super::http::{self, HttpSettings, Side};
-use super::listener::{self, ChainMatch, PLAINTEXT_HTTP, RAW_BUFFER};
+mod chains;
+mod inspect;
+mod tls;
+
+pub use tls::InboundTls;
+
+use super::http::HttpSettings;
+use super::listener::{self, ChainMatch};
 use super::tcp::{self, TcpRoute};
 use super::{access_log, authorization, retry, wire};
 use crate::names;
-use crate::registry::{Protocol, Shape};
-use crate::rules::Access;
+use crate::registry::Protocol;
+use crate::rules::{Access, PeerMode};
+use chains::Common;
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::{
-    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, ListenerFilterChainMatchPredicate,
-    listener_filter_chain_match_predicate::{MatchSet, Rule},
+    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter,
 };
 use envoy_types::pb::envoy::config::route::v3::{
     Decorator, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
@@ -25,7 +30,6 @@ use envoy_types::pb::envoy::config::route::v3::{
 use envoy_types::pb::envoy::extensions::filters::listener::{
     original_dst::v3::OriginalDst, original_src::v3::OriginalSrc,
 };
-use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +48,8 @@ pub struct InboundPort {
     /// The address its chains are named after; the wildcard if none.
     pub bind: Option<IpAddr>,
     pub protocol: Protocol,
+    /// How connections are taken.
+    pub mode: PeerMode,
     /// The port of the service in front of it.
     pub service_port: u16,
     pub host: String,
@@ -70,6 +76,11 @@ pub struct VirtualInbound {
     pub transparent: bool,
     /// In ascending order, no port twice.
     pub ports: Vec<InboundPort>,
+    /// How connections to all other ports are taken, but for those after.
+    pub elsewhere: PeerMode,
+    /// Ports that only PeerAuthentications speak of.
+    pub others: Vec<(u16, PeerMode)>,
+    pub tls: Arc<InboundTls>,
     pub access: Arc<Access>,
     pub settings: HttpSettings,
 }
@@ -77,10 +88,14 @@ pub struct VirtualInbound {
 impl VirtualInbound {
     /// The listener.
     pub fn build(&self) -> Listener {
+        let common = Common { tls: &self.tls, access: &self.access, settings: &self.settings };
         let mut chains = vec![blackhole()];
-        chains.extend(self.passthrough());
+        chains.extend(common.passing(None, self.elsewhere));
+        for (port, mode) in &self.others {
+            chains.extend(common.passing(Some(*port), *mode));
+        }
         for port in &self.ports {
-            chains.extend(port_chains(port, &self.access, &self.settings));
+            chains.extend(common.of_port(port));
         }
         Listener {
             name: names::VIRTUAL_INBOUND.to_owned(),
@@ -98,30 +113,6 @@ impl VirtualInbound {
         }
     }
 
-    fn passthrough(&self) -> [FilterChain; 2] {
-        let cluster = names::INBOUND_PASSTHROUGH_CLUSTER;
-        [
-            FilterChain {
-                name: "virtualInbound-catchall-http".to_owned(),
-                filter_chain_match: Some(chain_match(None, ChainMatch::plaintext_http())),
-                filters: vec![http::with_routes(
-                    Side::SidecarInbound { http2: false },
-                    cluster,
-                    routes(cluster, 0, ":0/*", true),
-                    &self.access,
-                    &self.settings,
-                )],
-                ..Default::default()
-            },
-            FilterChain {
-                name: names::VIRTUAL_INBOUND.to_owned(),
-                filter_chain_match: Some(chain_match(None, raw_buffer())),
-                filters: bytes(cluster, &self.access, &self.settings),
-                ..Default::default()
-            },
-        ]
-    }
-
     fn listener_filters(&self, chains: &[FilterChain]) -> Vec<ListenerFilter> {
         let mut filters =
             vec![listener::listener_filter("envoy.filters.listener.original_dst", wire::any(&OriginalDst::default()))];
@@ -129,10 +120,7 @@ impl VirtualInbound {
             let config = OriginalSrc { mark: TPROXY_MARK, ..Default::default() };
             filters.push(listener::listener_filter("envoy.filters.listener.original_src", wire::any(&config)));
         }
-        // No TLS inspector: no chain of plain-text workloads matches on TLS.
-        let mut inspector = listener::http_inspector();
-        inspector.filter_disabled = not_on(&ports_without_inspection(chains));
-        filters.push(inspector);
+        filters.extend(inspect::inspectors(chains));
         filters
     }
 }
@@ -141,6 +129,7 @@ impl VirtualInbound {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BoundInbound {
     pub port: InboundPort,
+    pub tls: Arc<InboundTls>,
     pub access: Arc<Access>,
     pub settings: HttpSettings,
 }
@@ -153,12 +142,12 @@ impl BoundInbound {
 
     /// The listener.
     pub fn build(&self) -> Listener {
-        let chains = port_chains(&self.port, &self.access, &self.settings);
-        let sniffs = ports_without_inspection(&chains).is_empty();
+        let common = Common { tls: &self.tls, access: &self.access, settings: &self.settings };
+        let chains = common.of_port(&self.port);
         Listener {
             name: self.name(),
             address: Some(wire::address(self.port.bind.unwrap_or(wire::ANY_V4), self.port.port)),
-            listener_filters: if sniffs { vec![listener::http_inspector()] } else { Vec::new() },
+            listener_filters: inspect::inspectors(&chains).collect(),
             listener_filters_timeout: Some(wire::duration(Duration::ZERO)),
             continue_on_listener_filters_timeout: true,
             filter_chains: chains,
@@ -170,76 +159,11 @@ impl BoundInbound {
     }
 }
 
-/// The chains of one port.
-fn port_chains(port: &InboundPort, access: &Access, settings: &HttpSettings) -> Vec<FilterChain> {
-    let cluster = names::inbound_cluster(port.port);
-    let chain = |matches, filters| FilterChain {
-        name: port.name(),
-        filter_chain_match: Some(chain_match(Some(port.port), matches)),
-        filters,
-        metadata: port.origin.as_deref().map(wire::config_metadata),
-        ..Default::default()
-    };
-    let http = |matches| {
-        let operation = names::trace_operation(&port.host, port.service_port);
-        let filter = http::with_routes(
-            Side::SidecarInbound { http2: port.protocol.is_http2() },
-            &format!("inbound_{}", port.name()),
-            routes(&cluster, port.service_port, &operation, !port.protocol.is_grpc()),
-            access,
-            settings,
-        );
-        chain(matches, vec![filter])
-    };
-    let tcp = || chain(raw_buffer(), bytes(&cluster, access, settings));
-    match port.protocol.shape() {
-        Some(Shape::Http) => vec![http(raw_buffer())],
-        Some(Shape::Tcp) => vec![tcp()],
-        Some(Shape::Auto) => vec![http(ChainMatch::plaintext_http()), tcp()],
-        None => Vec::new(),
-    }
-}
-
 /// Bytes to a cluster, for those who may.
 fn bytes(cluster: &str, access: &Access, settings: &HttpSettings) -> Vec<Filter> {
     let mut filters = authorization::network_filters(access);
     filters.push(tcp::proxy(&TcpRoute::to(cluster), settings.access_log.as_deref()));
     filters
-}
-
-/// Ports whose protocol is declared: looking at their bytes would only delay servers that speak first.
-fn ports_without_inspection(chains: &[FilterChain]) -> Vec<u16> {
-    let port_of = |chain: &FilterChain| {
-        let port = chain.filter_chain_match.as_ref()?.destination_port.as_ref()?.value;
-        u16::try_from(port).ok()
-    };
-    let sniffs = |chain: &FilterChain| {
-        let matches = chain.filter_chain_match.as_ref();
-        matches.is_some_and(|matches| {
-            matches.application_protocols.iter().any(|name| PLAINTEXT_HTTP.contains(&name.as_str()))
-        })
-    };
-    let sniffed: Vec<u16> = chains.iter().filter(|chain| sniffs(chain)).filter_map(port_of).collect();
-    let mut ports: Vec<u16> = chains.iter().filter_map(port_of).filter(|port| !sniffed.contains(port)).collect();
-    ports.sort_unstable();
-    ports.dedup();
-    ports
-}
-
-fn not_on(ports: &[u16]) -> Option<ListenerFilterChainMatchPredicate> {
-    let mut rules: Vec<ListenerFilterChainMatchPredicate> = ports
-        .iter()
-        .map(|port| {
-            let start = i32::from(*port);
-            ListenerFilterChainMatchPredicate {
-                rule: Some(Rule::DestinationPortRange(Int32Range { start, end: start + 1 })),
-            }
-        })
-        .collect();
-    if rules.len() > 1 {
-        return Some(ListenerFilterChainMatchPredicate { rule: Some(Rule::OrMatch(MatchSet { rules })) });
-    }
-    rules.pop()
 }
 
 /// Connections to 15006 itself: passing them on would lead straight back here.
@@ -250,10 +174,6 @@ fn blackhole() -> FilterChain {
         filters: vec![tcp::proxy(&TcpRoute::to(names::BLACK_HOLE_CLUSTER), None)],
         ..Default::default()
     }
-}
-
-fn raw_buffer() -> ChainMatch {
-    ChainMatch { transport_protocol: RAW_BUFFER, ..ChainMatch::default() }
 }
 
 fn chain_match(port: Option<u16>, matches: ChainMatch) -> FilterChainMatch {

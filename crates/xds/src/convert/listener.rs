@@ -260,8 +260,25 @@ fn disabled_ports(predicate: pb::ListenerFilterChainMatchPredicate) -> Result<Ve
             Ok(ranges.into_iter().flatten().collect())
         }
         Some(Rule::AndMatch(_)) => Err(Reject::field("and_match", "not supported yet")),
-        Some(Rule::NotMatch(_)) => Err(Reject::field("not_match", "not supported yet")),
+        Some(Rule::NotMatch(predicate)) => disabled_ports(*predicate).at("not_match").map(|ranges| all_but(&ranges)),
     }
+}
+
+/// The ports that are in none of these ranges.
+fn all_but(ranges: &[(u16, u16)]) -> Vec<(u16, u16)> {
+    let mut ranges = ranges.to_vec();
+    ranges.sort_unstable();
+    let mut next = Some(0);
+    let mut rest = Vec::new();
+    for (first, last) in ranges {
+        let Some(from) = next else { break };
+        if from < first {
+            rest.push((from, first - 1));
+        }
+        next = last.checked_add(1).map(|after| after.max(from));
+    }
+    rest.extend(next.map(|from| (from, u16::MAX)));
+    rest
 }
 
 fn filter_chain(chain: pb::FilterChain, listener: Surroundings, notes: &mut Notes) -> Result<FilterChain, Reject> {

@@ -286,7 +286,8 @@ listener_filters:
   filter_disabled: {{or_match: {{rules: [{{destination_port_range: {{start: 80, end: 81}}}},
                                          {{destination_port_range: {{start: 90, end: 100}}}}]}}}}
   typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector}}
-- {{name: h, filter_disabled: {{any_match: true}}, typed_config:
+- {{name: h, filter_disabled: {{not_match: {{or_match: {{rules: [{{destination_port_range: {{start: 80, end: 81}}}},
+                                         {{destination_port_range: {{start: 65535, end: 65536}}}}]}}}}}}, typed_config:
      {{'@type': type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector}}}}
 filter_chains:
 - {{name: one, filter_chain_match: {{destination_port: 8080, transport_protocol: raw_buffer, application_protocols: [h2c],
@@ -302,7 +303,8 @@ filter_chains:
     assert!(converted.continue_on_inspect_timeout);
     let tls = converted.tls_inspector.as_ref().unwrap();
     assert_eq!([79, 80, 81, 90, 99, 100].map(|port| tls.runs_for(port)), [true, false, true, false, false, true]);
-    assert!(!converted.http_inspector.as_ref().unwrap().runs_for(1));
+    let http = converted.http_inspector.as_ref().unwrap();
+    assert_eq!([0, 79, 80, 81, 65534, 65535].map(|port| http.runs_for(port)), [false, false, true, false, false, true]);
     let one = &converted.chains[0].matches;
     assert_eq!(one.server_names, ["*.test"]);
     assert_eq!(one.transport_protocol, Some(TransportProtocol::RawBuffer));
