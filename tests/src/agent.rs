@@ -30,8 +30,7 @@ pub fn domain() -> TrustDomain {
 /// # Panics
 /// When there is no port for the authority, or no place for its files.
 pub async fn begin(directory: &Path, identity: &str, life: Duration) -> (Arc<Ca>, Options) {
-    let settings =
-        Settings { trust_domain: domain(), default_ttl: life, max_ttl: life, announce: life * 5 / 8 };
+    let settings = Settings { trust_domain: domain(), default_ttl: life, max_ttl: life, announce: life * 5 / 8 };
     let store = Store::at(directory.join("ca")).expect("a directory");
     let authority = store.load(settings, None, KeyType::EcdsaP256, SystemTime::now()).expect("an authority");
     let ca = Ca::new(authority, store);

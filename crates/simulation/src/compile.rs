@@ -89,6 +89,10 @@ pub fn apply(state: &mut State, resources: &ResourceSet) -> Vec<String> {
         let refused = state.apply(&update, SystemTime::UNIX_EPOCH);
         problems.extend(refused.iter().map(|refused| format!("refuses {type} {}: {}", refused.name, refused.reason)));
     }
+    // Secrets are not told here; handshakes are decided without.
+    for secret in state.awaited_secrets().into_keys() {
+        state.give_up(&secret);
+    }
     problems.extend(state.warming().map(|name| format!("{name} waits for what it was not told")));
     problems
 }

@@ -100,7 +100,8 @@ async fn envoy_takes_certificates_as_they_come() {
             (serial, renewals) = (now, renewals + 1);
             if renewals == 1 {
                 // The file of roots says nothing of it: the authority does.
-                let next = Issuer::self_signed(&agent::domain(), KeyType::EcdsaP256, ROOT_LIFE, SystemTime::now()).unwrap();
+                let next =
+                    Issuer::self_signed(&agent::domain(), KeyType::EcdsaP256, ROOT_LIFE, SystemTime::now()).unwrap();
                 assert!(ca.follow(&next.to_files()).unwrap());
             }
             assert!(renewals < 20, "the new root signs long before");

@@ -14,6 +14,7 @@ async fn delegates_and_the_meshs_settings() {
     let dir = example(User::Invoker);
     std::fs::write(dir.path().join("manifests/routes.yaml"), include_str!("routes.yaml")).unwrap();
     let mesh = Mesh::up(dir, User::Invoker, &[]);
+    mesh.ready("canary", 2).await;
     mesh.answers("a.test", "/").await;
     let ingress = mesh.ingress().await;
 

@@ -18,9 +18,7 @@ use crate::registry::Protocol;
 use crate::rules::{Access, PeerMode};
 use chains::Common;
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
-use envoy_types::pb::envoy::config::listener::v3::{
-    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter,
-};
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter};
 use envoy_types::pb::envoy::config::route::v3::{
     Decorator, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
     route::Action,
