@@ -3,6 +3,7 @@
 //! Serves what it is given: handles to statistics and logs, closures that tell of configuration, hosts and listeners,
 //! and a channel for what shall be done. It has no authentication, as in Envoy: bind it to loopback.
 
+mod certs;
 mod config_dump;
 pub mod memory;
 mod pages;

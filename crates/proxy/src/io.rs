@@ -110,6 +110,11 @@ impl Io {
         }
     }
 
+    /// Whether it was of TLS, and that protocol was broken.
+    pub fn broke(&self) -> bool {
+        matches!(&*self.stream.borrow(), Stream::Tls(tls) if tls.broke())
+    }
+
     /// Bytes read so far.
     pub fn received(&self) -> u64 {
         self.received.get()

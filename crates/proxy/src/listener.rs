@@ -15,12 +15,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
+use lateen_traffic::access_log::AccessLog;
 use lateen_traffic::format::Facts;
 use lateen_traffic::hcm::{Codec, Hcm};
 use lateen_traffic::listener::{ConnectionFacts, Direction, FilterChain, Listener, Terminal, TransportProtocol};
 use lateen_traffic::record::{Flags, Record};
 use lateen_traffic::tls::TlsConnection;
-use lateen_traffic::{Config, RequestHead};
+use lateen_traffic::{Config, Protocol, RequestHead};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -297,6 +298,7 @@ async fn take(
     direct: SocketAddr,
     _admitted: Admitted,
 ) {
+    let begun = SystemTime::now();
     let Ok(local) = stream.local_addr() else { return };
     // Best effort: without it answers may wait for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
@@ -312,7 +314,7 @@ async fn take(
     let stats = Arc::clone(&serving.stats);
     stats.downstream_cx_total.inc();
     stats.downstream_cx_active.inc();
-    let _open = Open { stats: Arc::clone(&stats), since: Instant::now() };
+    let open = Open { stats: Arc::clone(&stats), since: Instant::now() };
     let mut destination = original.unwrap_or(local);
     let listener = Arc::clone(&serving.listener);
     let mut peer = direct;
@@ -374,6 +376,7 @@ async fn take(
         let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         return;
     };
+    let since = Since { time: begun, instant: open.since };
     let accepted = Accepted {
         worker,
         local: destination,
@@ -384,7 +387,7 @@ async fn take(
         tls: None,
         drain: Rc::clone(&serving.drain),
     };
-    serve(accepted, &chain, &stats, stream, prefix, ready).await;
+    serve(accepted, &listener, &chain, &stats, (stream, prefix), (since, ready)).await;
 }
 
 /// Counts a connection of a listener while it is open.
@@ -401,40 +404,92 @@ impl Drop for Open {
     }
 }
 
+/// When a connection began.
+#[derive(Clone, Copy)]
+struct Since {
+    time: SystemTime,
+    instant: Instant,
+}
+
 async fn serve(
     mut accepted: Accepted,
+    listener: &Listener,
     chain: &FilterChain,
     stats: &ListenerStats,
-    stream: TcpStream,
-    prefix: BytesMut,
-    ready: Option<crate::tcp::Ready>,
+    (stream, prefix): (TcpStream, BytesMut),
+    (since, ready): (Since, Option<crate::tcp::Ready>),
 ) {
+    let worker = Rc::clone(&accepted.worker);
+    let mut record = Record {
+        downstream_direct: accepted.direct,
+        server_name: accepted.server_name.clone(),
+        ..Record::begin(since.time, accepted.local, accepted.peer)
+    };
+    let write = |logs: &[AccessLog], mut record: Record| {
+        record.duration = since.instant.elapsed();
+        worker.logs.write(logs, Facts { record: &record, request: &RequestHead::default(), response: None });
+    };
     let io = match &chain.tls {
         None => Io::plain(Socket::Tcp(stream), prefix.freeze()),
-        Some(tls) => match handshake::of_client(&accepted, tls, chain.handshake_timeout, stats, stream, prefix).await {
-            Some(io) => {
-                accepted.tls = io.facts().cloned();
-                io
+        Some(tls) => {
+            let (timeout, socket) = (chain.handshake_timeout, (stream, prefix));
+            match handshake::of_client(&accepted, tls, timeout, stats, socket, &mut record).await {
+                Some(io) => {
+                    accepted.tls = io.facts().cloned();
+                    io
+                }
+                None => {
+                    // As in Envoy, where what ends the chain is at work before the handshake is over.
+                    match &chain.terminal {
+                        Terminal::Tcp(proxy) => {
+                            worker.stats.tcp(&proxy.stat_prefix).downstream_cx_total.inc();
+                            record.upstream_cluster = proxy.cluster(&mut worker.dice()).cloned();
+                            write(&proxy.access_log, record.clone());
+                        }
+                        Terminal::Http(hcm) => {
+                            let stats = worker.stats.http(&hcm.stat_prefix);
+                            stats.downstream_cx_total.inc();
+                            stats.downstream_cx_ssl_total.inc();
+                            stats.downstream_cx_destroy.inc();
+                        }
+                    }
+                    return write(&listener.access_log, record);
+                }
             }
-            None => return,
-        },
+        }
     };
     let io = Rc::new(io);
+    record.downstream_tls = accepted.tls.clone();
     match &chain.terminal {
-        Terminal::Tcp(proxy) => crate::tcp::serve(io, accepted, Arc::clone(proxy), &chain.rbac, ready).await,
-        Terminal::Http(hcm) => {
-            if !chain.rbac.is_empty() && !admission::admits(&accepted, &chain.rbac, &io).await {
-                return;
-            }
-            serve_http(accepted, Arc::clone(hcm), io).await;
+        Terminal::Tcp(proxy) => {
+            record = crate::tcp::serve(Rc::clone(&io), accepted, Arc::clone(proxy), &chain.rbac, ready).await;
         }
+        Terminal::Http(hcm) => {
+            if chain.rbac.is_empty() || admission::admits(&accepted, &chain.rbac, &io).await {
+                record.protocol = serve_http(accepted, Arc::clone(hcm), Rc::clone(&io)).await;
+            }
+        }
+    }
+    if io.broke() {
+        stats.tls().broken();
+    }
+    if !listener.access_log.is_empty() {
+        record.bytes_received = io.received();
+        record.bytes_sent = io.sent();
+        write(&listener.access_log, record);
     }
 }
 
-async fn serve_http(accepted: Accepted, hcm: Arc<Hcm>, io: Rc<Io>) {
+/// The protocol that was spoken, once that is known.
+async fn serve_http(accepted: Accepted, hcm: Arc<Hcm>, io: Rc<Io>) -> Option<Protocol> {
     let stats = accepted.worker.stats.http(&hcm.stat_prefix);
     stats.downstream_cx_total.inc();
     stats.downstream_cx_active.inc();
+    let over_tls = accepted.tls.is_some();
+    if over_tls {
+        stats.downstream_cx_ssl_total.inc();
+        stats.downstream_cx_ssl_active.inc();
+    }
     let opened = Instant::now();
     let agreed = accepted.tls.as_deref().and_then(|tls| tls.application_protocol.as_deref());
     let http2 = match (hcm.codec, agreed) {
@@ -475,9 +530,13 @@ async fn serve_http(accepted: Accepted, hcm: Arc<Hcm>, io: Rc<Io>) {
     } else {
         stats.downstream_cx_idle_timeout.inc();
     }
+    if over_tls {
+        stats.downstream_cx_ssl_active.dec();
+    }
     stats.downstream_cx_active.dec();
     stats.downstream_cx_destroy.inc();
     stats.downstream_cx_length_ms.record(opened.elapsed());
+    http2.map(|http2| if http2 { Protocol::Http2 } else { Protocol::Http11 })
 }
 
 /// Whether the connection begins with HTTP/2's preface; `None` if it ended or idled before that was known.

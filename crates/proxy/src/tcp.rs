@@ -84,7 +84,7 @@ pub async fn ask(
     Some(Ready { cluster, upstream, host, lease })
 }
 
-/// Serves a connection to its end, with a connection to a host that is there already or one that is made now.
+/// Serves a connection to its end and tells what happened, with a connection to a host that is there already or one that is made now.
 /// `rules` say whether the client may go on once it has spoken.
 pub async fn serve(
     client: Rc<Io>,
@@ -92,7 +92,7 @@ pub async fn serve(
     proxy: Arc<TcpProxy>,
     rules: &[Arc<Rbac>],
     ready: Option<Ready>,
-) {
+) -> Record {
     let worker = &accepted.worker;
     let stats = worker.stats.tcp(&proxy.stat_prefix);
     stats.downstream_cx_total.inc();
@@ -150,6 +150,7 @@ pub async fn serve(
     record.duration = started.elapsed();
     let facts = Facts { record: &record, request: &RequestHead::default(), response: None };
     worker.logs.write(&proxy.access_log, facts);
+    record
 }
 
 /// A connection to one of the proxy's clusters; `None` with the reason in the record.

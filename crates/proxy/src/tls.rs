@@ -8,9 +8,11 @@ pub mod certificate;
 pub mod context;
 pub mod failure;
 pub mod handshake;
+pub mod held;
 pub mod record;
 mod session;
 pub mod stream;
+mod turns;
 pub mod verify;
 
 #[cfg(test)]
@@ -24,11 +26,11 @@ use lateen_traffic::tls::{Certificate, TlsConnection, TlsVersion};
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::UnbufferedServerConnection;
-use rustls::{ClientConfig, CommonState, HandshakeKind, InvalidMessage, ProtocolVersion};
+use rustls::{ClientConfig, CommonState, HandshakeKind, ProtocolVersion};
 use tokio::io::AsyncReadExt as _;
 
 use self::context::{Client, Server};
-use self::handshake::{HandshakeError, finish, shake};
+use self::handshake::{HandshakeError, Spoken, finish, shake};
 use self::stream::TlsStream;
 use self::verify::Verifier;
 use crate::inspect::{Inspection, tls_client_hello};
@@ -37,18 +39,36 @@ use crate::io::Socket;
 /// A connection, and what its handshake found out.
 pub type Established = (TlsStream, TlsConnection);
 
-/// Answers a client's handshake. `read` was read from the socket before.
+/// Answers a client's handshake. `read` was read from the socket before. What is known of a connection that does not
+/// come about is left in `so_far`.
 ///
 /// # Errors
 /// When there is no connection to be had.
-pub async fn accept(server: &Server, mut socket: Socket, mut read: BytesMut) -> Result<Established, HandshakeError> {
+pub async fn accept(
+    server: &Server,
+    mut socket: Socket,
+    mut read: BytesMut,
+    so_far: &mut TlsConnection,
+) -> Result<Established, HandshakeError> {
+    so_far.local.clone_from(&server.local);
     let (offered, named) = client_hello(&mut socket, &mut read).await?;
+    so_far.server_name.clone_from(&named);
     if server.require_sni && named.is_none() {
         return Err(HandshakeError::Tls(rustls::Error::General("the client names no server".into())));
     }
     let config = server.for_client(&offered);
     let mut side = UnbufferedServerConnection::new(config).map_err(HandshakeError::Tls)?;
-    let plain = shake(&mut side, &mut socket, &mut read).await?;
+    let plain = match shake(&mut side, &mut socket, &mut read).await {
+        Ok(plain) => plain,
+        Err(error) => {
+            so_far.version = version(&side);
+            so_far.cipher = side.negotiated_cipher_suite().map_or("", |suite| cipher_name(suite.suite()));
+            if let HandshakeError::Refused(_, peer) = &error {
+                so_far.peer.clone_from(peer);
+            }
+            return Err(error);
+        }
+    };
     let facts = facts(&side, named, &server.local, server.verifier.as_deref(), false)?;
     let tls13 = facts.version == TlsVersion::Tls13;
     let handshaken = finish(side, tls13, read, plain)?;
@@ -92,9 +112,7 @@ async fn client_hello(
         match tls_client_hello(read) {
             Inspection::NeedMore => {}
             // Somebody who does not speak TLS is not answered in it.
-            Inspection::NotTls => {
-                return Err(HandshakeError::Tls(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)));
-            }
+            Inspection::NotTls => return Err(HandshakeError::Other(Spoken::of(read))),
             // The handshake will say what is wrong.
             Inspection::Bad(_) => return Ok((Vec::new(), None)),
             Inspection::ClientHello(hello) => return Ok((hello.alpn, hello.server_name.map(Arc::from))),
@@ -136,11 +154,9 @@ fn facts(
         _ => false,
     };
     Ok(TlsConnection {
-        version: match side.protocol_version() {
-            Some(ProtocolVersion::TLSv1_3) => TlsVersion::Tls13,
-            _ => TlsVersion::Tls12,
-        },
+        version: version(side),
         cipher: side.negotiated_cipher_suite().map_or("", |suite| cipher_name(suite.suite())),
+        group: side.negotiated_key_exchange_group().map_or("", |group| group_name(group.name())),
         server_name,
         application_protocol: side.alpn_protocol().map(|name| String::from_utf8_lossy(name).as_ref().into()),
         peer,
@@ -148,6 +164,13 @@ fn facts(
         local: local.clone(),
         resumed,
     })
+}
+
+fn version(side: &CommonState) -> TlsVersion {
+    match side.protocol_version() {
+        Some(ProtocolVersion::TLSv1_3) => TlsVersion::Tls13,
+        _ => TlsVersion::Tls12,
+    }
 }
 
 fn is_good(
@@ -158,6 +181,17 @@ fn is_good(
     of_server: bool,
 ) -> bool {
     verifier.check(first, rest, name.filter(|_| of_server), of_server, UnixTime::now()).is_ok()
+}
+
+/// The group's name as Envoy's statistics have it.
+fn group_name(group: rustls::NamedGroup) -> &'static str {
+    match group {
+        rustls::NamedGroup::X25519MLKEM768 => "X25519MLKEM768",
+        rustls::NamedGroup::X25519 => "X25519",
+        rustls::NamedGroup::secp256r1 => "P-256",
+        rustls::NamedGroup::secp384r1 => "P-384",
+        _ => "",
+    }
 }
 
 /// The suite's name as Envoy's logs have it: OpenSSL's.

@@ -387,6 +387,11 @@ pub fn http_date(time: SystemTime) -> String {
     jiff::fmt::strtime::format("%a, %d %b %Y %H:%M:%S GMT", &zoned).unwrap_or_default()
 }
 
+/// A moment, in seconds since 1970, as protobuf's JSON has it (RFC 3339).
+pub fn rfc3339(seconds: u64) -> String {
+    jiff::Timestamp::from_second(i64::try_from(seconds).unwrap_or(0)).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
+}
+
 mod tls;
 
 use tls::{Side, TlsFact, tls_fact};

@@ -191,9 +191,11 @@ impl Listener {
         });
         keep_best(&mut left, |m| {
             if m.application_protocols.is_empty() {
-                return Some(0);
+                return Some(0usize);
             }
-            m.application_protocols.iter().any(|p| facts.application_protocols.contains(p)).then_some(1)
+            // What the client prefers counts.
+            let first = facts.application_protocols.iter().position(|p| m.application_protocols.contains(p))?;
+            Some(usize::MAX - first)
         });
         keep_best(&mut left, |m| best_range(&m.direct_source_ranges, source));
         keep_best(&mut left, |m| {
@@ -224,7 +226,7 @@ impl Listener {
 }
 
 /// Keeps the chains whose match has the highest rank; `None` does not match at all.
-fn keep_best(left: &mut Vec<&Arc<FilterChain>>, rank: impl Fn(&ChainMatch) -> Option<u32>) {
+fn keep_best<R: Ord>(left: &mut Vec<&Arc<FilterChain>>, rank: impl Fn(&ChainMatch) -> Option<R>) {
     let best = left.iter().filter_map(|c| rank(&c.matches)).max();
     left.retain(|c| best.is_some() && rank(&c.matches) == best);
 }

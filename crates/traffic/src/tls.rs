@@ -17,12 +17,14 @@ use std::time::SystemTime;
 use base64::Engine as _;
 
 /// What is known of a TLS connection once its handshake is over.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct TlsConnection {
     /// The protocol's version.
     pub version: TlsVersion,
     /// The cipher suite, as Envoy's logs name it, for example `TLS_AES_128_GCM_SHA256`.
     pub cipher: &'static str,
+    /// The group of the key exchange, as Envoy's statistics name it, for example `X25519`; empty if none was agreed on.
+    pub group: &'static str,
     /// The server's name that was asked for (SNI), in lower case.
     pub server_name: Option<Arc<str>>,
     /// The application protocol agreed on (ALPN).
@@ -39,9 +41,10 @@ pub struct TlsConnection {
 }
 
 /// Versions of TLS. Older ones are not spoken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum TlsVersion {
-    /// RFC 5246.
+    /// RFC 5246. As long as none is agreed on, logs name this one, as Envoy's do.
+    #[default]
     Tls12,
     /// RFC 8446.
     Tls13,
@@ -81,18 +84,6 @@ pub struct Certificate {
     pub not_after: SystemTime,
     /// The certificate and those that came after it, in DER.
     pub chain: Vec<Box<[u8]>>,
-}
-
-impl TlsConnection {
-    /// The names by which Envoy knows an authenticated peer: those of kind URI, else those of kind DNS, else the subject.
-    pub fn principals(&self) -> &[String] {
-        match self.peer.as_deref() {
-            Some(peer) if !peer.uri_names.is_empty() => &peer.uri_names,
-            Some(peer) if !peer.dns_names.is_empty() => &peer.dns_names,
-            Some(peer) => std::slice::from_ref(&peer.subject),
-            None => &[],
-        }
-    }
 }
 
 impl Certificate {

@@ -1,6 +1,7 @@
 //! The pages: one table of paths, and what each answers.
 
 use std::fmt::Write as _;
+use std::time::SystemTime;
 
 use futures::stream;
 use http_body_util::{BodyExt as _, Full, StreamBody};
@@ -12,7 +13,7 @@ use serde::Serialize as _;
 use serde_json::{Value as Json, json};
 
 use super::query::Query;
-use super::{Action, AdminState, Body, ServerState, config_dump, memory};
+use super::{Action, AdminState, Body, ServerState, certs, config_dump, memory};
 use crate::logging::Level;
 use crate::stats::{Buckets, Filter, Snapshot, Types};
 
@@ -273,9 +274,8 @@ fn server_info(state: &AdminState, _: &Query, _: &Parts) -> Answer {
     }))
 }
 
-fn certs(_: &AdminState, _: &Query, _: &Parts) -> Answer {
-    // No listener or cluster uses TLS yet, so there is none.
-    json_answer(&json!({"certificates": []}))
+fn certs(state: &AdminState, _: &Query, _: &Parts) -> Answer {
+    json_answer(&certs::json(&(state.config)(), SystemTime::now()))
 }
 
 fn show_memory(_: &AdminState, _: &Query, _: &Parts) -> Answer {

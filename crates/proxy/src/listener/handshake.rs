@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use lateen_traffic::tls::DownstreamTls;
+use lateen_traffic::record::Record;
+use lateen_traffic::tls::{DownstreamTls, TlsConnection};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -13,20 +14,20 @@ use crate::io::{Io, Socket};
 use crate::stats::ListenerStats;
 use crate::timer::Timer;
 use crate::tls;
-use crate::tls::failure::Cause;
+use crate::tls::failure::{self, Cause};
 use crate::tls::handshake::HandshakeError;
 
 /// Time allowed where the filter chain does not say: a client that never speaks must not be waited for for ever.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Makes the handshake; `None` if there is none to be made, and the connection is over.
+/// Makes the handshake; `None` if there is none to be made, for the reason that is put down, and the connection is over.
 pub(super) async fn of_client(
     accepted: &Accepted,
     settings: &Arc<DownstreamTls>,
     timeout: Option<Duration>,
     stats: &ListenerStats,
-    stream: TcpStream,
-    prefix: BytesMut,
+    (stream, prefix): (TcpStream, BytesMut),
+    record: &mut Record,
 ) -> Option<Io> {
     let worker = &accepted.worker;
     let server = match worker.process.upstreams.tls.server(settings, &worker.config().secrets) {
@@ -34,11 +35,13 @@ pub(super) async fn of_client(
         Err(error) => {
             tracing::debug!(peer = %accepted.peer, %error, "no TLS handshake");
             stats.tls().failed(Cause::NoSecret);
+            record.downstream_failure = failure::words_without_context(&error).replace(' ', "_").into();
             return None;
         }
     };
     let patience = timeout.unwrap_or(PATIENCE);
-    let handshake = tls::accept(&server, Socket::Tcp(stream), prefix);
+    let mut so_far = TlsConnection::default();
+    let handshake = tls::accept(&server, Socket::Tcp(stream), prefix, &mut so_far);
     let made = crate::timer::before(&mut Timer::default(), Some(Instant::now() + patience), handshake).await;
     match made.unwrap_or(Err(HandshakeError::Late(patience))) {
         Ok((stream, facts)) => {
@@ -48,6 +51,12 @@ pub(super) async fn of_client(
         Err(error) => {
             tracing::debug!(peer = %accepted.peer, %error, "a TLS handshake failed");
             stats.tls().failed(Cause::of(&error));
+            if matches!(error, HandshakeError::Late(_)) {
+                stats.downstream_cx_transport_socket_connect_timeout.inc();
+                record.termination_details = "transport socket timeout was reached".into();
+            }
+            record.downstream_failure = failure::words(&error).replace(' ', "_").into();
+            record.downstream_tls = Some(Arc::new(so_far));
             None
         }
     }

@@ -83,7 +83,7 @@ impl ClusterStats {
     }
 
     pub(super) fn read_tls(&self, out: &mut Vec<Entry>) {
-        self.tls.read(out);
+        self.tls.read("client_ssl_socket_factory.upstream_context_secrets_not_ready", out);
     }
 
     /// What authorization services said of requests for the cluster (`cluster.NAME.ext_authz.PREFIX`).
@@ -270,6 +270,8 @@ scope! {
         downstream_cx_active: Gauge,
         downstream_cx_http1_total: Counter,
         downstream_cx_http1_active: Gauge,
+        downstream_cx_ssl_total: Counter,
+        downstream_cx_ssl_active: Gauge,
         downstream_cx_http2_total: Counter,
         downstream_cx_http2_active: Gauge,
         downstream_cx_upgrades_total: Counter,
@@ -375,6 +377,7 @@ scope! {
         downstream_pre_cx_active: Gauge,
         downstream_listener_filter_error: Counter,
         downstream_listener_filter_remote_close: Counter,
+        downstream_cx_transport_socket_connect_timeout: Counter,
         no_filter_chain_match: Counter,
         downstream_cx_length_ms: Histogram,
     }
@@ -388,7 +391,7 @@ impl ListenerStats {
     }
 
     pub(super) fn read_tls(&self, out: &mut Vec<Entry>) {
-        self.tls.read(out);
+        self.tls.read("server_ssl_socket_factory.downstream_context_secrets_not_ready", out);
     }
 }
 

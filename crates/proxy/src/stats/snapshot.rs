@@ -10,6 +10,7 @@ use lateen_traffic::cluster::{Cluster, Health};
 use super::cells::{BOUNDS_MS, Distribution};
 use super::scopes::{ClusterStats, HttpStats, ListenerStats, RbacStats, RouteStats, TcpStats};
 use super::{Stats, Tags, cluster_scope};
+use crate::tls::held::{self, OfContext};
 
 /// One statistic's value.
 #[derive(Debug, Clone, PartialEq)]
@@ -154,6 +155,13 @@ pub(super) fn merge(stats: &Stats, config: &Config, facts: &dyn Fn(&Cluster) -> 
         });
         scopes.push(Scope::new(Kind::Http, &name, sum(values)));
     }
+    let mut expirations: HashMap<Arc<str>, Vec<Entry>> = HashMap::new();
+    for listener in config.listeners.values() {
+        for settings in held::of_listener(listener) {
+            let out = expirations.entry(super::listener_scope(listener)).or_default();
+            super::tls::expirations(&OfContext::new(settings, &config.secrets), out);
+        }
+    }
     let mut connections = 0;
     for (name, workers) in stats.by_name(|s| &s.listeners) {
         let values = workers.iter().map(|(index, listener): &(_, Arc<ListenerStats>)| {
@@ -170,7 +178,8 @@ pub(super) fn merge(stats: &Stats, config: &Config, facts: &dyn Fn(&Cluster) -> 
             }
             out
         });
-        let entries = sum(values);
+        let mut entries = sum(values);
+        entries.extend(expirations.remove(&name).unwrap_or_default());
         scopes.push(Scope::new(Kind::Listener, &name, entries));
     }
     let mut single = |kind, fill: &dyn Fn(&mut Vec<Entry>)| {
@@ -234,7 +243,10 @@ pub(super) fn merge(stats: &Stats, config: &Config, facts: &dyn Fn(&Cluster) -> 
 fn clusters(stats: &Stats, config: &Config, facts: &dyn Fn(&Cluster) -> ClusterFacts) -> Vec<Scope> {
     let mut known: HashMap<&Arc<str>, Vec<Entry>> = HashMap::new();
     for cluster in config.clusters.values() {
-        let facts = facts(cluster).entries();
+        let mut facts = facts(cluster).entries();
+        for settings in held::of_cluster(&cluster.settings) {
+            super::tls::expirations(&OfContext::new(settings, &config.secrets), &mut facts);
+        }
         // Several clusters may share a name for statistics.
         let name = cluster_scope(&cluster.settings);
         let together = match known.remove(name) {

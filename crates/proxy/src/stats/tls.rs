@@ -1,20 +1,22 @@
 //! What became of TLS handshakes, under Envoy's names.
 
 use std::sync::OnceLock;
+use std::time::UNIX_EPOCH;
 
 use lateen_traffic::tls::{TlsConnection, TlsVersion};
 
 use super::cells::{Cell as _, Counter};
-use super::snapshot::Entry;
+use super::snapshot::{Entry, Value};
 use crate::tls::failure::Cause;
+use crate::tls::held::OfContext;
 
 /// Handshakes of a listener or cluster on one worker (`listener.ADDRESS.ssl.`, `cluster.NAME.ssl.`).
 #[derive(Debug, Default)]
 pub struct TlsStats {
     /// `handshake`: those that succeeded.
     pub handshake: Counter,
-    /// `connection_error`: those that failed for another reason than a certificate.
-    pub connection_error: Counter,
+    connection_error: Counter,
+    secrets_not_ready: Counter,
     session_reused: Counter,
     no_certificate: Counter,
     fail_verify_no_cert: Counter,
@@ -24,7 +26,10 @@ pub struct TlsStats {
     tls12: Counter,
     tls13: Counter,
     ciphers: [Counter; CIPHERS.len()],
+    curves: [Counter; CURVES.len()],
 }
+
+const CURVES: [&str; 4] = ["ssl.curves.X25519MLKEM768", "ssl.curves.X25519", "ssl.curves.P-256", "ssl.curves.P-384"];
 
 const CIPHERS: [&str; 9] = [
     "ssl.ciphers.TLS_AES_128_GCM_SHA256",
@@ -56,6 +61,15 @@ impl TlsStats {
         if let Some(at) = cipher {
             self.ciphers[at].inc();
         }
+        let curve = CURVES.iter().position(|name| name.strip_prefix("ssl.curves.") == Some(facts.group));
+        if let Some(at) = curve {
+            self.curves[at].inc();
+        }
+    }
+
+    /// Counts a connection that came about and was broken later.
+    pub fn broken(&self) {
+        self.connection_error.inc();
     }
 
     /// Counts one that failed.
@@ -65,7 +79,25 @@ impl TlsStats {
             Cause::Names => self.fail_verify_san.inc(),
             Cause::Pins => self.fail_verify_cert_hash.inc(),
             Cause::NoCertificate => self.fail_verify_no_cert.inc(),
-            Cause::Protocol | Cause::Closed | Cause::Late | Cause::NoSecret => self.connection_error.inc(),
+            Cause::Protocol => self.connection_error.inc(),
+            Cause::NoSecret => self.secrets_not_ready.inc(),
+            // As in Envoy, of whom just went there is nothing to count.
+            Cause::Closed | Cause::Late => {}
+        }
+    }
+}
+
+/// When the certificates of a context expire, in seconds since 1970, by the name of the secret that they came in.
+pub(super) fn expirations(of: &OfContext<'_>, out: &mut Vec<Entry>) {
+    let own = of.own.iter().map(|held| (held, "unnamed_cert"));
+    for (held, unnamed) in own.chain(of.authority.iter().map(|held| (held, "unnamed_ca_cert"))) {
+        // Envoy adds the beginning of the SHA-256 of a name, which is empty.
+        let name = held.secret.map_or_else(|| format!("{unnamed}_e3b0c442"), str::to_owned);
+        let name = format!("ssl.certificate.{name}.expiration_unix_time_seconds");
+        let seconds = held.certificate.not_after.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if out.iter().all(|entry| entry.name != name) {
+            let value = Value::Gauge { value: i64::try_from(seconds).unwrap_or(i64::MAX), used: true };
+            out.push(Entry { name: name.into(), value });
         }
     }
 }
@@ -75,7 +107,8 @@ impl TlsStats {
 pub(super) struct TlsCounts(pub(super) OnceLock<Box<TlsStats>>);
 
 impl TlsCounts {
-    pub(super) fn read(&self, out: &mut Vec<Entry>) {
+    /// `secrets_not_ready` is the name, which differs, of how often there was no context for a handshake.
+    pub(super) fn read(&self, secrets_not_ready: &'static str, out: &mut Vec<Entry>) {
         let Some(stats) = self.0.get() else { return };
         let named = [
             ("ssl.handshake", &stats.handshake),
@@ -86,12 +119,16 @@ impl TlsCounts {
             ("ssl.fail_verify_error", &stats.fail_verify_error),
             ("ssl.fail_verify_san", &stats.fail_verify_san),
             ("ssl.fail_verify_cert_hash", &stats.fail_verify_cert_hash),
+            (secrets_not_ready, &stats.secrets_not_ready),
         ];
         out.extend(named.into_iter().map(|(name, counter)| Entry::new(name, counter.value())));
         // As in Envoy, these come into being with the first of their kind.
         let versions = [("ssl.versions.TLSv1.2", &stats.tls12), ("ssl.versions.TLSv1.3", &stats.tls13)];
-        let seen = versions.into_iter().chain(CIPHERS.into_iter().zip(&stats.ciphers));
+        let seen = versions
+            .into_iter()
+            .chain(CIPHERS.into_iter().zip(&stats.ciphers))
+            .chain(CURVES.into_iter().zip(&stats.curves));
         let seen = seen.map(|(name, counter)| Entry::new(name, counter.value()));
-        out.extend(seen.filter(|entry| entry.value != super::snapshot::Value::Counter(0)));
+        out.extend(seen.filter(|entry| entry.value != Value::Counter(0)));
     }
 }

@@ -15,7 +15,9 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
 use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, ServerConfig, SignatureAlgorithm, SignatureScheme, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, ServerConfig, SignatureAlgorithm, SignatureScheme, SupportedCipherSuite, SupportedProtocolVersion,
+};
 
 use super::certificate::certificate;
 use super::session::HostSessions;
@@ -196,6 +198,17 @@ fn certified(pair: &KeyPair, provider: &CryptoProvider) -> Result<CertifiedKey, 
 fn provider(settings: &TlsSettings) -> CryptoProvider {
     use aws_lc_rs::{cipher_suite as suite, kx_group};
     let mut provider = aws_lc_rs::default_provider();
+    // Where AES is in hardware the smaller key is the faster one, and as good as any.
+    let small = |suite: &SupportedCipherSuite| {
+        use rustls::CipherSuite as S;
+        matches!(
+            suite.suite(),
+            S::TLS13_AES_128_GCM_SHA256
+                | S::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                | S::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+        )
+    };
+    provider.cipher_suites.sort_by_key(|suite| !small(suite));
     if !settings.cipher_suites.is_empty() {
         provider.cipher_suites.retain(|suite| suite.tls13().is_some());
         provider.cipher_suites.extend(settings.cipher_suites.iter().map(|name| match name {
@@ -207,10 +220,6 @@ fn provider(settings: &TlsSettings) -> CryptoProvider {
             CipherSuite::RsaChacha20 => suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
         }));
     }
-    // Where AES is in hardware the smaller key is the faster one, and as good as any.
-    provider
-        .cipher_suites
-        .sort_by_key(|suite| suite.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256 && suite.tls13().is_some());
     if !settings.groups.is_empty() {
         provider.kx_groups = settings
             .groups

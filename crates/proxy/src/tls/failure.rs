@@ -3,7 +3,7 @@
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
 use super::context::NoContext;
-use super::handshake::HandshakeError;
+use super::handshake::{HandshakeError, Spoken};
 use super::verify::Unwanted;
 
 /// Why there is no TLS connection.
@@ -33,16 +33,21 @@ impl Cause {
         match error {
             HandshakeError::Closed | HandshakeError::Io(_) => Cause::Closed,
             HandshakeError::Late(_) => Cause::Late,
-            HandshakeError::Tls(Error::NoCertificatesPresented) => Cause::NoCertificate,
-            HandshakeError::Tls(Error::InvalidCertificate(CertificateError::Other(other))) => {
-                match other.0.downcast_ref::<Unwanted>() {
-                    Some(Unwanted::Names(_)) => Cause::Names,
-                    Some(Unwanted::Pins) => Cause::Pins,
-                    None => Cause::Chain,
-                }
-            }
-            HandshakeError::Tls(Error::InvalidCertificate(_)) => Cause::Chain,
-            HandshakeError::Tls(_) => Cause::Protocol,
+            HandshakeError::Other(_) => Cause::Protocol,
+            HandshakeError::Tls(error) | HandshakeError::Refused(error, _) => Cause::of_tls(error),
+        }
+    }
+
+    fn of_tls(error: &Error) -> Cause {
+        match error {
+            Error::NoCertificatesPresented => Cause::NoCertificate,
+            Error::InvalidCertificate(CertificateError::Other(other)) => match other.0.downcast_ref::<Unwanted>() {
+                Some(Unwanted::Names(_)) => Cause::Names,
+                Some(Unwanted::Pins) => Cause::Pins,
+                None => Cause::Chain,
+            },
+            Error::InvalidCertificate(_) => Cause::Chain,
+            _ => Cause::Protocol,
         }
     }
 }
@@ -52,7 +57,12 @@ pub fn words(error: &HandshakeError) -> String {
     let detail = match error {
         // Envoy says nothing of a peer that just went.
         HandshakeError::Closed | HandshakeError::Io(_) | HandshakeError::Late(_) => return String::new(),
-        HandshakeError::Tls(error) => detail(error),
+        HandshakeError::Other(spoken) => match spoken {
+            Spoken::Http => ssl(268_435_612, "HTTP_REQUEST"),
+            Spoken::HttpToProxy => ssl(268_435_611, "HTTPS_PROXY_REQUEST"),
+            Spoken::Unknown => ssl(268_435_703, "WRONG_VERSION_NUMBER"),
+        },
+        HandshakeError::Tls(error) | HandshakeError::Refused(error, _) => detail(error),
     };
     format!("TLS_error:|{detail}:TLS_error_end")
 }
@@ -62,13 +72,19 @@ pub fn words_without_context(error: &NoContext) -> String {
     format!("TLS_error:_{error}")
 }
 
+fn ssl(number: u32, name: &str) -> String {
+    format!("{number}:SSL routines:OPENSSL_internal:{name}")
+}
+
 fn detail(error: &Error) -> String {
-    let ssl = |number: u32, name: &str| format!("{number}:SSL routines:OPENSSL_internal:{name}");
     match error {
         Error::InvalidCertificate(reason) => {
             format!("{}:verify cert failed: {}", ssl(268_435_581, "CERTIFICATE_VERIFY_FAILED"), verification(reason))
         }
-        Error::NoCertificatesPresented => ssl(268_435_655, "PEER_DID_NOT_RETURN_A_CERTIFICATE"),
+        Error::NoCertificatesPresented => {
+            let what = ssl(268_435_648, "PEER_DID_NOT_RETURN_A_CERTIFICATE");
+            format!("{what}:peer did not provide required client certificate")
+        }
         Error::InvalidMessage(_) | Error::InappropriateMessage { .. } => ssl(268_435_703, "WRONG_VERSION_NUMBER"),
         Error::AlertReceived(alert) => {
             let number = 268_436_456 + u32::from(u8::from(*alert));
@@ -76,7 +92,7 @@ fn detail(error: &Error) -> String {
         }
         Error::PeerIncompatible(reason) => match reason {
             PeerIncompatible::NoCipherSuitesInCommon => ssl(268_435_640, "NO_SHARED_CIPHER"),
-            PeerIncompatible::NoKxGroupsInCommon => ssl(268_435_641, "NO_SHARED_GROUP"),
+            PeerIncompatible::NoKxGroupsInCommon => ssl(268_435_722, "NO_SHARED_GROUP"),
             PeerIncompatible::NoSignatureSchemesInCommon => ssl(268_435_709, "NO_COMMON_SIGNATURE_ALGORITHMS"),
             _ => ssl(268_435_696, "UNSUPPORTED_PROTOCOL"),
         },

@@ -1,9 +1,11 @@
 //! Handshakes, driven by rustls. What is sent in one go is written in one go.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
+use lateen_traffic::tls::Certificate;
 use rustls::client::UnbufferedClientConnection;
 use rustls::kernel::KernelConnection;
 use rustls::server::UnbufferedServerConnection;
@@ -12,10 +14,11 @@ use rustls::{Error, ExtractedSecrets};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::stream::{Handshaken, Kernel};
+use super::turns::Turn;
 use crate::io::Socket;
 
-/// Most bytes a peer may have us hold during the handshake: chains of certificates fit many times.
-const MAX_HELD: usize = 256 * 1024;
+/// Most bytes a peer may have us hold during the handshake; as much as BoringSSL takes of a chain of certificates.
+const MAX_HELD: usize = 100 * 1024;
 /// Bytes read at once.
 const READ: usize = 16 * 1024;
 
@@ -31,9 +34,37 @@ pub enum HandshakeError {
     /// One side does not want to go on.
     #[error("{0}")]
     Tls(Error),
+    /// The peer's certificate, which is told, is not good.
+    #[error("{0}")]
+    Refused(Error, Option<Arc<Certificate>>),
+    /// The peer does not speak TLS.
+    #[error("the peer speaks {0:?} instead of TLS")]
+    Other(Spoken),
     /// It took too long.
     #[error("no handshake within {0:?}")]
     Late(Duration),
+}
+
+/// What somebody speaks who was to speak TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spoken {
+    /// HTTP.
+    Http,
+    /// HTTP, to a proxy.
+    HttpToProxy,
+    /// Anything else.
+    Unknown,
+}
+
+impl Spoken {
+    /// By the first bytes, of which BoringSSL looks at five.
+    pub fn of(bytes: &[u8]) -> Self {
+        match bytes.get(..5).unwrap_or(bytes) {
+            [b'G', b'E', b'T', b' ', ..] | [b'P', b'U', b'T', b' ', ..] | b"POST " | b"HEAD " => Self::Http,
+            b"CONNE" => Self::HttpToProxy,
+            _ => Self::Unknown,
+        }
+    }
 }
 
 /// One side of a handshake.
@@ -79,8 +110,14 @@ enum Next {
     Again,
     Read,
     Done,
-    Failed(Error),
+    Failed(Error, Option<Arc<Certificate>>),
     Closed,
+}
+
+impl Next {
+    fn failed(error: Error) -> Self {
+        Self::Failed(error, super::verify::refused())
+    }
 }
 
 /// Makes the handshake. `incoming` was read from the socket before; afterwards it holds what came after the handshake.
@@ -95,12 +132,13 @@ pub async fn shake<H: Handshake>(
 ) -> Result<Vec<u8>, HandshakeError> {
     let mut outgoing = Vec::new();
     let mut plain = Vec::new();
+    let mut turn = Turn::take().await;
     loop {
         let UnbufferedStatus { discard, state, .. } = side.step(incoming);
         let next = match state {
             Ok(ConnectionState::EncodeTlsData(data)) => match encode(data, &mut outgoing) {
                 Ok(()) => Next::Again,
-                Err(error) => Next::Failed(error),
+                Err(error) => Next::failed(error),
             },
             Ok(ConnectionState::TransmitTlsData(data)) => {
                 data.done();
@@ -116,24 +154,31 @@ pub async fn shake<H: Handshake>(
                         Err(error) => failed = Some(error),
                     }
                 }
-                failed.map_or(Next::Again, Next::Failed)
+                failed.map_or(Next::Again, Next::failed)
             }
             Ok(_) => Next::Closed,
-            Err(error) => Next::Failed(error),
+            Err(error) => Next::failed(error),
         };
         incoming.advance(discard);
         match next {
             Next::Again => continue,
             Next::Closed => return Err(HandshakeError::Closed),
-            Next::Failed(error) => {
+            Next::Failed(error, peer) => {
                 // There may be an alert to send.
                 if let UnbufferedStatus { state: Ok(ConnectionState::EncodeTlsData(data)), .. } = side.step(&mut []) {
                     let _ = encode(data, &mut outgoing);
                 }
+                drop(turn);
                 let _ = socket.write_all(&outgoing).await;
-                return Err(HandshakeError::Tls(error));
+                return Err(match error {
+                    Error::InvalidCertificate(_) => HandshakeError::Refused(error, peer),
+                    _ => HandshakeError::Tls(error),
+                });
             }
             Next::Read | Next::Done => {
+                if let Some(turn) = turn.take() {
+                    turn.over().await;
+                }
                 if !outgoing.is_empty() {
                     let sent = socket.write_all(&outgoing).await;
                     outgoing.clear();
@@ -156,6 +201,7 @@ pub async fn shake<H: Handshake>(
             Ok(_) => {}
             Err(error) => return Err(HandshakeError::Io(error)),
         }
+        turn = Turn::take().await;
     }
 }
 

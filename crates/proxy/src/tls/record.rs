@@ -200,3 +200,6 @@ pub fn length(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
     }
     Ok(Some(HEADER + length))
 }
+
+#[cfg(test)]
+mod tests;

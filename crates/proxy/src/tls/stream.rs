@@ -78,12 +78,17 @@ pub struct TlsStream {
     // The beginning of a message after the handshake.
     message: Vec<u8>,
     idle_records: u32,
+    // Sealed with one key before it is changed.
+    most_records: u64,
     // Sealed and not yet written, and how much plaintext of the write that waits for it is in there.
     unsent: Vec<u8>,
     owed: usize,
     // A new key of ours waits in `unsent` to be told of.
     telling_key: bool,
     ended: bool,
+    broken: Option<io::Error>,
+    // It was, told or not.
+    broke: bool,
     closing: bool,
 }
 
@@ -123,10 +128,13 @@ impl TlsStream {
             taken: 0,
             message: Vec::new(),
             idle_records: 0,
+            most_records: MAX_RECORDS,
             unsent: Vec::new(),
             owed: 0,
             telling_key: false,
             ended: false,
+            broken: None,
+            broke: false,
             closing: false,
         })
     }
@@ -134,6 +142,11 @@ impl TlsStream {
     /// The socket under it.
     pub fn socket(&self) -> &Socket {
         &self.socket
+    }
+
+    /// Whether the peer broke the protocol, or said that we did.
+    pub fn broke(&self) -> bool {
+        self.broke
     }
 
     /// Closes without a word.
@@ -156,8 +169,11 @@ impl TlsStream {
                 }
                 return Poll::Ready(Ok(()));
             }
-            if buf.filled().len() > before || self.ended || buf.remaining() == 0 {
+            if buf.filled().len() > before || buf.remaining() == 0 {
                 return Poll::Ready(Ok(()));
+            }
+            if self.ended {
+                return Poll::Ready(self.broken.take().map_or(Ok(()), Err));
             }
             ready!(self.poll_records(cx, buf))?;
         }
@@ -228,11 +244,14 @@ impl TlsStream {
             } else if self.sealed.capacity() > 0 {
                 self.sealed = Vec::new();
             }
-            if opened.is_err() {
+            if let Err(error) = opened {
+                // Told once what came before it is taken.
+                self.broken = Some(error);
+                self.broke = true;
                 self.ended = true;
                 self.closing = true;
             }
-            Poll::Ready(opened)
+            Poll::Ready(Ok(()))
         })
     }
 
@@ -329,7 +348,7 @@ impl TlsStream {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        if self.sending.sequence() >= MAX_RECORDS {
+        if self.sending.sequence() >= self.most_records {
             if !self.tls13 {
                 return Poll::Ready(Err(broken("the key has sealed as much as it may")));
             }
@@ -404,3 +423,6 @@ impl Drop for TlsStream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,14 @@
 //! Both sides of a connection in one process: what the one writes the other reads.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use lateen_traffic::matcher::{StringMatcher, StringPattern};
 use lateen_traffic::tls::{
-    CertificateSource, CipherSuite, DownstreamTls, KeyPair, NameKind, NameMatcher, PrivateKey, PrivateKeyFormat,
-    TlsConnection, TlsSettings, TlsVersion, UpstreamTls, Validation, ValidationSource,
+    CertificateSource, CipherSuite, DownstreamTls, KeyPair, NameKind, NameMatcher, NamedSecret, PrivateKey,
+    PrivateKeyFormat, Secret, SecretName, SecretOrigin, TlsConnection, TlsSettings, TlsVersion, UpstreamTls,
+    Validation, ValidationSource,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair as Key, SanType,
@@ -16,18 +16,18 @@ use rcgen::{
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::context::Contexts;
+use super::context::{Client, Contexts, Secrets};
 use super::handshake::HandshakeError;
 use super::{Established, accept, connect};
 use crate::io::{Io, Socket};
 
-struct Authority {
-    der: Vec<u8>,
+pub(super) struct Authority {
+    pub(super) der: Vec<u8>,
     issuer: Issuer<'static, Key>,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let key = Key::generate().unwrap();
         let mut params = CertificateParams::new([]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -36,24 +36,29 @@ impl Authority {
         Self { der, issuer: Issuer::new(params, key) }
     }
 
-    fn pair(&self, uri: &str, change: impl FnOnce(&mut CertificateParams)) -> Arc<KeyPair> {
+    pub(super) fn pair(&self, uri: &str, change: impl FnOnce(&mut CertificateParams)) -> Arc<KeyPair> {
         let key = Key::generate().unwrap();
         let mut params = CertificateParams::new(["a.test".to_owned()]).unwrap();
         params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         change(&mut params);
         let chain = vec![params.signed_by(&key, &self.issuer).unwrap().der().to_vec().into()];
-        Arc::new(KeyPair { chain, key: PrivateKey::new(PrivateKeyFormat::Pkcs8, key.serialize_der()), ocsp: None })
+        Arc::new(KeyPair {
+            chain,
+            key: PrivateKey::new(PrivateKeyFormat::Pkcs8, key.serialize_der()),
+            ocsp: None,
+            file: None,
+        })
     }
 
-    fn rules(&self, uri_prefix: &str) -> Arc<Validation> {
+    pub(super) fn rules(&self, uri_prefix: &str) -> Arc<Validation> {
         let matcher = StringMatcher { pattern: StringPattern::Prefix(uri_prefix.to_owned()), ignore_case: false };
         let names = vec![NameMatcher { kind: Some(NameKind::Uri), matcher }];
         Arc::new(Validation { authorities: vec![self.der.clone().into()], names, ..Validation::default() })
     }
 }
 
-fn settings(pair: Arc<KeyPair>, rules: Arc<Validation>) -> TlsSettings {
+pub(super) fn settings(pair: Arc<KeyPair>, rules: Arc<Validation>) -> TlsSettings {
     TlsSettings {
         min_version: TlsVersion::Tls12,
         max_version: TlsVersion::Tls13,
@@ -65,7 +70,7 @@ fn settings(pair: Arc<KeyPair>, rules: Arc<Validation>) -> TlsSettings {
     }
 }
 
-fn sides(ours: TlsSettings, theirs: TlsSettings) -> (Arc<DownstreamTls>, Arc<UpstreamTls>) {
+pub(super) fn sides(ours: TlsSettings, theirs: TlsSettings) -> (Arc<DownstreamTls>, Arc<UpstreamTls>) {
     let server = DownstreamTls {
         settings: ours,
         require_client_certificate: true,
@@ -85,25 +90,54 @@ fn sides(ours: TlsSettings, theirs: TlsSettings) -> (Arc<DownstreamTls>, Arc<Ups
 type Both = (Result<Established, HandshakeError>, Result<Established, HandshakeError>);
 
 /// Handshakes between contexts that are kept over calls, for sessions to be continued.
-struct Pair {
-    contexts: Contexts,
-    server: Arc<DownstreamTls>,
+pub(super) struct Pair {
+    pub(super) contexts: Contexts,
+    pub(super) server: Arc<DownstreamTls>,
+    pub(super) secrets: Secrets,
     client: Arc<UpstreamTls>,
-    config: Option<Arc<rustls::ClientConfig>>,
+    config: Option<(Arc<Client>, Arc<rustls::ClientConfig>)>,
+    /// What the server knew of the client when the last handshake failed.
+    so_far: TlsConnection,
 }
 
 impl Pair {
-    fn new((server, client): (Arc<DownstreamTls>, Arc<UpstreamTls>)) -> Self {
-        Self { contexts: Contexts::default(), server, client, config: None }
+    pub(super) fn new((server, client): (Arc<DownstreamTls>, Arc<UpstreamTls>)) -> Self {
+        Self {
+            contexts: Contexts::default(),
+            secrets: Secrets::new(),
+            server,
+            client,
+            config: None,
+            so_far: TlsConnection::default(),
+        }
     }
 
-    async fn handshake(&mut self) -> Both {
+    /// What a client says first.
+    pub(super) fn first_flight(&self) -> Vec<u8> {
+        let config = self.contexts.client(&self.client, &self.secrets).unwrap().for_host(true);
+        let mut connection = rustls::ClientConnection::new(config, "a.test".try_into().unwrap()).unwrap();
+        let mut hello = Vec::new();
+        connection.write_tls(&mut hello).unwrap();
+        hello
+    }
+
+    pub(super) async fn handshake(&mut self) -> Both {
         let (near, far) = sockets().await;
-        let server = self.contexts.server(&self.server, &HashMap::new()).unwrap();
-        let client = self.contexts.client(&self.client, &HashMap::new()).unwrap();
-        let config = self.config.get_or_insert_with(|| client.for_host(true)).clone();
+        let server = self.contexts.server(&self.server, &self.secrets).unwrap();
+        let client = self.contexts.client(&self.client, &self.secrets).unwrap();
+        // As hosts keep theirs: as long as the context is the same.
+        if self.config.as_ref().is_none_or(|(of, _)| !Arc::ptr_eq(of, &client)) {
+            self.config = Some((Arc::clone(&client), client.for_host(true)));
+        }
+        let config = self.config.as_ref().map(|(_, config)| Arc::clone(config)).unwrap();
         let name = self.client.server_name.clone();
-        tokio::join!(accept(&server, far, BytesMut::new()), connect(&client, config, name.as_deref(), near))
+        let mut so_far = TlsConnection::default();
+        let (accepted, connected) = tokio::join!(
+            accept(&server, far, BytesMut::new(), &mut so_far),
+            connect(&client, config, name.as_deref(), near)
+        );
+        self.so_far = so_far;
+        (accepted, connected)
     }
 }
 
@@ -155,8 +189,8 @@ async fn both_sides_know_each_other() {
     for turn in 0..3 {
         let (server, client) = pair.handshake().await;
         let (of_client, of_server) = carries(client.unwrap(), server.unwrap()).await;
-        assert_eq!(of_server.principals(), ["spiffe://t/ns/x/sa/b"]);
-        assert_eq!(of_client.principals(), ["spiffe://t/ns/x/sa/a"]);
+        assert_eq!(of_server.peer.as_ref().unwrap().uri_names, ["spiffe://t/ns/x/sa/b"]);
+        assert_eq!(of_client.peer.as_ref().unwrap().uri_names, ["spiffe://t/ns/x/sa/a"]);
         assert!(of_server.peer_validated && of_client.peer_validated);
         assert_eq!(of_server.version, TlsVersion::Tls13);
         assert_eq!(of_server.application_protocol.as_deref(), Some("h2"));
@@ -181,7 +215,7 @@ async fn every_cipher_carries() {
             let (_, of_server) = carries(client.unwrap(), server.unwrap()).await;
             assert_eq!(of_server.version, TlsVersion::Tls12);
             assert_eq!(of_server.resumed, turn > 0, "{suite:?}");
-            assert_eq!(of_server.principals(), ["spiffe://t/ns/x/sa/a"]);
+            assert_eq!(of_server.peer.as_ref().unwrap().uri_names, ["spiffe://t/ns/x/sa/a"]);
         }
     }
 }
@@ -203,8 +237,12 @@ async fn strangers_are_refused() {
         (ca.pair("spiffe://t/", |p| p.not_after = rcgen::date_time_ymd(2020, 1, 1)), "certificate has expired"),
         (ca.pair("spiffe://t/", |p| p.not_before = rcgen::date_time_ymd(2090, 1, 1)), "certificate is not yet valid"),
     ] {
-        let (server, _) =
-            Pair::new(sides(settings(good(), rules()), settings(Arc::clone(&pair), rules()))).handshake().await;
+        let name = Arc::clone(&pair);
+        let mut both = Pair::new(sides(settings(good(), rules()), settings(name, rules())));
+        let (server, _) = both.handshake().await;
+        let refused = both.so_far.peer.as_ref().expect("who was refused");
+        assert_eq!(refused.chain, pair.chain);
+        assert_eq!(both.so_far.version, TlsVersion::Tls13);
         let said = why(server);
         assert!(said.starts_with(verdict) && said.contains(reason), "{said}");
         let (_, client) = Pair::new(sides(settings(pair, rules()), settings(good(), rules()))).handshake().await;
@@ -232,4 +270,83 @@ async fn a_forged_record_ends_the_connection() {
     assert!(server.read_into(&mut buffer).await.is_err());
     let mut io = &server;
     assert_eq!(io.read(&mut [0; 10]).await.unwrap(), 0);
+}
+
+/// A side whose certificate and rules are secrets.
+fn by_secrets(uri_prefix: &str, ca: &Authority) -> TlsSettings {
+    let mut by = settings(ca.pair("spiffe://t/unused", |_| ()), ca.rules(uri_prefix));
+    by.certificates = vec![CertificateSource::Named(named("default"))];
+    by.validation = ValidationSource { inline: None, named: Some(named("ROOTCA")) };
+    by
+}
+
+fn named(name: &str) -> NamedSecret {
+    NamedSecret { name: secret_name(name), patience: None }
+}
+
+fn secret_name(name: &str) -> SecretName {
+    SecretName { origin: SecretOrigin::ControlPlane, name: name.into() }
+}
+
+#[tokio::test]
+async fn secrets_change_under_live_connections() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let both_roots = |prefix: &str| {
+        let mut rules = Validation::clone(&old.rules(prefix));
+        rules.authorities.push(new.der.clone().into());
+        Arc::new(rules)
+    };
+    let client = settings(old.pair("spiffe://t/ns/x/sa/client", |_| ()), both_roots("spiffe://t/"));
+    let mut pair = Pair::new(sides(by_secrets("spiffe://t/", &old), client));
+    let tell = |pair: &mut Pair, certificate: &Authority, rules: Arc<Validation>| {
+        let certificate = certificate.pair("spiffe://t/ns/x/sa/server", |_| ());
+        pair.secrets.insert(secret_name("default"), Secret::KeyPair(certificate));
+        pair.secrets.insert(secret_name("ROOTCA"), Secret::Validation(rules));
+    };
+    let issuer = |facts: &TlsConnection| facts.peer.as_ref().unwrap().issuer.clone();
+
+    tell(&mut pair, &old, old.rules("spiffe://t/"));
+    let (server, client) = pair.handshake().await;
+    let ((server, _), (client, first)) = (server.unwrap(), client.unwrap());
+    let (server, client) = (Io::tls(server, Arc::default()), Io::tls(client, Arc::default()));
+    moves(&server, &client, 1000).await;
+    assert_eq!(issuer(&first), "CN=old");
+
+    // Another certificate: the connection stays, what is new has it, and nothing is continued of before.
+    tell(&mut pair, &new, both_roots("spiffe://t/"));
+    let (again, connected) = pair.handshake().await;
+    let (connected, again) = carries(connected.unwrap(), again.unwrap()).await;
+    assert_eq!((issuer(&connected), connected.resumed, again.resumed), ("CN=new".to_owned(), false, false));
+    moves(&server, &client, 1000).await;
+    let (again, _) = pair.handshake().await;
+    assert!(again.unwrap().1.resumed, "sessions of now are continued");
+
+    // The client's authority is trusted no more: its sessions are worth nothing.
+    tell(&mut pair, &new, new.rules("spiffe://t/"));
+    let (refused, _) = pair.handshake().await;
+    let said = why(refused);
+    assert!(said.contains("unable to get local issuer certificate"), "{said}");
+    moves(&client, &server, 1000).await;
+
+    // Nothing to serve with.
+    pair.secrets.remove(&secret_name("ROOTCA"));
+    assert!(pair.contexts.server(&pair.server, &pair.secrets).is_err());
+}
+
+#[tokio::test]
+async fn nothing_is_said_early() {
+    let ca = Authority::new("ours");
+    let side = || settings(ca.pair("spiffe://t/ns/x/sa/a", |_| ()), ca.rules("spiffe://t/"));
+    let mut pair = Pair::new(sides(side(), side()));
+    let (server, client) = pair.handshake().await;
+    // The client has the ticket once it has read something.
+    carries(client.unwrap(), server.unwrap()).await;
+    let client = pair.contexts.client(&pair.client, &pair.secrets).unwrap();
+    let (of, config) = pair.config.take().unwrap();
+    assert!(Arc::ptr_eq(&of, &client) && !config.enable_early_data);
+    let mut eager = rustls::ClientConfig::clone(&config);
+    eager.enable_early_data = true;
+    let name = "outbound_.80_._.a.default.svc.cluster.local".try_into().unwrap();
+    let mut eager = rustls::ClientConnection::new(Arc::new(eager), name).unwrap();
+    assert!(eager.early_data().is_none(), "the ticket allows none");
 }

@@ -3,6 +3,7 @@
 //!
 //! The order of the checks and what comes of each is Envoy's (its `DefaultCertValidator`).
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -29,6 +30,17 @@ pub struct Verifier {
     authorities: Vec<DistinguishedName>,
     mandatory: bool,
     match_server_name: bool,
+}
+
+thread_local! {
+    // Of the handshake that is being made a step of. rustls tells nobody which certificate it was that is refused.
+    static REFUSED: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The certificate that was refused in the step just made.
+pub fn refused() -> Option<Arc<Certificate>> {
+    let chain = REFUSED.take();
+    certificate(chain.iter().map(|der| &**der)).map(Arc::new)
 }
 
 /// What is wrong with a certificate that its signatures and dates do not tell.
@@ -179,8 +191,20 @@ impl Verifier {
         }
     }
 
-    fn accept(&self, checked: Result<(), Error>) -> Result<(), Error> {
-        if self.rules.accept_untrusted { Ok(()) } else { checked }
+    fn accept(
+        &self,
+        checked: Result<(), Error>,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Result<(), Error> {
+        if self.rules.accept_untrusted {
+            return Ok(());
+        }
+        if checked.is_err() {
+            let chain = std::iter::once(end_entity).chain(intermediates);
+            REFUSED.set(chain.map(|der| der.as_ref().into()).collect());
+        }
+        checked
     }
 }
 
@@ -222,7 +246,8 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.accept(self.check(end_entity, intermediates, None, false, now)).map(|()| ClientCertVerified::assertion())
+        let checked = self.check(end_entity, intermediates, None, false, now);
+        self.accept(checked, end_entity, intermediates).map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -258,8 +283,8 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let name = server_name.to_str();
-        self.accept(self.check(end_entity, intermediates, Some(&name), true, now))
-            .map(|()| ServerCertVerified::assertion())
+        let checked = self.check(end_entity, intermediates, Some(&name), true, now);
+        self.accept(checked, end_entity, intermediates).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -104,6 +104,9 @@ impl Drop for Counted {
             self.stats.upstream_cx_rx_bytes_total.add(io.received());
             self.stats.upstream_cx_tx_bytes_total.add(io.sent());
             self.stats.upstream_cx_length_ms.record(since.elapsed());
+            if io.broke() {
+                self.stats.tls().broken();
+            }
         }
         if let Some(pool) = self.owner.upgrade() {
             pool.open.set(pool.open.get() - 1);

@@ -71,7 +71,7 @@ impl Upstream {
         let name = server_name(tls, host);
         let secrets = Arc::clone(&self.state.borrow().secrets);
         let client = self.tls.client(tls, &secrets).map_err(|error| {
-            self.stats.tls().connection_error.inc();
+            self.stats.tls().failed(Cause::NoSecret);
             UpstreamFailure::Tls(failure::words_without_context(&error).into())
         })?;
         let config = host.tls_config(&client, name.is_some(), offer);

@@ -89,13 +89,9 @@ fn each_name_of_a_certificate_counts() {
     };
     let mut tls = TlsConnection {
         version: TlsVersion::Tls13,
-        cipher: "",
-        server_name: None,
-        application_protocol: None,
         peer: Some(Arc::new(certificate)),
         peer_validated: true,
-        local: None,
-        resumed: false,
+        ..TlsConnection::default()
     };
     let metadata = Metadata::default();
     let is = |tls: &TlsConnection, name: Option<&str>| {

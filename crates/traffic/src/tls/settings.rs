@@ -132,6 +132,8 @@ pub struct KeyPair {
     pub key: PrivateKey,
     /// A stapled OCSP answer in DER.
     pub ocsp: Option<Box<[u8]>>,
+    /// The file that `chain` was read from, if it was.
+    pub file: Option<Arc<str>>,
 }
 
 /// A private key in DER, wiped from memory when it is dropped.

@@ -10,6 +10,8 @@ use crate::matcher::{StringMatcher, StringPattern};
 pub struct Validation {
     /// Authorities whose signature is trusted, in DER. Empty: any certificate is taken for good.
     pub authorities: Vec<Box<[u8]>>,
+    /// The file that they were read from, if they were.
+    pub file: Option<std::sync::Arc<str>>,
     /// The certificate must have one of these names.
     pub names: Vec<NameMatcher>,
     /// SHA-256 of certificates, one of which it must be, unless one of `key_pins` fits.
@@ -90,6 +92,7 @@ impl Validation {
         let mut all = self.clone();
         if !other.authorities.is_empty() {
             all.authorities.clone_from(&other.authorities);
+            all.file.clone_from(&other.file);
         }
         if !other.revocations.is_empty() {
             all.revocations.clone_from(&other.revocations);

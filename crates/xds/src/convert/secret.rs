@@ -57,6 +57,7 @@ pub(super) fn key_pair(certificate: pb::TlsCertificate) -> Result<KeyPair, Rejec
         tls_params,
     } = certificate;
     reject_if_set!(pkcs12, watched_directory, private_key_provider, password, signed_certificate_timestamp, tls_params,);
+    let file = certificate_chain.as_ref().and_then(file_of);
     let chain = bytes(certificate_chain.ok_or_else(|| Reject::field("certificate_chain", "missing"))?)
         .and_then(|pem| certificates(&pem))
         .at("certificate_chain")?;
@@ -80,7 +81,7 @@ pub(super) fn key_pair(certificate: pb::TlsCertificate) -> Result<KeyPair, Rejec
         PrivateKeyDer::Pkcs8(der) => (PrivateKeyFormat::Pkcs8, der.secret_pkcs8_der().to_vec()),
         _ => return Err(Reject::field("private_key", "of a kind that is not known")),
     };
-    Ok(KeyPair { chain, key: PrivateKey::new(format, der), ocsp })
+    Ok(KeyPair { chain, key: PrivateKey::new(format, der), ocsp, file })
 }
 
 /// Rules for the other side's certificate, or a part of them.
@@ -111,6 +112,7 @@ pub(super) fn validation(context: pb::CertificateValidationContext, notes: &mut 
     );
     // Chains are limited by the library, to six authorities.
     note_if_set!(notes, "CertificateValidationContext": max_verify_depth);
+    let file = trusted_ca.as_ref().and_then(file_of);
     let mut authorities = match trusted_ca {
         Some(source) => bytes(source).and_then(|pem| certificates(&pem)).at("trusted_ca")?,
         None => Vec::new(),
@@ -150,6 +152,7 @@ pub(super) fn validation(context: pb::CertificateValidationContext, notes: &mut 
     };
     Ok(Validation {
         authorities,
+        file,
         names,
         certificate_pins: each("verify_certificate_hash", verify_certificate_hash, |pin| hexadecimal(&pin))?,
         key_pins: each("verify_certificate_spki", verify_certificate_spki, |pin| base64(&pin))?,
@@ -167,6 +170,14 @@ pub(super) fn whole(rules: Validation) -> Result<Validation, Reject> {
         return Err(Reject::field("crl", "belongs to a trusted_ca, and there is none"));
     }
     Ok(rules)
+}
+
+/// The file that a data source names.
+fn file_of(source: &DataSource) -> Option<Arc<str>> {
+    match &source.specifier {
+        Some(Specifier::Filename(path)) => Some(path.as_str().into()),
+        _ => None,
+    }
 }
 
 /// What a data source holds.

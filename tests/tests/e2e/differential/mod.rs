@@ -12,6 +12,7 @@ mod faults;
 mod first_words;
 mod generated;
 mod grpc_web;
+mod handshakes;
 mod hashing;
 mod headers;
 mod health_checks;

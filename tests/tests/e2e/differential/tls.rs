@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use base64::Engine as _;
-use lateen_tests::bootstrap::{Layout, cluster, http, http2_upstream, listener, merge, tcp};
+use lateen_tests::bootstrap::{Layout, cluster, http, http2_upstream, listener, merge, router, tcp};
 use lateen_tests::case::Case;
 use lateen_tests::differential::{Resources, Source, World, compare};
 use lateen_tests::tls::{Authority, Certified, downstream, upstream};
@@ -154,6 +154,50 @@ fn clients() -> Vec<(String, &'static str, Value)> {
     all
 }
 
+/// What becomes of the header that tells of the client's certificate: listener, mode, what is told.
+const XFCC: [(&str, &str, &[&str]); 8] = [
+    ("in-sanitize", "SANITIZE", &["subject", "uri"]),
+    ("in-forward", "FORWARD_ONLY", &["subject", "uri"]),
+    ("in-append", "APPEND_FORWARD", &["subject", "uri", "dns"]),
+    ("in-append-all", "APPEND_FORWARD", &["subject", "cert", "chain", "uri", "dns"]),
+    ("in-append-none", "APPEND_FORWARD", &[]),
+    ("in-set", "SANITIZE_SET", &["subject", "cert", "uri", "dns"]),
+    ("in-set-chain", "SANITIZE_SET", &["chain"]),
+    ("in-always", "ALWAYS_FORWARD_ONLY", &["subject", "uri"]),
+];
+
+/// Names that policies ask for, by the path that they are about.
+const ASKED: [(&str, &str); 6] = [
+    ("/rbac-uri", "spiffe://mesh.test/ns/x/sa/client"),
+    ("/rbac-dns", "c.test"),
+    ("/rbac-subject", "O=Lateen\\, tests"),
+    ("/rbac-issuer", "CN=ours"),
+    ("/rbac-wrong", "spiffe://mesh.test/ns/x/sa/other"),
+    ("/rbac-empty", ""),
+];
+
+/// Policies by who is authenticated.
+fn rbac() -> Value {
+    let policy = |(path, name): (&str, &str)| {
+        (
+            path.to_owned(),
+            json!({
+                "permissions": [{"url_path": {"path": {"exact": path}}}],
+                "principals": [{"authenticated": {"principal_name": {"exact": name}}}],
+            }),
+        )
+    };
+    let mut policies: serde_json::Map<String, Value> = ASKED.into_iter().map(policy).collect();
+    policies.insert(
+        "/rbac-any".to_owned(),
+        json!({
+        "permissions": [{"url_path": {"path": {"exact": "/rbac-any"}}}], "principals": [{"authenticated": {}}]}),
+    );
+    json!({"name": "rbac", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
+        "rules": {"action": "ALLOW", "policies": policies}}})
+}
+
 const ABOUT_PEER: &[(&str, &str)] = &[
     ("x-uri", "%DOWNSTREAM_PEER_URI_SAN%"),
     ("x-dns", "%DOWNSTREAM_PEER_DNS_SAN%"),
@@ -186,6 +230,23 @@ fn resources(layout: &Layout) -> Resources {
         one["filter_chains"][0]["transport_socket"] = downstream(context);
         listeners.push(one);
     }
+    let optional = |name: &str| servers().into_iter().find(|(known, _)| *known == name).expect("a context").1;
+    for (name, mode, told) in XFCC {
+        let told: serde_json::Map<String, Value> = told.iter().map(|what| ((*what).to_owned(), true.into())).collect();
+        let xfcc = json!({"forward_client_cert_details": mode, "set_current_client_cert_details": told,
+            "generate_request_id": false});
+        let routes = json!([{"name": "all", "domains": ["*"],
+            "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "up"}}]}]);
+        let mut one = listener(layout, name, http(layout, name, routes, xfcc));
+        one["filter_chains"][0]["transport_socket"] = downstream(optional("in-optional"));
+        listeners.push(one);
+    }
+    let routes = json!([{"name": "all", "domains": ["*"],
+        "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "up"}}]}]);
+    let filters = json!({"http_filters": [rbac(), router()]});
+    let mut ruled = listener(layout, "in-rbac", http(layout, "in-rbac", routes, filters));
+    ruled["filter_chains"][0]["transport_socket"] = downstream(optional("in-optional"));
+    listeners.push(ruled);
     let mut echo = listener(layout, "in-tcp", tcp(layout, "in-tcp", json!({"cluster": "up"})));
     echo["filter_chains"][0]["transport_socket"] =
         downstream(json!({"common_tls_context": {"tls_certificates": [pki().server.json()]}}));
@@ -211,6 +272,21 @@ fn resources(layout: &Layout) -> Resources {
     merge(&mut h2, json!({"common_tls_context": {"alpn_protocols": ["h2"]}}));
     routes.push(json!({"match": {"path": "/h2"}, "route": {"cluster": "h2"}}));
     clusters.push(own("h2", "in-mutual", Some(h2), http2_upstream()));
+    let known = clients().into_iter().find(|(name, ..)| name == "mutual").expect("mutual").2;
+    let unknown = clients().into_iter().find(|(name, ..)| name == "bare").expect("bare").2;
+    for (listener, ..) in XFCC {
+        for (who, context) in [("known", &known), ("unknown", &unknown)] {
+            let name = format!("{listener}-{who}");
+            routes.push(json!({"match": {"path": format!("/{name}")}, "route": {"cluster": name}}));
+            clusters.push(own(&name, listener, Some(context.clone()), json!({})));
+        }
+    }
+    for (who, context) in [("known", known), ("unknown", unknown)] {
+        let name = format!("rbac-{who}");
+        routes.push(json!({"match": {"prefix": "/rbac-",
+            "headers": [{"name": "x-who", "string_match": {"exact": who}}]}, "route": {"cluster": name}}));
+        clusters.push(own(&name, "in-rbac", Some(context), json!({})));
+    }
     let simple = json!({"common_tls_context": {}, "sni": "a.test"});
     clusters.push(own("tcp", "in-tcp", Some(simple), json!({})));
     let hosts = json!([{"name": "all", "domains": ["*"], "routes": routes}]);
@@ -225,6 +301,18 @@ fn cases() -> Vec<Case> {
     let forged = "x-forwarded-client-cert: By=spiffe://x;Hash=00;URI=spiffe://mesh.test/ns/x/sa/admin";
     let mut cases: Vec<Case> = names.iter().map(|name| Case::get_with(name, &format!("/{name}"), &[forged])).collect();
     // Who lacks a certificate in TLS 1.2 is told so by another alert, which nobody but the log tells apart.
+    for (listener, ..) in XFCC {
+        for who in ["known", "unknown"] {
+            let path = format!("/{listener}-{who}");
+            cases.push(Case::get_with(&format!("{listener} {who} forged"), &path, &[forged]));
+            cases.push(Case::get(&format!("{listener} {who}"), &path));
+        }
+    }
+    for who in ["known", "unknown"] {
+        for path in ASKED.iter().map(|(path, _)| *path).chain(["/rbac-any", "/rbac-other"]) {
+            cases.push(Case::get_with(&format!("{path} {who}"), path, &[&format!("x-who: {who}")]));
+        }
+    }
     cases.iter_mut().filter(|case| case.name == "tls12-none").for_each(|case| case.by_chance = true);
     cases
 }
@@ -240,6 +328,15 @@ async fn tls() {
         "in-crl",
         "in-tls12",
         "in-tcp",
+        "in-sanitize",
+        "in-forward",
+        "in-append",
+        "in-append-all",
+        "in-append-none",
+        "in-set",
+        "in-set-chain",
+        "in-always",
+        "in-rbac",
         "main",
         "out-tcp",
     ];
