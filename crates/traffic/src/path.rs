@@ -1,5 +1,7 @@
 //! Normalisation of request paths (Envoy's `normalize_path`, `merge_slashes`, `path_with_escaped_slashes_action`).
 
+use std::borrow::Cow;
+
 /// What is done to the path of every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PathSettings {
@@ -61,7 +63,7 @@ impl PathSettings {
             current = unescaped;
         }
         if self.normalize {
-            match resolve(&current) {
+            match resolve(&without_parameters_of_dots(&current)) {
                 Some(resolved) => current = resolved,
                 None => return Normalized::Rejected(None),
             }
@@ -105,6 +107,20 @@ fn unescape_slashes(path: &str) -> Option<String> {
     }
     out.push_str(rest);
     changed.then_some(out)
+}
+
+/// Takes away what some servers take for parameters of a dot segment: `/..;x/` is `/../` to them. As in Envoy that is looked
+/// for before anything is decoded.
+fn without_parameters_of_dots(path: &str) -> Cow<'_, str> {
+    if !path.contains("/.;") && !path.contains("/..;") {
+        return Cow::Borrowed(path);
+    }
+    let bare = |segment| match segment {
+        segment if str::starts_with(segment, ".;") => ".",
+        segment if str::starts_with(segment, "..;") => "..",
+        segment => segment,
+    };
+    Cow::Owned(path.split('/').map(bare).collect::<Vec<_>>().join("/"))
 }
 
 /// Decodes unreserved characters, turns backslashes round and resolves dot segments; `None` for an encoded NUL.
@@ -200,6 +216,13 @@ mod tests {
             ("/../x", ["/../x", "/x", "/x", "/x", "/x", "/x"]),
             ("/a/..", ["/a/..", "/", "/", "/", "/", "/"]),
             ("/%61bc", ["/%61bc", "/abc", "/abc", "/abc", "/abc", "/abc"]),
+            ("/a/..;/b", ["/a/..;/b", "/b", "/b", "/b", "/b", "/b"]),
+            ("/a/.;x=1/b", ["/a/.;x=1/b", "/a/b", "/a/b", "/a/b", "/a/b", "/a/b"]),
+            ("/a/..;\\b", ["/a/..;\\b", "/", "/", "/", "/", "/"]),
+            ("/a/..;x%2fy/b", ["/a/..;x%2fy/b", "/b", "/b", "400", "307 /y/b", "/y/b"]),
+            ("/a\\..;/b", ["/a\\..;/b", "/a/..;/b", "/a/..;/b", "/a/..;/b", "/a/..;/b", "/a/..;/b"]),
+            ("/a/%2e%2e;/b", ["/a/%2e%2e;/b", "/a/..;/b", "/a/..;/b", "/a/..;/b", "/a/..;/b", "/a/..;/b"]),
+            ("/a;x/..;", ["/a;x/..;", "/", "/", "/", "/", "/"]),
             ("/a%20b", ["/a%20b"; 6]),
             ("/a%zz", ["/a%zz"; 6]),
             ("/a%00b", ["/a%00b", "400", "400", "400", "400", "400"]),
