@@ -4,10 +4,9 @@
 
 use aws_lc_rs::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey};
 use aws_lc_rs::{constant_time, hmac};
-use base64::Engine as _;
 
 use super::Refusal;
-use super::token::{BASE64URL, Token, json};
+use super::token::{Token, base64url, json};
 use crate::metadata::Value;
 
 /// More keys than this are more than a set has.
@@ -125,7 +124,7 @@ impl KeySet {
 impl Key {
     fn read(value: &Value) -> Option<Self> {
         let text = |name: &str| value.member(name).and_then(Value::as_text);
-        let bytes = |name: &str| BASE64URL.decode(text(name)?).ok().filter(|bytes| !bytes.is_empty());
+        let bytes = |name: &str| base64url(text(name)?).filter(|bytes| !bytes.is_empty());
         let named = text("alg").filter(|name| !name.is_empty());
         let algorithm = match named {
             Some(name) => Some(Algorithm::from_name(name)?),

@@ -11,13 +11,21 @@ use super::keys::Algorithm;
 use crate::metadata::Value;
 
 /// Base64url, with or without `=` at its end.
-pub(super) const BASE64URL: GeneralPurpose = GeneralPurpose::new(
+const BASE64URL: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new()
         .with_decode_padding_mode(DecodePaddingMode::Indifferent)
         .with_encode_padding(false)
         .with_decode_allow_trailing_bits(true),
 );
+
+/// Decodes base64url. As in Envoy, blanks in it are passed over; what is signed has them all the same.
+pub(super) fn base64url(text: &str) -> Option<Vec<u8>> {
+    if text.bytes().any(|b| b.is_ascii_whitespace()) {
+        return BASE64URL.decode(text.split_ascii_whitespace().collect::<String>()).ok();
+    }
+    BASE64URL.decode(text).ok()
+}
 
 /// A token.
 #[derive(Debug, Clone)]
@@ -50,12 +58,12 @@ impl Token {
         else {
             return Err(Refusal::BadFormat);
         };
-        let header = BASE64URL.decode(head).map_err(|_| Refusal::HeaderBase64)?;
+        let header = base64url(head).ok_or(Refusal::HeaderBase64)?;
         let header = json(&header).ok_or(Refusal::HeaderJson)?;
         let algorithm = header.member("alg").and_then(Value::as_text).ok_or(Refusal::HeaderAlg)?;
         let algorithm = Algorithm::from_name(algorithm).ok_or(Refusal::UnknownAlg)?;
         let key_id = text_member(&header, "kid", Refusal::HeaderKid)?.filter(|id| !id.is_empty());
-        let payload = BASE64URL.decode(body).map_err(|_| Refusal::PayloadBase64)?;
+        let payload = base64url(body).ok_or(Refusal::PayloadBase64)?;
         let payload = json(&payload).ok_or(Refusal::PayloadJson)?;
         let issuer = text_member(&payload, "iss", Refusal::Iss)?.unwrap_or_default();
         let subject = text_member(&payload, "sub", Refusal::Sub)?.unwrap_or_default();
@@ -72,7 +80,7 @@ impl Token {
             Some(_) => return Err(Refusal::Aud),
         };
         text_member(&payload, "jti", Refusal::Jti)?;
-        let signature = BASE64URL.decode(signature).map_err(|_| Refusal::SignatureBase64)?;
+        let signature = base64url(signature).ok_or(Refusal::SignatureBase64)?;
         Ok(Self {
             algorithm,
             key_id,
