@@ -14,12 +14,14 @@ use lateen_traffic::filter::{Asked, Step, Walk};
 use lateen_traffic::forwarding::{self, Client};
 use lateen_traffic::hashing::{self, NewCookies};
 use lateen_traffic::hcm::{Hcm, RouteSource};
-use lateen_traffic::jwt::Outcome;
+use lateen_traffic::jwt::{JwtAuthn, Outcome};
+use lateen_traffic::metadata::{Metadata, Value};
 use lateen_traffic::record::Flags;
 use lateen_traffic::record::Record;
 use lateen_traffic::reply::{self, LocalReply, NameFailure, local_response};
 use lateen_traffic::route::{
-    Action, Forward, NotRouted, PathMatch, RouteConfig, RouteMatch, Routed, Target, WeightedBy, redirect_location,
+    Action, Forward, NotRouted, PathMatch, RouteConfig, RouteMatch, Routed, Target, WeightedBy,
+    direct_location, redirect_location,
 };
 use lateen_traffic::router::{self, Forwarding, NotAccepted, upgrade_allowed};
 use lateen_traffic::{RequestHead, ResponseHead};
@@ -172,7 +174,12 @@ impl<'a> Exchange<'a> {
                     self.response.headers.append("location", location);
                     self.direct(redirect.status, Bytes::new(), Some((routes, routed)));
                 }
-                Action::Direct(direct) => self.direct(direct.status, direct.body.clone(), Some((routes, routed))),
+                Action::Direct(direct) => {
+                    if let Some(location) = direct_location(&self.request, direct.status) {
+                        self.response.headers.append("location", location);
+                    }
+                    self.direct(direct.status, direct.body.clone(), Some((routes, routed)));
+                }
             },
             Err(NotRouted::NotFound) => self.reply(&reply::ROUTE_NOT_FOUND),
             Err(NotRouted::TlsRequired(_)) => {
@@ -250,19 +257,24 @@ impl<'a> Exchange<'a> {
                     let outcome =
                         jwt.check(&mut self.request, of_route.as_ref(), now, metadata, &mut self.world.dice());
                     match outcome {
-                        Outcome::Passes { reroute: true } => found = self.find_route(routes, internal),
-                        Outcome::Passes { reroute: false } | Outcome::Preflight => {}
+                        Outcome::Passes { reroute } => {
+                            self.trace.tell(self.world, || Decision::Token(token_of(&jwt, &self.record.metadata)));
+                            if reroute {
+                                found = self.find_route(routes, internal);
+                            }
+                        }
+                        Outcome::Preflight => {}
                         Outcome::Refused(reply, challenge) => {
                             if let Some(challenge) = challenge {
                                 self.response.headers.append("www-authenticate", challenge);
                             }
-                            self.edit_instead(routes, routed);
-                            self.reply(&reply);
+                            self.answer_instead(routes, routed, &reply);
                             return None;
                         }
                     }
                 }
-                Step::Rbac(_, verdict) => {
+                Step::Rbac(rbac, verdict) => {
+                    self.trace.tell_policies(self.world, &rbac, &verdict);
                     if let Some(denial) = verdict.denial() {
                         self.answer_instead(routes, routed, &denial.reply());
                         return None;
@@ -494,6 +506,13 @@ impl Drop for Exchange<'_> {
             *count -= 1;
         }
     }
+}
+
+/// Who issued a request's token and for whom, as the filter tells others.
+fn token_of(jwt: &JwtAuthn, metadata: &Metadata) -> Option<(String, String)> {
+    let text = |payload: &Value, name| payload.member(name).and_then(Value::as_text).unwrap_or("?").to_owned();
+    let (_, payload) = metadata.of(&jwt.filter).next()?;
+    Some((text(payload, "iss"), text(payload, "sub")))
 }
 
 fn total(forward: &Forward) -> u64 {

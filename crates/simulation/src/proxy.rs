@@ -12,7 +12,7 @@ use lateen_traffic::Config;
 use lateen_traffic::hcm::Hcm;
 use lateen_traffic::listener::{ConnectionFacts, Direction, FilterChain, Listener, Terminal, TransportProtocol};
 use lateen_traffic::metadata::Metadata;
-use lateen_traffic::rbac::Peer;
+use lateen_traffic::rbac::{self, Peer, Rbac};
 use lateen_traffic::record::{Flags, Record};
 use lateen_traffic::{Protocol, RequestHead};
 
@@ -67,6 +67,22 @@ impl Downstream {
             server_name: self.server_name.as_deref(),
             tls: None,
         }
+    }
+
+    /// Asks rules about connections. What logs say of a denial, if it is denied.
+    pub(crate) fn denial(
+        &self,
+        world: &World,
+        rules: &[Arc<Rbac>],
+        metadata: &mut Metadata,
+        trace: &Trace,
+    ) -> Option<String> {
+        let ends = self.ends(self.peer.ip());
+        rules.iter().find_map(|rbac| {
+            let verdict = rbac.decide(ends, None, metadata);
+            trace.tell_policies(world, rbac, &verdict);
+            verdict.denial().map(rbac::Decision::details)
+        })
     }
 
     pub(crate) fn record(&self, world: &World) -> Record {
@@ -199,18 +215,15 @@ impl Proxy {
         said: Said,
         trace: &Trace,
     ) -> Heard {
-        let mut metadata = Metadata::default();
-        let ends = downstream.ends(downstream.peer.ip());
-        let verdicts = chain.rbac.iter().map(|rbac| rbac.decide(ends, None, &mut metadata));
-        if let Some(denial) = verdicts.filter_map(|verdict| verdict.denial().cloned()).next() {
-            return Heard::closed(denial.details());
-        }
         match (&chain.terminal, said) {
-            (Terminal::Http(hcm), Said::Http(request)) => {
-                Exchange::new(world, self, hcm, &downstream, request, trace).serve().await
-            }
-            (Terminal::Http(hcm), Said::Bytes(_) | Said::Tls(_)) => self.refuse(world, hcm, &downstream),
-            (Terminal::Tcp(tcp), said) => self.tunnel(world, tcp, &downstream, said, trace).await,
+            (Terminal::Tcp(tcp), said) => self.tunnel(world, tcp, &chain.rbac, &downstream, said, trace).await,
+            (Terminal::Http(hcm), said) => match (downstream.denial(world, &chain.rbac, &mut Metadata::default(), trace), said) {
+                (Some(denial), _) => Heard::closed(denial),
+                (None, Said::Http(request)) => {
+                    Exchange::new(world, self, hcm, &downstream, request, trace).serve().await
+                }
+                (None, Said::Bytes(_) | Said::Tls(_)) => self.refuse(world, hcm, &downstream),
+            },
         }
     }
 

@@ -8,6 +8,7 @@ use lateen_traffic::RequestHead;
 use lateen_traffic::cluster::{Discovery, NameCache};
 use lateen_traffic::hashing;
 use lateen_traffic::outlier::Report;
+use lateen_traffic::rbac::Rbac;
 use lateen_traffic::record::{Flags, Record};
 use lateen_traffic::reply::UpstreamFailure;
 use lateen_traffic::tcp::TcpProxy;
@@ -25,6 +26,7 @@ impl Proxy {
         self: &Rc<Self>,
         world: &Rc<World>,
         tcp: &TcpProxy,
+        rules: &[Arc<Rbac>],
         downstream: &Downstream,
         said: Said,
         trace: &Trace,
@@ -34,9 +36,15 @@ impl Proxy {
         let heard = match self.connect(world, tcp, downstream, &mut record, trace).await {
             Some((_lease, wire)) => {
                 record.upstream_local = Some(wire.source);
-                let inner = trace.deeper();
-                world.hop().await;
-                wire.reached.take(world, wire.source, said, &inner).await
+                // Rules are asked once the client has spoken; the way on is open by then.
+                if let Some(denial) = downstream.denial(world, rules, &mut record.metadata, trace) {
+                    record.termination_details = denial.clone().into();
+                    Heard::closed(denial)
+                } else {
+                    let inner = trace.deeper();
+                    world.hop().await;
+                    wire.reached.take(world, wire.source, said, &inner).await
+                }
             }
             None => Heard::closed(format!("closed by a proxy ({})", record.flags)),
         };

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lateen_traffic::rbac::{Action, Rbac, Verdict};
 use lateen_traffic::record::Flags;
 
 use crate::world::World;
@@ -28,6 +29,10 @@ pub enum Decision {
     Cluster { name: Arc<str>, weight: Option<(u32, u64)> },
     /// Its head was changed on the way.
     Rewritten { authority: String, path: String },
+    /// Whom its token speaks of, by a claim of the issuer and one of the subject; none if it brings no token.
+    Token(Option<(String, String)>),
+    /// What policies of one action say; `tried`: of those that are only tried.
+    Policies { action: Action, policy: Option<Arc<str>>, tried: bool },
     /// It waits, since a fault is injected.
     Delayed(Duration),
     /// A try, from 1, at a host.
@@ -85,12 +90,40 @@ impl Trace {
         }
     }
 
+    /// Tells what policies said.
+    pub(crate) fn tell_policies(&self, world: &World, rbac: &Rbac, verdict: &Verdict) {
+        let said = [(&rbac.rules, &verdict.enforced, false), (&rbac.shadow, &verdict.shadow, true)];
+        for (told, decision, tried) in said {
+            if let (Some(told), Some(decision)) = (told, decision) {
+                let (action, policy) = (told.rules.action, decision.policy.clone());
+                self.tell(world, || Decision::Policies { action, policy, tried });
+            }
+        }
+    }
+
     /// The decisions so far.
     pub fn decisions(&self) -> Vec<Decision> {
         self.told
             .iter()
             .flat_map(|told| told.borrow().iter().map(|one| one.decision.clone()).collect::<Vec<_>>())
             .collect()
+    }
+}
+
+/// A policy's rule, whose id is `ns[NAMESPACE]-policy[NAME]-rule[NUMBER]` where Istio's conventions hold.
+struct Named<'a>(&'a str);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = || {
+            let (namespace, rest) = self.0.strip_prefix("ns[")?.split_once("]-policy[")?;
+            let (name, number) = rest.split_once("]-rule[")?;
+            Some((namespace, name, number.strip_suffix(']')?))
+        };
+        match parts() {
+            Some((namespace, name, number)) => write!(f, "AuthorizationPolicy {namespace}/{name}, rules[{number}]"),
+            None => write!(f, "policy {}", self.0),
+        }
     }
 }
 
@@ -140,6 +173,19 @@ impl fmt::Display for Decision {
                 write!(f, "cluster {name}, by weight {weight} of {all}")
             }
             Self::Rewritten { authority, path } => write!(f, "goes up as {authority}{path}"),
+            Self::Token(None) => f.write_str("brings no token"),
+            Self::Token(Some((issuer, subject))) => write!(f, "brings a good token of {issuer} for {subject}"),
+            Self::Policies { action, policy, tried } => {
+                f.write_str(if *tried { "dry run: " } else { "" })?;
+                match (action, policy) {
+                    (Action::Allow, None) => f.write_str("no ALLOW policy matches, so it is denied"),
+                    (Action::Deny, None) => f.write_str("no DENY policy matches"),
+                    (Action::Log, None) => f.write_str("no AUDIT policy matches"),
+                    (Action::Allow, Some(id)) => write!(f, "allowed by {}", Named(id)),
+                    (Action::Deny, Some(id)) => write!(f, "denied by {}", Named(id)),
+                    (Action::Log, Some(id)) => write!(f, "audited by {}", Named(id)),
+                }
+            }
             Self::Delayed(time) => write!(f, "waits {time:?}, an injected fault"),
             Self::Try { number, host, pod } => {
                 write!(f, "try {number}: host {host}")?;

@@ -65,6 +65,7 @@ pub struct Pod {
 /// A simulated cluster.
 pub struct World {
     pub clock: Clock,
+    begin: SystemTime,
     dice: RefCell<SmallRng>,
     directory: Directory,
     compiler: Compiler,
@@ -98,18 +99,21 @@ pub(crate) enum Reached {
 }
 
 impl World {
-    /// A cluster with these objects and pods. `seed` is all that chance has.
+    /// A cluster with these objects and pods. `seed` is all that chance has; `begin` is when its clock, which then goes its
+    /// own way, is set to (tokens have an end).
     pub fn new(
         snapshot: Arc<Snapshot>,
         cast: Vec<Cast>,
         directory: Directory,
         config: lateen_pilot::Config,
         seed: u64,
+        begin: SystemTime,
     ) -> Rc<World> {
         let pods: Vec<Rc<Pod>> = cast.into_iter().map(|cast| Rc::new(Pod::new(cast))).collect();
         let addresses = |pod: &Rc<Pod>| pod.addresses.iter().map(|ip| (*ip, Rc::clone(pod))).collect::<Vec<_>>();
         Rc::new(World {
             clock: Clock::default(),
+            begin,
             dice: RefCell::new(SmallRng::seed_from_u64(seed)),
             directory,
             compiler: Compiler::new(snapshot, config),
@@ -137,7 +141,7 @@ impl World {
 
     /// The clock's time as a calendar's.
     pub(crate) fn time(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + self.clock.now()
+        self.begin + self.clock.now()
     }
 
     /// A client's end of a connection that is made now.

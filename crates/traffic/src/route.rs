@@ -19,7 +19,7 @@ use crate::retry::RetryPolicy;
 
 mod rewrite;
 
-pub use rewrite::{Rewritten, redirect_location, rewrite_path, substitute};
+pub use rewrite::{Rewritten, direct_location, redirect_location, rewrite_path, substitute};
 
 /// Envoy's `RouteConfiguration`.
 #[derive(Debug, Clone, Default)]

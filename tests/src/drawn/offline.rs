@@ -88,7 +88,8 @@ impl Offline {
             inside: Box::new(|_| false),
             outside: Rc::clone(&stage) as Rc<dyn Application>,
         };
-        let world = World::new(Arc::clone(snapshot), cast, directory, lateen_pilot::Config::default(), 1);
+        let now = std::time::SystemTime::now();
+        let world = World::new(Arc::clone(snapshot), cast, directory, lateen_pilot::Config::default(), 1, now);
         Computed { world, stage }
     }
 

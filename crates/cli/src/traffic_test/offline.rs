@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::future::{Either, join_all, select};
@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Service;
 use lateen_galley::{Kind, Snapshot};
 use lateen_local::network;
 use lateen_local::rehearsal::{self, Program};
+use lateen_pilot::rules::{KeysAt, keys_wanted};
 use lateen_simulation::{
     Application, Broken, Cast, Directory, Heard, Pod, Request, Said, Target, Trace, Unknown, World,
 };
@@ -46,6 +47,8 @@ pub struct Offline {
     ingress: Option<IpAddr>,
     steps: u32,
     told: usize,
+    /// Keys nobody fetches here; what is not told of them yet.
+    unfetched: Vec<String>,
 }
 
 /// Why one request went where it went, for all that fared like it.
@@ -84,16 +87,20 @@ impl Offline {
         );
         let ingress = snapshot.typed::<Service>(ingress::NAMESPACE, ingress::SERVICE);
         let ingress = ingress.and_then(|service| service.spec.as_ref()?.cluster_ip.as_deref()?.parse().ok());
-        let world =
-            World::new(Arc::new(snapshot.clone()), cast, directory(&snapshot), lateen_pilot::Config::default(), seed);
-        Ok(Offline { world, who, ingress, steps: 0, told: 0 })
+        let unfetched = keys_wanted(&snapshot).into_keys().map(|at| match at {
+            KeysAt::Address(at) | KeysAt::Issuer(at) => format!("keys of {at} are not fetched: its tokens are refused"),
+        });
+        let unfetched = unfetched.collect();
+        let (config, now) = (lateen_pilot::Config::default(), SystemTime::now());
+        let world = World::new(Arc::new(snapshot.clone()), cast, directory(&snapshot), config, seed, now);
+        Ok(Offline { world, who, ingress, steps: 0, told: 0, unfetched })
     }
 
     /// What proxies could not be given so far, or would refuse, since it was last asked.
     pub fn problems(&mut self) -> Vec<String> {
         let new: Vec<String> = self.world.problems().drain(..).skip(self.told).collect();
         self.told += new.len();
-        new
+        self.unfetched.drain(..).chain(new).collect()
     }
 
     /// Runs a step; with explanations if they are wanted.

@@ -33,7 +33,7 @@ use lateen_traffic::hashing::NewCookies;
 use lateen_traffic::hcm::{Hcm, RouteSource};
 use lateen_traffic::record::{Flags, Record};
 use lateen_traffic::reply::{self, LocalReply, local_response};
-use lateen_traffic::route::{Action, NotRouted, RouteConfig, Routed, redirect_location};
+use lateen_traffic::route::{Action, NotRouted, RouteConfig, Routed, direct_location, redirect_location};
 use lateen_traffic::router::{self, NotAccepted};
 use lateen_traffic::{Config, Protocol, RequestHead, ResponseHead};
 use tokio::time::Instant;
@@ -191,6 +191,9 @@ impl<'a, 'r> Exchange<'a, 'r> {
                 Action::Direct(direct) => {
                     self.connection.stats.rq_direct_response.inc();
                     self.record.details = Cow::Borrowed("direct_response");
+                    if let Some(location) = direct_location(self.request, direct.status) {
+                        self.response.headers.append("location", location);
+                    }
                     self.edit_response(routes, routed);
                     self.send_own(direct.status, direct.body.clone(), None).await;
                 }

@@ -53,6 +53,13 @@ fn expand_groups(substitution: &str) -> String {
     out
 }
 
+/// The `location` of an answer that a route gives itself: as in Envoy, what says that something is elsewhere, or was
+/// created, says that it is where it was asked for.
+pub fn direct_location(request: &RequestHead, status: u16) -> Option<String> {
+    let says = status == 201 || (300..400).contains(&status);
+    says.then(|| format!("{}://{}{}", request.scheme, request.authority, request.path))
+}
+
 /// The `location` of a redirect.
 pub fn redirect_location(request: &RequestHead, matched: &RouteMatch, redirect: &Redirect) -> String {
     let scheme = redirect.scheme.as_deref().unwrap_or(&request.scheme);

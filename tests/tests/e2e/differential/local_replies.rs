@@ -34,6 +34,8 @@ fn resources(layout: &Layout) -> Resources {
             {"name": "bad", "match": {"prefix": "/400"}, "direct_response": {"status": 400, "body": {"inline_string": "no"}}},
             {"name": "204", "match": {"prefix": "/204"}, "direct_response": {"status": 204, "body": {"inline_string": "body"}}},
             {"name": "503", "match": {"prefix": "/503"}, "direct_response": {"status": 503}},
+            {"name": "201", "match": {"prefix": "/201"}, "direct_response": {"status": 201, "body": {"inline_string": "made"}}},
+            {"name": "302", "match": {"prefix": "/302"}, "direct_response": {"status": 302}},
             {"name": "filter", "match": {"prefix": "/edited"}, "direct_response": {"status": 200, "body": {"inline_string": "x"}},
                 "response_headers_to_add": [{"header": {"key": "content-type", "value": "text/html"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"},
                     {"header": {"key": "x-more", "value": "1"}}]},
@@ -207,6 +209,8 @@ fn cases() -> Vec<Case> {
         Case::get("direct 400", "/400").seen(400, "- direct_response"),
         Case::get("direct 204 with body", "/204").seen(204, "- direct_response").better("a 204 has no body (RFC 9110, 15.3.5)", 204),
         Case::get("direct 503", "/503"),
+        Case::get("direct 201", "/201?a=b").seen(201, "- direct_response"),
+        Case::get_with("direct 302", "/302", &["x-forwarded-proto: https"]).seen(302, "- direct_response"),
         Case::get("direct response edited", "/edited"),
         Case::of("client gone while waiting")
             .client(vec![say("GET /pinned HTTP/1.1\r\nhost: a.test\r\n@@\r\n\r\n"), Do::Arrival(1), Do::Reset])
