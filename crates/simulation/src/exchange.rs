@@ -20,8 +20,8 @@ use lateen_traffic::record::Flags;
 use lateen_traffic::record::Record;
 use lateen_traffic::reply::{self, LocalReply, NameFailure, local_response};
 use lateen_traffic::route::{
-    Action, Forward, NotRouted, PathMatch, RouteConfig, RouteMatch, Routed, Target, WeightedBy,
-    direct_location, redirect_location,
+    Action, Forward, NotRouted, PathMatch, RouteConfig, RouteMatch, Routed, Target, WeightedBy, direct_location,
+    redirect_location,
 };
 use lateen_traffic::router::{self, Forwarding, NotAccepted, upgrade_allowed};
 use lateen_traffic::{RequestHead, ResponseHead};

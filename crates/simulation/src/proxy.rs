@@ -217,13 +217,15 @@ impl Proxy {
     ) -> Heard {
         match (&chain.terminal, said) {
             (Terminal::Tcp(tcp), said) => self.tunnel(world, tcp, &chain.rbac, &downstream, said, trace).await,
-            (Terminal::Http(hcm), said) => match (downstream.denial(world, &chain.rbac, &mut Metadata::default(), trace), said) {
-                (Some(denial), _) => Heard::closed(denial),
-                (None, Said::Http(request)) => {
-                    Exchange::new(world, self, hcm, &downstream, request, trace).serve().await
+            (Terminal::Http(hcm), said) => {
+                match (downstream.denial(world, &chain.rbac, &mut Metadata::default(), trace), said) {
+                    (Some(denial), _) => Heard::closed(denial),
+                    (None, Said::Http(request)) => {
+                        Exchange::new(world, self, hcm, &downstream, request, trace).serve().await
+                    }
+                    (None, Said::Bytes(_) | Said::Tls(_)) => self.refuse(world, hcm, &downstream),
                 }
-                (None, Said::Bytes(_) | Said::Tls(_)) => self.refuse(world, hcm, &downstream),
-            },
+            }
         }
     }
 

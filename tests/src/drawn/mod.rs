@@ -3,8 +3,10 @@
 //! of every request is compared; and what `lateen-simulation` computes is held against what Envoy did.
 //!
 //! A run consists of rounds. A round has its own services and rules, put in place of the round's before in the same
-//! running proxies, and some hundred requests, all at once.
+//! running proxies, and some hundred requests, all at once. Rounds are of two families: about traffic, and about access.
 
+mod access;
+mod callers;
 pub mod dice;
 mod entries;
 mod http;
@@ -17,6 +19,7 @@ pub mod scenery;
 mod scope;
 mod shrink;
 mod tls;
+mod tokens;
 mod words;
 
 use serde_json::Value;
@@ -53,5 +56,18 @@ impl Round {
             })
             .collect();
         Round { number, scenery: scenery::objects(&services), rules, requests }
+    }
+
+    /// Draws round `number` of a seed, about access.
+    pub fn of_access(seed: u64, number: u64, requests: usize) -> Round {
+        let mut dice = Dice::new(seed, number);
+        let rules = access::draw(&mut dice, number);
+        let requests = (0..requests)
+            .map(|index| {
+                let client = number as u32 * ROUND as u32 + index as u32 + 1;
+                Placed { client, ..callers::draw(&mut dice, number, index) }
+            })
+            .collect();
+        Round { number, scenery: Vec::new(), rules, requests }
     }
 }

@@ -319,7 +319,7 @@ fn answers(dice: &mut Dice, method: &str) -> (Script, Vec<H2Act>) {
 }
 
 /// Bytes that are neither HTTP nor TLS.
-fn tcp(dice: &mut Dice, name: &str, role: Role, to: SocketAddr) -> Placed {
+pub(super) fn tcp(dice: &mut Dice, name: &str, role: Role, to: SocketAddr) -> Placed {
     let said = format!("x-case: {name}\r\n\r\n");
     let answer = format!("heard {}", dice.below(1000));
     let case = Case::of(name).client(vec![Do::Send(said.into_bytes()), Do::End]);

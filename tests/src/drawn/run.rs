@@ -10,7 +10,7 @@ use lateen_pilot::{Config, Pilot};
 use serde_json::Value;
 
 use super::offline::{self, Offline};
-use super::{Round, scenery, scope, shrink};
+use super::{Round, access, scenery, scope, shrink};
 use crate::differential::{self, Outcome};
 use crate::proxy::Kind;
 use crate::stand::{Placed, Role, Stand};
@@ -168,6 +168,7 @@ impl Run {
             let when = SystemTime::UNIX_EPOCH + Duration::from_secs(index as u64 + 1);
             let mut rule = rule.clone();
             scope::import_probe(&mut rule);
+            access::spare_probe(&mut rule);
             if let Some(object) = self.admit(&store, rule, when) {
                 snapshot.insert(object);
             }

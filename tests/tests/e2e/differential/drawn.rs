@@ -5,17 +5,28 @@ use lateen_tests::network;
 
 const SEED: u64 = 20_261_123;
 const ROUNDS: u64 = 30;
+/// Of rounds about access: 3,750 requests.
+const ACCESS_ROUNDS: u64 = 15;
 
 #[tokio::test]
 async fn drawn() {
-    let arguments = ["--exact", "differential::drawn::drawn", "--nocapture"];
+    no_difference("drawn", ROUNDS, Round::draw).await;
+}
+
+#[tokio::test]
+async fn drawn_access() {
+    no_difference("drawn_access", ACCESS_ROUNDS, Round::of_access).await;
+}
+
+async fn no_difference(test: &str, rounds: u64, draw: fn(u64, u64, usize) -> Round) {
+    let arguments = ["--exact", &format!("differential::drawn::{test}"), "--nocapture"];
     if !network::may_enter(&arguments.map(str::to_owned)) {
         return;
     }
     let mut run = Run::start();
     let mut differences = Vec::new();
-    for number in 0..ROUNDS {
-        differences.extend(run.round(&Round::draw(SEED, number, ROUND)).await);
+    for number in 0..rounds {
+        differences.extend(run.round(&draw(SEED, number, ROUND)).await);
     }
     let total = differences.len();
     let shown: Vec<String> = differences
