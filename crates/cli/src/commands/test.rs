@@ -46,6 +46,9 @@ pub struct Arguments {
     /// Write the results here too, as JUnit XML
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
+    /// Leave the certificates of the tests in this folder, for curl and openssl
+    #[arg(long, value_name = "FOLDER", conflicts_with = "offline")]
+    certificates: Option<PathBuf>,
     #[command(flatten)]
     state_dir: StateDir,
 }
@@ -66,7 +69,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
         let snapshot = objects(&arguments, &sources)?;
         offline(&tests, snapshot, &arguments, &report)?
     } else {
-        super::block_on(live(&tests, &arguments.state_dir, &report))?
+        super::block_on(live(&tests, &arguments, &report))?
     };
     report.sum(&results, began.elapsed());
     if let Some(path) = &arguments.junit {
@@ -135,10 +138,10 @@ fn offline(
     Ok(results)
 }
 
-async fn live(tests: &[Written], state: &StateDir, report: &Report) -> Result<Vec<Tested>, Error> {
-    let client = state.client();
-    waiting::in_force(&client, state, &[], PATIENCE).await?;
-    let mut live = Live::new(client).await?;
+async fn live(tests: &[Written], arguments: &Arguments, report: &Report) -> Result<Vec<Tested>, Error> {
+    let state = &arguments.state_dir;
+    waiting::in_force(&state.client(), state, &[], PATIENCE).await?;
+    let mut live = Live::new(state.clone(), arguments.certificates.clone()).await?;
     let mut results = Vec::new();
     for written in tests {
         results.push(run_live(written, &mut live, report).await);
@@ -173,6 +176,10 @@ pub async fn run_live(written: &Written, live: &mut Live, report: &Report) -> Te
     let test = &written.test;
     report.test(&test.metadata.name, &test.spec.title);
     let mut result = Tested::of(written);
+    if let Err(error) = live.prepare(test).await {
+        result.breaks("certificates", &error, report);
+        return result;
+    }
     for step in &test.spec.steps {
         let done = Rc::default();
         let running = live.step(step, &test.metadata.namespace, Rc::clone(&done));

@@ -33,6 +33,7 @@ embedded!(
     "delay",
     "egress",
     "fault-injection",
+    "gateway-tls",
     "header",
     "jwt",
     "mirror",

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lateen_galley::Kind;
-use lateen_local::client::{Client, Selection};
+use lateen_local::client::Selection;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -30,6 +30,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// How long a mesh may take to start, and to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
 const HTTP: u64 = 80;
+/// Where an example's certificates are, in the state directory of a mesh that is kept.
+const CERTIFICATES: &str = "certificates";
 
 /// How to run a demo.
 pub struct Options {
@@ -55,7 +57,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let steps = Steps::new(style);
     let mut mesh = Mesh::start(options.state.clone(), &folder, options.keep)?;
     let outcome = tokio::select! {
-        outcome = sail(&mut mesh, &tests, steps) => outcome,
+        outcome = sail(&mut mesh, &tests, options.keep, steps) => outcome,
         () = asked_to_stop() => Err(Error::Usage("interrupted".to_string())),
     };
     if options.keep && outcome.is_ok() {
@@ -90,18 +92,17 @@ async fn asked_to_stop() {
 }
 
 /// Everything between start and end.
-async fn sail(mesh: &mut Mesh, tests: &[Written], mut steps: Steps) -> Result<(), Error> {
-    let client = match start(mesh, &mut steps).await {
-        Ok(client) => client,
-        Err(error) => {
-            steps.erase();
-            return Err(error);
-        }
-    };
+async fn sail(mesh: &mut Mesh, tests: &[Written], keep: bool, mut steps: Steps) -> Result<(), Error> {
+    if let Err(error) = start(mesh, &mut steps).await {
+        steps.erase();
+        return Err(error);
+    }
     println!();
     let style = Style::of_stdout();
     let report = Report::new(style);
-    let mut live = Live::new(client).await?;
+    // Who keeps the mesh may go on with them.
+    let certificates = keep.then(|| mesh.state().path().join(CERTIFICATES));
+    let mut live = Live::new(mesh.state().clone(), certificates).await?;
     let mut kept = true;
     for written in tests {
         let result = run_live(written, &mut live, &report).await;
@@ -114,7 +115,7 @@ async fn sail(mesh: &mut Mesh, tests: &[Written], mut steps: Steps) -> Result<()
 }
 
 /// Waits for the mesh, its pods and its proxies.
-async fn start(mesh: &mut Mesh, steps: &mut Steps) -> Result<Client, Error> {
+async fn start(mesh: &mut Mesh, steps: &mut Steps) -> Result<(), Error> {
     let deadline = Instant::now() + PATIENCE;
     let client = mesh.state().client();
     steps.doing("starting a node and a control plane");
@@ -139,7 +140,7 @@ async fn start(mesh: &mut Mesh, steps: &mut Steps) -> Result<Client, Error> {
     steps.done("pods", &names.join(", "));
     mesh.settled().await?;
     steps.done("ingress", &format!("http://{}", Ingress::find(&client).await?.authority(HTTP)?));
-    Ok(client)
+    Ok(())
 }
 
 /// Why the mesh has ended, once it has.

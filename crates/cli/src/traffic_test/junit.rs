@@ -11,17 +11,27 @@ pub fn junit(results: &[Result]) -> String {
         let cases = || result.steps.iter().flat_map(|step| step.verdicts.iter().map(move |verdict| (step, verdict)));
         let failures = cases().filter(|(_, verdict)| !verdict.passed).count();
         let errors = usize::from(result.broken.is_some());
+        let left_out: Vec<(&str, &str)> =
+            result.steps.iter().filter_map(|step| Some((step.step.as_str(), step.left_out?))).collect();
         let seconds: f64 = result.steps.iter().map(|step| step.took.as_secs_f64()).sum();
         // Writing to a String cannot fail.
         let _ = writeln!(
             xml,
-            "  <testsuite name=\"{}\" file=\"{}\" tests=\"{}\" failures=\"{failures}\" errors=\"{errors}\" time=\"{seconds:.3}\">",
+            "  <testsuite name=\"{}\" file=\"{}\" tests=\"{}\" failures=\"{failures}\" errors=\"{errors}\" skipped=\"{}\" time=\"{seconds:.3}\">",
             escaped(&result.test),
             escaped(&result.source),
-            cases().count() + errors
+            cases().count() + errors + left_out.len(),
+            left_out.len()
         );
         for (step, verdict) in cases() {
             case(&mut xml, &result.test, step, verdict);
+        }
+        for (step, reason) in left_out {
+            let (name, step, reason) = (escaped(&result.test), escaped(step), escaped(reason));
+            let _ = writeln!(
+                xml,
+                "    <testcase classname=\"{name}\" name=\"{step}\"><skipped message=\"{reason}\"/></testcase>"
+            );
         }
         if let Some(reason) = &result.broken {
             let (name, reason) = (escaped(&result.test), escaped(reason));
@@ -91,18 +101,27 @@ mod tests {
             requests: 2,
             took: Duration::from_millis(1500),
             verdicts: vec![verdict(true, "status 200"), verdict(false, "pods")],
+            left_out: None,
+        };
+        let left_out = Ran {
+            step: "three".to_owned(),
+            took: Duration::ZERO,
+            verdicts: Vec::new(),
+            left_out: Some("not computed"),
+            ..step.clone()
         };
         let result = Result {
             test: "canary".to_owned(),
             source: "t.yaml".to_owned(),
-            steps: vec![step],
+            steps: vec![step, left_out],
             broken: Some("no mesh".to_owned()),
         };
         let expected = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>
 <testsuites name=\"lateen test\">
-  <testsuite name=\"canary\" file=\"t.yaml\" tests=\"3\" failures=\"1\" errors=\"1\" time=\"1.500\">
+  <testsuite name=\"canary\" file=\"t.yaml\" tests=\"4\" failures=\"1\" errors=\"1\" skipped=\"1\" time=\"1.500\">
     <testcase classname=\"canary\" name=\"one &amp; two: status 200\" time=\"1.500\"/>
     <testcase classname=\"canary\" name=\"one &amp; two: pods\" time=\"1.500\"><failure message=\"expected all, seen 1 of 2 &lt;\u{fffd}&gt;\">a&#10;&quot;b&quot;</failure></testcase>
+    <testcase classname=\"canary\" name=\"three\"><skipped message=\"not computed\"/></testcase>
     <testcase classname=\"canary\" name=\"run\"><error message=\"no mesh\"/></testcase>
   </testsuite>
 </testsuites>

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 use super::amount::Amount;
+use super::certificates::{self, Wanted, WantedSecret};
 use super::matching::{Text, Times};
 
 pub const API_VERSION: &str = "test.lateen.dev/v1alpha1";
@@ -54,6 +55,12 @@ pub struct Spec {
     /// What the test shows, in a line.
     #[serde(default)]
     pub title: String,
+    /// Made anew for each run.
+    #[serde(default)]
+    pub certificates: BTreeMap<String, Wanted>,
+    /// Put into the mesh before the first step.
+    #[serde(default)]
+    pub secrets: Vec<WantedSecret>,
     pub steps: Vec<Step>,
 }
 
@@ -85,8 +92,10 @@ pub struct Send {
     /// `ingress`, or the workload whose pod sends: `NAME` or `NAME.NAMESPACE`.
     #[serde(default = "ingress")]
     pub from: String,
-    /// `http://HOST[:PORT][/PATH]` or `tcp://HOST:PORT`.
+    /// `http://HOST[:PORT][/PATH]`, the same with `https`, or `tcp://HOST:PORT`.
     pub url: String,
+    /// Of `https`.
+    pub tls: Option<Tls>,
     #[serde(default = "get")]
     pub method: String,
     #[serde(default)]
@@ -106,6 +115,21 @@ pub struct Send {
     /// How long an answer may take.
     #[serde(default = "patience")]
     pub timeout: Time,
+}
+
+/// How TLS is spoken.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// Whose certificates are believed.
+    #[serde(default = "certificates::usual")]
+    pub authority: String,
+    /// The certificate that is shown if it is asked for; none if empty.
+    #[serde(default)]
+    pub certificate: String,
+    /// The server that is asked for, and whose certificate it must be; the URL's host if empty.
+    #[serde(default)]
+    pub server_name: String,
 }
 
 /// The word for requests that come in through the ingress gateway.
@@ -318,6 +342,7 @@ impl TrafficTest {
             step.send.problems(&format!("{at}.send"), &mut problems);
             step.expect.problems(&format!("{at}.expect"), &step.send, &mut problems);
         }
+        certificates::problems(&self.spec, &mut problems);
         problems
     }
 }
@@ -326,19 +351,17 @@ impl Send {
     /// The URL's parts; `None` if it is none.
     pub fn target(&self) -> Option<Target> {
         let uri: Uri = self.url.parse().ok()?;
-        let tcp = match uri.scheme_str()? {
-            "http" => false,
-            "tcp" => true,
+        let (tcp, tls, usual) = match uri.scheme_str()? {
+            "http" => (false, false, Some(80)),
+            "https" => (false, true, Some(443)),
+            "tcp" => (true, false, None),
             _ => return None,
         };
         let authority = uri.authority()?;
-        let port = match authority.port_u16() {
-            Some(port) => port,
-            None if tcp => return None,
-            None => 80,
-        };
+        let port = authority.port_u16().or(usual)?;
         Some(Target {
             tcp,
+            tls,
             host: authority.host().to_owned(),
             port,
             authority: authority.as_str().to_owned(),
@@ -357,10 +380,17 @@ impl Send {
         let target = self.target();
         match &target {
             None => {
-                tell("url", format!("{:?} is not of the form http://HOST[:PORT][/PATH] or tcp://HOST:PORT", self.url))
+                let forms = "http://HOST[:PORT][/PATH], https://HOST[:PORT][/PATH] or tcp://HOST:PORT";
+                tell("url", format!("{:?} is not of the form {forms}", self.url));
             }
             Some(target) if target.tcp && target.path != "/" => tell("url", "TCP knows no path".to_owned()),
             Some(_) => {}
+        }
+        if self.tls.is_some() && !target.as_ref().is_some_and(|target| target.tls) {
+            tell("tls", "only https:// has it".to_owned());
+        }
+        if self.tls.is_none() && target.as_ref().is_some_and(|target| target.tls) {
+            tell("tls", "https:// needs to know whose certificates are believed: {} is the test's own".to_owned());
         }
         if self.from.is_empty() {
             tell("from", "the name of a workload is required, or ingress".to_owned());
@@ -397,6 +427,8 @@ impl Send {
 pub struct Target {
     /// Bytes, not HTTP.
     pub tcp: bool,
+    /// HTTP over TLS.
+    pub tls: bool,
     pub host: String,
     pub port: u16,
     /// Host and port as written.
@@ -538,7 +570,8 @@ spec:
             ("count: 100", "count: 0", "spec.steps[0].send.count: must be from 1"),
             ("count: 100", "cuont: 100", "spec.steps[0].send.cuont: unknown field, did you mean \"count\"?"),
             ("http://web:8080/x?y=z", "web", "spec.steps[0].send.url: \"web\" is not of the form"),
-            ("http://web:8080/x?y=z", "https://web", "send.url"),
+            ("http://web:8080/x?y=z", "ftp://web", "send.url"),
+            ("http://web:8080/x?y=z", "https://web", "send.tls: https:// needs to know"),
             ("concurrency: 1", "concurrency: 2", "expect.alternating: an order is only there"),
             ("90% ± 2%", "90 %%", "expect.answeredBy.web-v1"),
             ("5xx:", "6xx:", "expect.status"),

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,15 +15,20 @@ use lateen_local::client::{Client, Exec, LogOptions, Selection, Streams};
 use serde_json::Value;
 use tokio::io::AsyncWrite;
 
-use super::kind::{INGRESS, Step};
+use super::certificates::Certificates;
+use super::kind::{INGRESS, Step, TrafficTest};
 use super::outcome::Outcomes;
 use super::who::{Pod, Who};
 use super::{Outcome, Plan, Ran, judge, sending};
 use crate::commands::ingress::Ingress;
 use crate::error::Error;
+use crate::state_dir::StateDir;
+use crate::waiting;
 
 /// How long proxies may take to write down what they did. Envoy keeps lines back for up to ten seconds.
 const LOG_PATIENCE: Duration = Duration::from_secs(15);
+/// How long proxies may take to have the test's Secrets.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at their logs.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The sidecar's container.
@@ -31,6 +37,11 @@ const PROXY: &str = "istio-proxy";
 /// A mesh to test.
 pub struct Live {
     client: Client,
+    state: StateDir,
+    /// Where certificates are left for people, if they are.
+    folder: Option<PathBuf>,
+    /// Of the test that is run.
+    certificates: Certificates,
     who: Who,
     /// Tells this run's requests from everybody else's.
     run: u32,
@@ -43,7 +54,8 @@ impl Live {
     ///
     /// # Errors
     /// When no mesh answers.
-    pub async fn new(client: Client) -> Result<Live, Error> {
+    pub async fn new(state: StateDir, folder: Option<PathBuf>) -> Result<Live, Error> {
+        let client = state.client();
         let list = async |kind| -> Result<Vec<Value>, Error> {
             let mut list = client.list(kind, &Selection::default()).await?;
             Ok(match list.get_mut("items").map(Value::take) {
@@ -54,7 +66,26 @@ impl Live {
         let (pods, rules) = (list(Kind::Pod).await?, list(Kind::DestinationRule).await?);
         let over = |pod: &&Value| !matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
         let who = Who::new(pods.iter().filter(over), &rules);
-        Ok(Live { client, who, run: rand::random(), steps: 0 })
+        Ok(Live { client, state, folder, certificates: Certificates::default(), who, run: rand::random(), steps: 0 })
+    }
+
+    /// Makes a test's certificates, and waits until proxies have what it puts into the mesh.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub async fn prepare(&mut self, test: &TrafficTest) -> Result<(), Error> {
+        if test.spec.certificates.is_empty() {
+            return Ok(());
+        }
+        self.certificates = Certificates::make(&test.spec)?;
+        if let Some(folder) = &self.folder {
+            self.certificates.write(folder)?;
+        }
+        let mut applied = Vec::new();
+        for secret in self.certificates.secrets(&test.spec, &test.metadata.namespace)? {
+            applied.push(self.client.apply(&secret, &test.metadata.namespace, false).await?.object);
+        }
+        waiting::in_force(&self.client, &self.state, &applied, PATIENCE).await
     }
 
     /// Runs a step; `done` counts the requests that have been answered.
@@ -65,7 +96,7 @@ impl Live {
         tokio::time::sleep(step.wait.0).await;
         self.steps += 1;
         let mark = format!("lateen-test/{:08x}.{}", self.run, self.steps);
-        let mut plan = Plan::of(&step.send, &mark)?;
+        let mut plan = Plan::of(&step.send, &mark, &self.certificates)?;
         let began = Instant::now();
         let requests = if step.send.from == INGRESS {
             let authority = Ingress::find(&self.client).await?.authority(plan.port.into())?;
@@ -79,7 +110,7 @@ impl Live {
         let judged = |outcomes: &Outcomes| judge::judge(&step.expect, outcomes, &self.who, namespace);
         if step.expect.received.is_empty() {
             let verdicts = judged(&outcomes);
-            return Ok(Ran { step: step.name.clone(), requests: step.send.count, took, verdicts });
+            return Ok(Ran::of(step, took, verdicts));
         }
         let deadline = Instant::now() + LOG_PATIENCE;
         loop {
@@ -88,7 +119,7 @@ impl Live {
             let so_far = verdicts.iter().all(|verdict| verdict.passed || !verdict.what.starts_with("received"));
             // What has not arrived may still be on its way: a mirrored copy is nobody's answer.
             if so_far || Instant::now() >= deadline {
-                return Ok(Ran { step: step.name.clone(), requests: step.send.count, took, verdicts });
+                return Ok(Ran::of(step, took, verdicts));
             }
             tokio::time::sleep(PAUSE).await;
         }

@@ -2,6 +2,7 @@
 //! compiled to; the kind, and how answers are judged, are the same (docs/traffic-tests.md).
 
 mod amount;
+mod certificates;
 mod cookies;
 mod judge;
 mod junit;
@@ -21,6 +22,7 @@ use crate::error::Error;
 
 pub use judge::Verdict;
 pub use junit::junit;
+use kind::Step;
 pub use kind::{Written, read};
 pub use live::Live;
 pub use offline::Offline;
@@ -38,6 +40,15 @@ pub struct Ran {
     pub took: Duration,
     /// One for each expectation.
     pub verdicts: Vec<Verdict>,
+    /// Why nothing was sent, if nothing could be computed.
+    pub left_out: Option<&'static str>,
+}
+
+impl Ran {
+    /// A step whose requests were sent.
+    fn of(step: &Step, took: Duration, verdicts: Vec<Verdict>) -> Ran {
+        Ran { step: step.name.clone(), requests: step.send.count, took, verdicts, left_out: None }
+    }
 }
 
 /// How one test fared.

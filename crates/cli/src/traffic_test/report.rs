@@ -60,6 +60,10 @@ impl Report {
     }
 
     pub fn step(&self, ran: &Ran) {
+        if let Some(reason) = ran.left_out {
+            println!("  {}\n    {} {}", ran.step, self.style.dim("-"), self.style.dim(reason));
+            return;
+        }
         let requests = format!(
             "{} in {:.0?}",
             if ran.requests == 1 { "1 request".to_owned() } else { format!("{} requests", ran.requests) },
@@ -113,6 +117,10 @@ impl Report {
         let mut text = format!("{kept} kept, {failed} not");
         if broken > 0 {
             text.push_str(&format!(", {broken} tests could not be run"));
+        }
+        let left_out = results.iter().flat_map(|result| &result.steps).filter(|step| step.left_out.is_some()).count();
+        if left_out > 0 {
+            text.push_str(&format!(", {left_out} steps left out"));
         }
         let good = failed + broken == 0;
         let text = if good { self.style.good(&text) } else { self.style.bad(&text) };

@@ -3,8 +3,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,12 +15,18 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, Uri};
 use hyper_util::rt::TokioIo;
+use lateen_citadel::certificate;
+use rustls::ClientConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
 
+use super::certificates::Certificates;
 use super::cookies::Jar;
 use super::kind::Send;
 use super::outcome::Outcome;
@@ -39,6 +47,7 @@ pub struct Plan {
     pub path: String,
     /// Bytes, not HTTP: the body is sent, and what comes back until the other side is done is the answer.
     pub tcp: bool,
+    pub tls: Option<Tls>,
     pub method: String,
     pub headers: BTreeMap<String, String>,
     pub body: String,
@@ -49,19 +58,42 @@ pub struct Plan {
     pub timeout: Duration,
 }
 
+/// How TLS is spoken.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Tls {
+    /// The server that is asked for, and whose certificate it must be.
+    pub name: String,
+    /// Whose certificates are believed, in PEM.
+    pub authorities: String,
+    /// What is shown if it is asked for: certificate and key in PEM.
+    pub certificate: Option<(String, String)>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tls({})", self.name)
+    }
+}
+
 impl Plan {
     /// What a step sends, told apart from other requests by its user-agent unless it has one of its own.
     ///
     /// # Errors
     /// When its URL is none.
-    pub fn of(send: &Send, mark: &str) -> Result<Plan, Error> {
+    pub fn of(send: &Send, mark: &str, certificates: &Certificates) -> Result<Plan, Error> {
         let target = send.target().ok_or_else(|| Error::Usage(format!("{:?} is not a URL", send.url)))?;
         let mut headers = send.headers.clone();
         if !send.names_user_agent() {
             headers.insert("user-agent".to_owned(), mark.to_owned());
         }
+        let tls = send.tls.as_ref().map(|tls| Tls {
+            name: if tls.server_name.is_empty() { target.host.clone() } else { tls.server_name.clone() },
+            authorities: certificates.authority(&tls.authority).unwrap_or_default().to_owned(),
+            certificate: certificates.pair(&tls.certificate).map(|pair| (pair.certificate.clone(), pair.key.clone())),
+        });
         Ok(Plan {
             address: None,
+            tls,
             host: target.host,
             port: target.port,
             authority: target.authority,
@@ -87,6 +119,7 @@ pub async fn run(plan: Plan, done: Rc<Cell<u64>>) -> Vec<Outcome> {
         clients,
         outcomes: RefCell::new(Vec::with_capacity(usize::try_from(plan.count).unwrap_or(0))),
         done,
+        secured: plan.tls.as_ref().map(|tls| tls.connector().map_err(|error| format!("TLS: {}", reasons(&*error)))),
         plan,
     });
     let workers = (0..sender.plan.concurrency).map(|_| Rc::clone(&sender).work());
@@ -96,8 +129,45 @@ pub async fn run(plan: Plan, done: Rc<Cell<u64>>) -> Vec<Outcome> {
     outcomes
 }
 
+impl Tls {
+    fn connector(&self) -> Result<(TlsConnector, ServerName<'static>), Box<dyn std::error::Error>> {
+        let roots = certificate::root_store(&certificate::read_pem(&self.authorities)?)?;
+        let config = ClientConfig::builder_with_provider(certificate::provider())
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots);
+        let mut config = match &self.certificate {
+            None => config.with_no_client_auth(),
+            Some((chain, key)) => config
+                .with_client_auth_cert(certificate::read_pem(chain)?, PrivateKeyDer::from_pem_slice(key.as_bytes())?)?,
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok((TlsConnector::from(Arc::new(config)), ServerName::try_from(self.name.clone())?))
+    }
+}
+
+/// What bytes go over.
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
+/// An error and what it comes of: what a library says first is often the least.
+fn reasons(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = error.source();
+    }
+    text
+}
+
 struct Sender {
     plan: Plan,
+    /// How TLS is spoken, or why it cannot be.
+    secured: Option<Result<(TlsConnector, ServerName<'static>), String>>,
     next: Cell<u64>,
     clients: Vec<Client>,
     outcomes: RefCell<Vec<Outcome>>,
@@ -157,7 +227,7 @@ impl Sender {
 
     async fn http(&self, client: &Client) -> Result<Answer, String> {
         let mut sender = self.connection(client).await?;
-        let response = sender.send_request(self.request(client)?).await.map_err(|error| error.to_string())?;
+        let response = sender.send_request(self.request(client)?).await.map_err(|error| reasons(&error))?;
         let (parts, body) = response.into_parts();
         if self.plan.cookies {
             let given = parts.headers.get_all(header::SET_COOKIE).iter().filter_map(|value| value.to_str().ok());
@@ -202,8 +272,16 @@ impl Sender {
             }
         }
         let stream = self.connect(client).await?;
+        let stream: Box<dyn Stream> = match &self.secured {
+            None => Box::new(stream),
+            Some(Err(reason)) => return Err(reason.clone()),
+            Some(Ok((connector, name))) => {
+                let made = connector.connect(name.clone(), stream).await;
+                Box::new(made.map_err(|error| format!("TLS: {}", reasons(&error)))?)
+            }
+        };
         let (sender, connection) =
-            http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+            http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(|error| reasons(&error))?;
         // How a connection ends shows in its requests.
         tokio::task::spawn_local(connection);
         Ok(sender)

@@ -48,6 +48,7 @@ pub fn add_service(scope: &View<'_>, entry: &Entry, memo: &mut Memo, made: &mut 
             let known =
                 !matches!(discovery, Discovery::OriginalDst { .. }) && policy.balancing != Balancing::Passthrough;
             let transport = server.transport(&policy, port.number, subset, known);
+            made.credentials.extend(transport.credentials());
             if eds {
                 let preference = preference.clone();
                 made.endpoints.push(memo.get(ClusterEndpoints { cluster: name.clone(), endpoints, preference }));

@@ -32,6 +32,8 @@ pub struct Outbound {
     /// Listeners by the first address of each, by which a proxy leaves out those that lead to its own workload.
     listeners_at: HashMap<IpAddr, Vec<Arc<str>>>,
     routes: Resources,
+    /// Names of the credentials that clusters need of the control plane.
+    credentials: BTreeSet<String>,
     conflicts: Vec<plan::outbound::Conflict>,
     /// The services proxies reach, as they see them, by host: what befalls others is nothing to them.
     services: HashMap<Arc<str>, Arc<Service>>,
@@ -44,6 +46,7 @@ pub struct Made {
     endpoints: Vec<Resource>,
     listeners: Vec<(IpAddr, Resource)>,
     routes: Vec<Resource>,
+    credentials: BTreeSet<String>,
     conflicts: Vec<plan::outbound::Conflict>,
 }
 
@@ -89,6 +92,7 @@ pub fn outbound(world: &World, key: &ScopeKey, before: Option<&Outbound>, memo: 
         listeners: resource::follow(&before.listeners, by_name(listeners)),
         listeners_at,
         routes: resource::follow(&before.routes, by_name(made.routes)),
+        credentials: made.credentials,
         conflicts: made.conflicts,
         services: services.collect(),
     }
@@ -156,7 +160,7 @@ pub fn assemble(
         .iter()
         .map(|conflict| format!("{} on {}:{}: {}", conflict.host, conflict.address, conflict.port, conflict.reason))
         .collect();
-    let mut credentials = BTreeSet::new();
+    let mut credentials = outbound.credentials.clone();
     let (listeners, routes) = match node.node_type {
         NodeType::Sidecar => {
             let mut listeners = outbound.listeners.clone();

@@ -3,6 +3,7 @@
 //! Source: Istio `core/cluster_tls.go`, `core/cluster_traffic_policy.go` (applyUpstreamProxyProtocol).
 
 use super::{proxy_protocol, secret, wire};
+use crate::credentials;
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster, cluster::TransportSocketMatch};
 use envoy_types::pb::envoy::config::core::v3::{
     DataSource, TransportSocket, UpstreamHttpProtocolOptions, data_source::Specifier, transport_socket::ConfigType,
@@ -87,6 +88,20 @@ impl Transport {
             }
             Transport::Own(own) => cluster.transport_socket = Some(wrapped(tls(&own.context(http2)))),
         }
+    }
+
+    /// Names of the secrets that the control plane is asked for.
+    pub fn credentials(&self) -> impl Iterator<Item = String> {
+        let own = match self {
+            Transport::Own(own) if !own.settings.credential_name.is_empty() => Some(own),
+            _ => None,
+        };
+        own.into_iter().flat_map(|own| {
+            let name = credentials::resource_name(&own.settings.credential_name);
+            let authorities = (!own.trusts_anybody()).then(|| format!("{name}{}", credentials::AUTHORITIES));
+            let certificate = (own.settings.mode == ClientTlsMode::Mutual).then_some(name);
+            certificate.into_iter().chain(authorities)
+        })
     }
 
     /// What HTTP has to do with it: the server is asked for, and verified to be, the host that each request names, where
