@@ -43,8 +43,22 @@ impl Authority {
 
     /// The same, with changes.
     pub fn sign_with(&self, host: &str, workload: &str, change: impl FnOnce(&mut CertificateParams)) -> Certified {
+        self.sign_key(KeyPair::generate().expect("a key"), host, workload, change)
+    }
+
+    /// A certificate of a host's name whose key is of RSA.
+    pub fn sign_rsa(&self, host: &str) -> Certified {
+        self.sign_key(KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).expect("a key"), host, "", |_| ())
+    }
+
+    fn sign_key(
+        &self,
+        key: KeyPair,
+        host: &str,
+        workload: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Certified {
         use rcgen::PublicKeyData as _;
-        let key = KeyPair::generate().expect("a key");
         let names = if host.is_empty() { vec![] } else { vec![host.to_owned()] };
         let mut params = CertificateParams::new(names).expect("names");
         params.distinguished_name = rcgen::DistinguishedName::new();

@@ -10,7 +10,7 @@
 mod content;
 mod names;
 
-pub use names::{AUTHORITIES, resource_name};
+pub use names::{authorities_name, resource_name};
 
 use crate::node::Node;
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};

@@ -7,6 +7,7 @@ mod differential;
 mod drain;
 mod examples;
 mod faults;
+mod gateway_tls;
 mod hosts;
 mod identity;
 mod issuers;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// What the name of a Secret's authorities ends in.
-pub const AUTHORITIES: &str = "-cacert";
+pub(super) const AUTHORITIES: &str = "-cacert";
 
 const SECRET: &str = "kubernetes://";
 const CONFIG_MAP: &str = "configmap://";
@@ -32,6 +32,15 @@ pub fn resource_name(name: &str) -> String {
     match name.starts_with(SECRET) || name.starts_with(CONFIG_MAP) {
         true => name.to_owned(),
         false => format!("{SECRET}{name}"),
+    }
+}
+
+/// The same for the authorities of that name: a Secret is known by the suffix to be asked for those, and no key.
+pub fn authorities_name(name: &str) -> String {
+    let name = resource_name(name);
+    match name.starts_with(CONFIG_MAP) || name.ends_with(AUTHORITIES) {
+        true => name,
+        false => name + AUTHORITIES,
     }
 }
 

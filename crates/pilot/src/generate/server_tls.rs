@@ -80,8 +80,8 @@ impl ServerTls {
     /// Authorities by which clients are checked; of several certificates the first one's Secret has them.
     fn authorities(&self) -> Option<String> {
         match self.settings.ca_cert_credential_name.as_str() {
-            "" => self.certificates().first().map(|name| format!("{name}{}", credentials::AUTHORITIES)),
-            name => Some(credentials::resource_name(name)),
+            "" => self.certificates().first().map(|name| credentials::authorities_name(name)),
+            name => Some(credentials::authorities_name(name)),
         }
     }
 

@@ -98,7 +98,7 @@ impl Transport {
         };
         own.into_iter().flat_map(|own| {
             let name = credentials::resource_name(&own.settings.credential_name);
-            let authorities = (!own.trusts_anybody()).then(|| format!("{name}{}", credentials::AUTHORITIES));
+            let authorities = (!own.trusts_anybody()).then(|| credentials::authorities_name(&name));
             let certificate = (own.settings.mode == ClientTlsMode::Mutual).then_some(name);
             certificate.into_iter().chain(authorities)
         })
