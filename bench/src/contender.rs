@@ -10,6 +10,7 @@ use lateen_tests::process::Process;
 use lateen_tests::proxy::{Kind, Proxy};
 use serde_json::{Value, json};
 
+use crate::encrypted;
 use crate::job::Job;
 
 /// A proxy under measurement.
@@ -52,7 +53,11 @@ impl Contender {
             Contender::Envoy => envoy_kind(Kind::Envoy, job, ports, dir).await,
             Contender::Haproxy => {
                 let file = dir.join("haproxy.cfg");
-                std::fs::write(&file, haproxy(job, ports)).expect("the configuration is written");
+                let text = match job.is_encrypted() {
+                    true => encrypted::haproxy(job, ports, lateen_tests::ports::free(), dir),
+                    false => haproxy(job, ports),
+                };
+                std::fs::write(&file, text).expect("the configuration is written");
                 let mut command = Command::new(peers::program("haproxy"));
                 command.args(["-db", "-f"]).arg(file);
                 Process::start(command, "haproxy", dir)
@@ -64,47 +69,54 @@ impl Contender {
 
 /// Both read the very same file.
 async fn envoy_kind(kind: Kind, job: Job, ports: Ports, dir: &Path) -> Process {
-    let layout = Layout::new(dir, &[], &[("backend", ports.backend)]);
-    let file = sidecar(job, &layout, ports.front);
+    let layout = Layout::new(dir, &[encrypted::INNER], &[("backend", ports.backend)]);
+    let file = match job.is_encrypted() {
+        true => encrypted::pair(job, &layout, ports.front),
+        false => sidecar(job, &layout, ports.front),
+    };
     Proxy::start(kind, &file, layout.admin, dir).await.process
 }
 
-/// A bootstrap as heavy as a sidecar's: access log, retry policy, request ids, timeouts.
-fn sidecar(job: Job, layout: &Layout, front: u16) -> Value {
+/// What a sidecar does with a connection: access log, retry policy, request ids, timeouts.
+pub fn filter(job: Job, layout: &Layout, name: &str, cluster: &str) -> Value {
     let log = bootstrap::file_log(&layout.access_log(), SIDECAR_LOG);
-    let filter = match job {
-        Job::Tcp => bootstrap::tcp(layout, "bench", json!({"cluster": "backend", "access_log": log})),
-        Job::Http1 | Job::H2c => {
+    match job.is_of_bytes() {
+        true => bootstrap::tcp(layout, name, json!({"cluster": cluster, "access_log": log})),
+        false => {
             let hosts = json!([{"name": "all", "domains": ["*"], "include_request_attempt_count": true, "routes": [{
                 "name": "default", "match": {"prefix": "/"},
-                "route": {"cluster": "backend", "timeout": "15s", "retry_policy": {
+                "route": {"cluster": cluster, "timeout": "15s", "retry_policy": {
                     "retry_on": "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes", "num_retries": 2}},
             }]}]);
             bootstrap::http(
                 layout,
-                "bench",
+                name,
                 hosts,
                 json!({"access_log": log, "use_remote_address": false, "normalize_path": true}),
             )
         }
-    };
+    }
+}
+
+/// A bootstrap as heavy as a sidecar's.
+fn sidecar(job: Job, layout: &Layout, front: u16) -> Value {
     let listener = json!({
         "name": "bench",
         "address": {"socket_address": {"address": "127.0.0.1", "port_value": front}},
-        "filter_chains": [{"filters": [filter]}],
+        "filter_chains": [{"filters": [filter(job, layout, "bench", "backend")]}],
     });
     let more = match job {
         Job::H2c => bootstrap::http2_upstream(),
-        Job::Http1 | Job::Tcp => json!({}),
+        _ => json!({}),
     };
     bootstrap::fixed(layout, &[listener], &[bootstrap::cluster(layout, "backend", &["backend"], more)])
 }
 
 fn haproxy(job: Job, Ports { front, backend }: Ports) -> String {
     let (mode, proto) = match job {
-        Job::Http1 => ("http", ""),
         Job::H2c => ("http", " proto h2"),
         Job::Tcp => ("tcp", ""),
+        _ => ("http", ""),
     };
     format!(
         "global\n  nbthread 1\n  maxconn 4096\n\

@@ -27,14 +27,24 @@ pub enum Job {
     H2c,
     /// A TCP stream through the proxy
     Tcp,
+    /// HTTP/1.1 through two proxies with mutual TLS between them
+    Mtls,
+    /// The same with HTTP/2 between them
+    MtlsHttp2,
+    /// A TCP stream through two proxies with mutual TLS between them
+    MtlsTcp,
+    /// A new connection of mutual TLS for each request
+    Handshakes,
+    /// The same, each continuing a session
+    Resumptions,
 }
 
 /// What one measurement found.
 #[derive(Clone, Copy, Debug)]
 pub struct Figure {
-    /// CPU microseconds of the proxy process per request, or per MiB for TCP.
+    /// CPU microseconds of the proxy process per request or connection, or per MiB for TCP.
     pub cpu_us: f64,
-    /// Requests, or MiB, per second.
+    /// Requests, connections, or MiB, per second.
     pub rate: f64,
     /// Microseconds; 0 for TCP.
     pub p50_us: f64,
@@ -44,8 +54,18 @@ pub struct Figure {
 }
 
 impl Job {
-    pub fn all() -> [Job; 3] {
-        [Job::Http1, Job::H2c, Job::Tcp]
+    pub fn all() -> &'static [Job] {
+        Self::value_variants()
+    }
+
+    /// Two proxies, with TLS between them.
+    pub fn is_encrypted(self) -> bool {
+        !matches!(self, Job::Http1 | Job::H2c | Job::Tcp)
+    }
+
+    /// No requests, a stream.
+    pub fn is_of_bytes(self) -> bool {
+        matches!(self, Job::Tcp | Job::MtlsTcp)
     }
 
     pub fn title(self) -> &'static str {
@@ -53,21 +73,32 @@ impl Job {
             Job::Http1 => "HTTP/1.1: 64 keep-alive connections, 1 KiB answers, one worker each",
             Job::H2c => "HTTP/2 without TLS on both sides: 16 connections of 4 streams, 1 KiB answers, one worker each",
             Job::Tcp => "TCP: 4 streams from server to client, one worker each",
+            Job::Mtls => "Two proxies, mutual TLS and HTTP/1.1 between them: 64 keep-alive connections, 1 KiB answers",
+            Job::MtlsHttp2 => {
+                "Two proxies, mutual TLS and HTTP/2 between them: 64 keep-alive connections, 1 KiB answers"
+            }
+            Job::MtlsTcp => "Two proxies, mutual TLS between them: 4 streams from server to client",
+            Job::Handshakes => "New connections of mutual TLS, both ends counted, one for each request of 64 clients",
+            Job::Resumptions => "The same, each connection continuing a session",
         }
     }
 
     pub fn contenders(self) -> &'static [Contender] {
         match self {
             Job::Http1 => &[Contender::Lateen, Contender::Envoy, Contender::Haproxy, Contender::Nginx],
-            Job::H2c | Job::Tcp => &[Contender::Lateen, Contender::Envoy, Contender::Haproxy],
+            Job::H2c | Job::Tcp | Job::Mtls | Job::MtlsHttp2 | Job::MtlsTcp => {
+                &[Contender::Lateen, Contender::Envoy, Contender::Haproxy]
+            }
+            Job::Handshakes | Job::Resumptions => &[Contender::Lateen, Contender::Envoy],
         }
     }
 
     /// What CPU and rate are counted by.
     pub fn unit(self) -> &'static str {
         match self {
-            Job::Http1 | Job::H2c => "request",
-            Job::Tcp => "MiB",
+            Job::Http1 | Job::H2c | Job::Mtls | Job::MtlsHttp2 => "request",
+            Job::Tcp | Job::MtlsTcp => "MiB",
+            Job::Handshakes | Job::Resumptions => "connection",
         }
     }
 }
@@ -83,9 +114,9 @@ pub async fn measure(job: Job, contender: Contender, duration: Duration) -> Figu
     let dir = tempfile::tempdir().expect("a temporary directory");
     let source = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let mut backend = None;
-    let behind = match job {
-        Job::Tcp => source.local_addr().expect("its address").port(),
-        Job::Http1 | Job::H2c => {
+    let behind = match job.is_of_bytes() {
+        true => source.local_addr().expect("its address").port(),
+        false => {
             let port = ports::free();
             backend = Some(contender::backend(job, port, dir.path()));
             listening(port).await;
@@ -98,9 +129,9 @@ pub async fn measure(job: Job, contender: Contender, duration: Duration) -> Figu
     listening(ports.front).await;
 
     // Streams need less than the generators of requests, which count in whole seconds.
-    let (warm_up, duration) = match job {
-        Job::Tcp => (WARM_UP / 4, duration / 2),
-        Job::Http1 | Job::H2c => (WARM_UP, duration),
+    let (warm_up, duration) = match job.is_of_bytes() {
+        true => (WARM_UP / 4, duration / 2),
+        false => (WARM_UP, duration),
     };
     load(job, ports.front, warm_up).await;
     let before = proxy.cost().expect("the proxy runs");
@@ -137,9 +168,9 @@ impl Run {
 
 async fn load(job: Job, port: u16, duration: Duration) -> Run {
     match job {
-        Job::Http1 => tokio::task::spawn_blocking(move || wrk(port, duration)).await.expect("wrk runs"),
+        Job::Tcp | Job::MtlsTcp => drain(port, duration).await,
         Job::H2c => tokio::task::spawn_blocking(move || h2load(port, duration)).await.expect("h2load runs"),
-        Job::Tcp => drain(port, duration).await,
+        _ => tokio::task::spawn_blocking(move || wrk(port, duration)).await.expect("wrk runs"),
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod contender;
 mod control_plane;
+mod encrypted;
 mod job;
 mod report;
 mod scale;
@@ -65,8 +66,8 @@ fn main() {
             return scale(&options.scale).await;
         }
         for job in Job::all() {
-            if options.job.is_empty() || options.job.contains(&job) {
-                run(job, &options).await;
+            if options.job.is_empty() || options.job.contains(job) {
+                run(*job, &options).await;
             }
         }
         if options.job.is_empty() && !options.no_services {

@@ -23,7 +23,7 @@ fn of(round: &Round, contender: Contender) -> Option<Figure> {
 pub fn table(job: Job, contenders: &[Contender], rounds: &[Round]) -> String {
     let unit = job.unit();
     let mut text = format!(
-        "  {:<8} {:>14} {:>12} {:>9} {:>9} {:>9}   {:>11} {:>11}\n",
+        "  {:<8} {:>17} {:>14} {:>9} {:>9} {:>9}   {:>11} {:>11}\n",
         "",
         format!("CPU us/{unit}"),
         format!("{unit}s/s"),
@@ -44,7 +44,7 @@ pub fn table(job: Job, contenders: &[Contender], rounds: &[Round]) -> String {
             median(ratios).map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))
         };
         text.push_str(&format!(
-            "  {:<8} {:>14.1} {:>12.0} {:>9.0} {:>9.0} {:>9.1}   {:>11} {:>11}\n",
+            "  {:<8} {:>17.1} {:>14.0} {:>9.0} {:>9.0} {:>9.1}   {:>11} {:>11}\n",
             contender.name(),
             figure(|f| f.cpu_us),
             figure(|f| f.rate),
