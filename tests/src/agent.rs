@@ -30,9 +30,9 @@ pub fn domain() -> TrustDomain {
 /// # Panics
 /// When there is no port for the authority, or no place for its files.
 pub async fn begin(directory: &Path, identity: &str, life: Duration) -> (Arc<Ca>, Options) {
-    let settings = Settings { trust_domain: domain(), default_ttl: life, max_ttl: life, announce: life * 5 / 8 };
+    let settings = Settings { default_ttl: life, max_ttl: life, announce: life * 5 / 8, ..Settings::default() };
     let store = Store::at(directory.join("ca")).expect("a directory");
-    let authority = store.load(settings, None, KeyType::EcdsaP256, SystemTime::now()).expect("an authority");
+    let authority = store.load(settings, None, SystemTime::now()).expect("an authority");
     let ca = Ca::new(authority, store);
     tokio::spawn(Arc::clone(&ca).tend());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -53,6 +53,7 @@ pub async fn begin(directory: &Path, identity: &str, life: Duration) -> (Arc<Ca>
         authority: server.clone(),
         discovery: server,
         roots: directory.join("roots.pem"),
+        federated: directory.join("federated.pem"),
         revocations: directory.join("crl.pem"),
         token: directory.join("token"),
         secrets_socket: directory.join("sds"),

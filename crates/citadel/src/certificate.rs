@@ -53,6 +53,10 @@ pub struct Facts {
     pub uris: Vec<String>,
     /// `SubjectPublicKeyInfo`, DER.
     pub public_key: Vec<u8>,
+    /// Its subject as one line: `O=mesh.example, CN=root`.
+    pub subject: String,
+    /// The common name in its subject; empty if there is none.
+    pub common_name: String,
     /// In hexadecimal, as `openssl x509 -serial` shows it without colons.
     pub serial: String,
 }
@@ -78,6 +82,14 @@ impl Facts {
             is_authority: constraints.is_some_and(|constraints| constraints.value.ca),
             uris: names.filter_map(uri).collect(),
             public_key: read.public_key().raw.to_vec(),
+            subject: read.subject().to_string(),
+            common_name: read
+                .subject()
+                .iter_common_name()
+                .next()
+                .and_then(|name| name.as_str().ok())
+                .unwrap_or_default()
+                .to_owned(),
             serial: read.tbs_certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
         })
     }
@@ -130,18 +142,18 @@ pub fn read_roots(pem: &str) -> Result<(), CertificateError> {
     if some { Ok(()) } else { Err(CertificateError::None) }
 }
 
-/// Whether a PEM text holds lists of revoked certificates (RFC 5280 5).
+/// The lists of revoked certificates (RFC 5280 5) of a PEM text.
 ///
 /// # Errors
 /// When there is none, or one is damaged.
-pub fn read_revocations(pem: &str) -> Result<(), CertificateError> {
-    let mut some = false;
+pub fn revocations(pem: &str) -> Result<Vec<CertificateRevocationListDer<'static>>, CertificateError> {
+    let mut lists = Vec::new();
     for list in CertificateRevocationListDer::pem_slice_iter(pem.as_bytes()) {
         let list = list.map_err(|error| CertificateError::Unreadable(error.to_string()))?;
         CertificateRevocationList::from_der(&list).map_err(|error| CertificateError::Unreadable(error.to_string()))?;
-        some = true;
+        lists.push(list);
     }
-    if some { Ok(()) } else { Err(CertificateError::NoList) }
+    if lists.is_empty() { Err(CertificateError::NoList) } else { Ok(lists) }
 }
 
 /// Certificates as PEM, one after the other.

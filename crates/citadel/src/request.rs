@@ -13,7 +13,7 @@ use x509_parser::prelude::{FromDer as _, GeneralName};
 use x509_parser::public_key::PublicKey;
 
 use crate::key::Key;
-use crate::spiffe::Identity;
+use crate::spiffe::{Identity, TrustDomains};
 
 /// Longest request that is looked at, in bytes of PEM. One with an RSA key of 8192 bits has about 3000.
 pub const MAX_BYTES: usize = 16 << 10;
@@ -91,16 +91,26 @@ impl SigningRequest {
         Ok(Self { public_key, names })
     }
 
-    /// Whether it asks for no other name than the caller's. One that asks for none is content with that.
+    /// The name it asks for, which has to be the caller's and no other; one that asks for none is content with that. The
+    /// caller's service account has a name under each of the mesh's trust domains: a workload that was started under
+    /// one keeps it while the mesh moves to another.
     ///
     /// # Errors
     /// The name that is not the caller's.
-    pub fn is_for(&self, caller: &Identity) -> Result<(), RequestError> {
-        let own = caller.to_string();
-        match self.names.iter().find(|name| **name != own) {
-            Some(other) => Err(RequestError::Identity { asked: other.clone(), caller: caller.clone() }),
-            None => Ok(()),
+    pub fn identity(&self, caller: &Identity, mesh: &TrustDomains) -> Result<Identity, RequestError> {
+        let mut asked: Option<Identity> = None;
+        for name in &self.names {
+            let own = name.parse().ok().filter(|identity: &Identity| {
+                let domain = identity.trust_domain();
+                (domain == caller.trust_domain() || mesh.contain(domain)) && *identity == caller.within(domain.clone())
+            });
+            // Names are read strictly: what is equal now was the same text.
+            match own.filter(|own| asked.as_ref().is_none_or(|asked| asked == own)) {
+                Some(own) => asked = Some(own),
+                None => return Err(RequestError::Identity { asked: name.clone(), caller: caller.clone() }),
+            }
         }
+        Ok(asked.unwrap_or_else(|| caller.clone()))
     }
 }
 

@@ -21,6 +21,28 @@ pub struct Identity {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TrustDomain(String);
 
+/// The names of one mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustDomains {
+    /// Under which new names are given.
+    pub own: TrustDomain,
+    /// Under which its workloads have names too: from before, say.
+    pub aliases: Vec<TrustDomain>,
+}
+
+impl TrustDomains {
+    /// Whether names under it are of this mesh's workloads.
+    pub fn contain(&self, domain: &TrustDomain) -> bool {
+        self.own == *domain || self.aliases.contains(domain)
+    }
+}
+
+impl From<TrustDomain> for TrustDomains {
+    fn from(own: TrustDomain) -> Self {
+        Self { own, aliases: Vec::new() }
+    }
+}
+
 /// What is no name of a workload.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpiffeError {
@@ -30,6 +52,13 @@ pub enum SpiffeError {
     /// Not of the form.
     #[error("{0:?} is not spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT")]
     Form(String),
+}
+
+impl Default for TrustDomain {
+    /// Istio's own.
+    fn default() -> Self {
+        Self("cluster.local".to_owned())
+    }
 }
 
 impl TrustDomain {

@@ -1,7 +1,8 @@
 //! An authority kept in a directory that nobody else may read.
 //!
 //! `ca-cert.pem`, `ca-key.pem`, `root-cert.pem` and `cert-chain.pem` are the issuer that signs; a root that has been
-//! announced is in `announced/`, with the time from which it signs; `retiring.json` has the roots on their way out.
+//! announced is in `announced/`, with the time from which it signs; `retiring.json` has the roots on their way out, and
+//! `issued-until` says when nothing holds any more that the issuer has signed.
 //! A file is replaced as a whole or not at all.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -15,14 +16,11 @@ use zeroize::Zeroizing;
 
 use crate::authority::{Authority, Files, Issuer, IssuerError, Retiring, Settings};
 use crate::certificate;
-use crate::key::KeyType;
-
-/// Life of a root made here (Istio's default).
-pub const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 const ANNOUNCED: &str = "announced";
 const SIGNS_FROM: &str = "signs-from";
 const RETIRING: &str = "retiring.json";
+const ISSUED_UNTIL: &str = "issued-until";
 /// Nothing that belongs here is longer.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
@@ -68,35 +66,25 @@ impl Store {
     /// # Errors
     /// When what is kept is damaged or open to others, or what is brought does not fit: nothing is replaced by a new
     /// root unasked.
-    pub fn load(
-        &self,
-        settings: Settings,
-        brought: Option<&Files>,
-        kind: KeyType,
-        now: SystemTime,
-    ) -> Result<Authority, StoreError> {
+    pub fn load(&self, settings: Settings, brought: Option<&Files>, now: SystemTime) -> Result<Authority, StoreError> {
         let Some(files) = read_issuer(&self.directory)? else {
             let made = match brought {
-                Some(files) => Issuer::from_files(files, &settings.trust_domain, now),
-                None => Issuer::self_signed(&settings.trust_domain, kind, ROOT_LIFE, now),
+                Some(files) => Issuer::from_files(files, &settings.trust_domains.own, now),
+                None => Issuer::self_signed(&settings.trust_domains.own, settings.key_type, settings.root_life, now),
             };
             let made = made.map_err(|source| StoreError::Issuer { path: self.directory.clone(), source })?;
-            let authority = Authority::new(settings, made, None, Vec::new());
+            let authority = Authority::new(settings, made);
             self.keep(&authority)?;
             return Ok(authority);
         };
         let issuer = |path: &Path, files: &Files| {
-            Issuer::from_files(files, &settings.trust_domain, now)
+            Issuer::from_files(files, &settings.trust_domains.own, now)
                 .map_err(|source| StoreError::Issuer { path: path.to_owned(), source })
         };
         let signing = issuer(&self.directory, &files)?;
         let place = self.directory.join(ANNOUNCED);
-        let announced = match (read_issuer(&place)?, read(&place.join(SIGNS_FROM))?) {
-            (Some(files), Some(from)) => {
-                let from =
-                    from.trim().parse().map_err(|_| damaged(&place.join(SIGNS_FROM), &"no number of seconds"))?;
-                Some((issuer(&place, &files)?, since(from)))
-            }
+        let announced = match (read_issuer(&place)?, read_time(&place.join(SIGNS_FROM))?) {
+            (Some(files), Some(from)) => Some((issuer(&place, &files)?, from)),
             _ => None,
         };
         let path = self.directory.join(RETIRING);
@@ -107,7 +95,17 @@ impl Store {
             let roots = certificate::read_pem(&root).map_err(|error| damaged(&path, &error))?;
             retiring.extend(roots.into_iter().map(|root| Retiring { root, until: since(until) }));
         }
-        Ok(Authority::new(settings, signing, announced, retiring))
+        // One that kept no such time has signed for as long as is allowed.
+        let issued_until = read_time(&self.directory.join(ISSUED_UNTIL))?.unwrap_or(now + settings.max_ttl);
+        Ok(Authority::kept(settings, signing, announced, retiring, issued_until))
+    }
+
+    /// Keeps when the last certificate expires.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn keep_issued_until(&self, time: SystemTime) -> Result<(), StoreError> {
+        write(&self.directory.join(ISSUED_UNTIL), seconds(time + Duration::from_secs(1)).to_string().as_bytes())
     }
 
     /// Keeps the authority as it is now. The roots go first: whatever is interrupted, no root is forgotten under which
@@ -123,6 +121,7 @@ impl Store {
             .collect();
         let text = serde_json::to_string_pretty(&kept).map_err(|error| damaged(&self.directory, &error))?;
         write(&self.directory.join(RETIRING), text.as_bytes())?;
+        self.keep_issued_until(authority.issued_until())?;
         write_issuer(&self.directory, authority.signing())?;
         let place = self.directory.join(ANNOUNCED);
         match authority.announced() {
@@ -155,6 +154,12 @@ fn since(seconds: u64) -> SystemTime {
 
 fn seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn read_time(path: &Path) -> Result<Option<SystemTime>, StoreError> {
+    let Some(text) = read(path)? else { return Ok(None) };
+    let seconds = text.trim().parse().map_err(|_| damaged(path, &"no number of seconds"))?;
+    Ok(Some(since(seconds)))
 }
 
 /// The issuer in a directory; `None` if there is no certificate and no key.
@@ -229,18 +234,21 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::Key;
+    use crate::request::{self, SigningRequest};
+    use crate::spiffe::Identity;
 
     fn settings() -> Settings {
         Settings {
-            trust_domain: "cluster.local".parse().unwrap(),
             default_ttl: Duration::from_secs(60),
             max_ttl: Duration::from_secs(3600),
             announce: Duration::from_secs(5),
+            ..Settings::default()
         }
     }
 
     fn load(directory: &Path, now: SystemTime) -> Result<Authority, StoreError> {
-        Store::at(directory.to_owned())?.load(settings(), None, KeyType::EcdsaP256, now)
+        Store::at(directory.to_owned())?.load(settings(), None, now)
     }
 
     #[test]
@@ -265,8 +273,12 @@ mod tests {
         let now = SystemTime::now();
         let mut authority = load(parent.path(), now).unwrap();
         let old = authority.roots();
-        let domain = settings().trust_domain;
-        let next = Issuer::self_signed(&domain, KeyType::EcdsaP256, ROOT_LIFE, now).unwrap();
+        let Settings { trust_domains, key_type, root_life, .. } = settings();
+        let next = Issuer::self_signed(&trust_domains.own, key_type, root_life, now).unwrap();
+        let key = Key::generate(key_type).unwrap();
+        let caller = Identity::new(trust_domains.own, "shop", "web").unwrap();
+        let request = SigningRequest::read(&request::write(&key, &caller).unwrap()).unwrap();
+        let until = authority.sign(&request, &caller, None, now).unwrap().not_after;
         authority.follow(next, now);
         let store = Store::at(parent.path().to_owned()).unwrap();
         store.keep(&authority).unwrap();
@@ -278,6 +290,9 @@ mod tests {
         let third = load(parent.path(), now).unwrap();
         assert_eq!(third.roots(), again.roots());
         assert_eq!(third.roots().last(), old.last());
+        // Just until the last certificate under it expires, and not until the last that could have been.
+        let kept = third.retiring()[0].until;
+        assert!(kept >= until && kept <= until + Duration::from_secs(2), "{kept:?}");
         assert!(third.announced().is_none());
         assert!(!parent.path().join(ANNOUNCED).exists());
     }

@@ -13,6 +13,7 @@ mod duration;
 mod error;
 mod load;
 mod manifests;
+mod page;
 mod secrecy;
 mod state_dir;
 mod table;
@@ -60,6 +61,7 @@ fn run(command: Command) -> Result<ExitCode, error::Error> {
         Command::Test(arguments) => commands::test::run(arguments),
         Command::Demo(arguments) => commands::demo::run(arguments),
         Command::Proxy(arguments) => commands::proxy::run(arguments),
+        Command::Ca(arguments) => commands::ca::run(arguments),
         Command::Agent(arguments) => commands::agent::run(arguments),
         Command::ControlPlane(arguments) => commands::control_plane::run(arguments),
         Command::App(arguments) => commands::app::run(arguments),

@@ -4,27 +4,21 @@
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::Request;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper::Method;
 use lateen_galley::{Kind, Snapshot, kind};
 use lateen_local::client::{Client, replicate};
 use lateen_local::controllers::{FOLLOWED, behind};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::error::Error;
+use crate::page;
 use crate::state_dir::StateDir;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Longest answer taken from the control plane, in bytes.
-const LONGEST_ANSWER: usize = 64 << 20;
 
 /// What the control plane answers at [`Sync::PATH`]: how far its proxies are.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -163,18 +157,7 @@ async fn proxies(socket: &Path, wanted: u64, deadline: Instant) -> Result<(), Er
 /// # Errors
 /// When it does not answer.
 pub async fn sync(socket: &Path) -> Result<Sync, Error> {
-    let broken = |error: String| Error::Usage(format!("the control plane does not answer: {error}"));
-    let stream = UnixStream::connect(socket).await.map_err(|error| broken(error.to_string()))?;
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(error.to_string()))?;
-    // How it ends shows in the answer.
-    tokio::spawn(connection);
-    let mut request = Request::new(Empty::<Bytes>::new());
-    *request.uri_mut() = hyper::Uri::from_static(Sync::PATH);
-    request.headers_mut().insert(hyper::header::HOST, hyper::header::HeaderValue::from_static("control-plane"));
-    let response = sender.send_request(request).await.map_err(|error| broken(error.to_string()))?;
-    let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
-    let body = body.map_err(|error| broken(error.to_string()))?.to_bytes();
+    let (_, body) = page::ask(socket, Method::GET, Sync::PATH).await?;
     serde_json::from_slice(&body).map_err(Error::unreadable)
 }
 

@@ -20,7 +20,8 @@ pub use config::{
 };
 pub use identity::{CertificateData, TlsConfig, TlsVersion};
 pub use proxy::{
-    CertDetails, Disabled, Enabled, ForwardClientCert, ProxyConfig, ProxyHeaders, ProxyProtocol, ServerHeader, Topology,
+    CertDetails, Disabled, Enabled, ForwardClientCert, ProxyConfig, ProxyHeaders, ProxyProtocol, SECRET_TTL,
+    ServerHeader, Topology,
 };
 
 /// Namespace of the ConfigMap.

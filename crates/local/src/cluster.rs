@@ -21,7 +21,7 @@ use crate::admission::Admission;
 use crate::client::Client;
 use crate::controllers::{self, LoadBalancers, Views};
 use crate::files::{Files, FilesError};
-use crate::hosts::{Backends, Dialer, GatewayListeners, HostListeners, Inside, Relay};
+use crate::hosts::{Backends, Dialer, Endpoint, GatewayListeners, HostListeners, Inside, Relay};
 use crate::kubelet::{ImageCommands, Kubelet, Settings};
 use crate::node::{Listen, NodeError, NodeHandle, Place};
 use crate::tokens::{NoKey, Tokens};
@@ -36,6 +36,8 @@ use state_dir::StateDir;
 
 /// Where the control plane serves proxies, with TLS (Istio's port for xDS and certificates). There is no port without.
 const CONTROL_PLANE_PORT: u16 = 15012;
+/// Where pods reach another authority, if one signs their certificates: it need not be reachable from their network.
+const AUTHORITY_PORT: u16 = 15013;
 /// Time pods have to end when the cluster is shut down, whatever their own grace period is.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 /// Descriptors this process may need: pods, relays, listeners.
@@ -58,6 +60,16 @@ pub enum GatewayEntry {
     Inherit,
 }
 
+/// An authority outside of the cluster that signs workloads' certificates: a server of Istio's certificate service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutsideAuthority {
+    /// As this machine reaches it.
+    pub host: String,
+    pub port: u16,
+    /// The name in its certificate.
+    pub name: String,
+}
+
 /// What a cluster is started with.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -74,6 +86,8 @@ pub struct Options {
     /// Program and arguments of the control plane. It finds the listener for proxies as descriptor
     /// [`LISTENER_DESCRIPTOR`], and the API at [`API_SOCKET`] in the state directory.
     pub control_plane: Vec<OsString>,
+    /// Who signs workloads' certificates in place of the control plane.
+    pub authority: Option<OutsideAuthority>,
     /// `PATH` of containers.
     pub search_path: String,
     /// Where containers start that say nothing else.
@@ -166,6 +180,7 @@ impl Cluster {
 
         let host = IpAddr::V4(network::NODE);
         let control_plane_address = SocketAddr::new(host, CONTROL_PLANE_PORT);
+        let authority_address = SocketAddr::new(host, AUTHORITY_PORT);
         let tokens = Tokens::new()?;
         let (zone, zone_reader) = watch::channel(Arc::default());
         let (backends, backends_reader) = watch::channel(Arc::<Backends>::default());
@@ -187,6 +202,7 @@ impl Cluster {
             node_name: network::NODE_NAME.to_owned(),
             host,
             control_plane: control_plane_address,
+            authority: options.authority.as_ref().map(|authority| (authority_address, authority.name.clone())),
             tokens: tokens.clone(),
         };
         let kubelet = Kubelet::new(admission.store().clone(), node.clone(), settings, inherit);
@@ -214,7 +230,15 @@ impl Cluster {
         running.spawn(must_go_on("DNS over TCP", dns.serve_tcp(tcp)));
         let relay_address = SocketAddr::new(host, crate::node::NodeConfig::default().relay_port);
         let redirected = node.tcp_listener(Place::Node, relay_address).await?;
-        running.spawn(must_go_on("the relay of virtual addresses", relay.serve_redirected(redirected)));
+        running.spawn(must_go_on("the relay of virtual addresses", relay.clone().serve_redirected(redirected)));
+        if let Some(OutsideAuthority { host, port, name: _ }) = options.authority {
+            let asked = node.tcp_listener(Place::Node, authority_address).await?;
+            let place = host.parse().map_or_else(
+                |_| Endpoint::Name(host.clone(), port),
+                |address| Endpoint::Address(SocketAddr::new(address, port)),
+            );
+            running.spawn(must_go_on("the way to the authority", relay.serve_outside(asked, place)));
+        }
 
         let controllers = controllers::start(&admission, balancers, Views { zone, backends });
         running.spawn(kubelet.clone().follow());

@@ -11,7 +11,7 @@ pub(crate) mod keeper;
 mod relay;
 pub mod renewal;
 mod secrets;
-mod watched;
+pub mod watched;
 
 use std::io;
 use std::net::SocketAddr;
@@ -42,6 +42,9 @@ pub struct Options {
     pub discovery: Server,
     /// File with the roots to trust, in PEM; read again when it changes.
     pub roots: PathBuf,
+    /// File with roots that peers may have too, in PEM, which there need not be; read again when it changes. The control
+    /// plane is not known by them.
+    pub federated: PathBuf,
     /// File with lists of revoked certificates, in PEM, which there need not be; read again when it changes.
     pub revocations: PathBuf,
     /// File with the service-account token; read again for each request.
@@ -96,11 +99,13 @@ impl Agent {
         let (secrets, discovery) = (UnixListener::from_std(secrets)?, UnixListener::from_std(discovery)?);
         let none: Roots = Arc::from([]);
         let roots = watched::follow(options.roots.clone(), none, None, |pem| certificate::read_pem(pem).map(Arc::from));
-        let revoked = |pem: &str| certificate::read_revocations(pem).map(|()| Some(Arc::from(pem)));
+        let revoked = |pem: &str| certificate::revocations(pem).map(|_| Some(Arc::from(pem)));
         let revoked = watched::follow(options.revocations.clone(), None, Some(None), revoked);
+        let federated = |pem: &str| certificate::read_pem(pem).map(Arc::from);
+        let federated = watched::follow(options.federated.clone(), Arc::from([]), Some(Arc::from([])), federated);
         let (held, holding) = watch::channel(None);
         let keeper = keeper::Keeper::new(&options, roots.clone(), held);
-        let told = secrets::follow(roots.clone(), revoked, holding.clone());
+        let told = secrets::follow(roots.clone(), federated, revoked, holding.clone());
         let relay = relay::Relay { server: options.discovery.clone(), mark: options.mark, roots, svid: holding };
         tokio::select! {
             () = keeper.run() => Ok(()),

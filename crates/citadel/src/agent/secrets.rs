@@ -31,6 +31,7 @@ pub type Told = watch::Receiver<Arc<ResourceSet>>;
 /// Makes secrets of certificate and roots as they change.
 pub fn follow(
     mut roots: watch::Receiver<Roots>,
+    mut federated: watch::Receiver<Roots>,
     mut revoked: watch::Receiver<Option<Arc<str>>>,
     mut svid: Held,
 ) -> Told {
@@ -39,7 +40,8 @@ pub fn follow(
         for number in 1_u64.. {
             let own = svid.borrow_and_update().clone();
             let bundle = Arc::clone(&roots.borrow_and_update());
-            let trusted = trusted(&bundle, own.as_deref());
+            let mut trusted = trusted(&bundle, own.as_deref());
+            trusted.extend(federated.borrow_and_update().iter().cloned());
             let revoked_now = revoked.borrow_and_update().clone();
             let trusted =
                 (!trusted.is_empty()).then(|| of_roots(&certificate::to_pem(&trusted), revoked_now.as_deref()));
@@ -49,6 +51,7 @@ pub fn follow(
             tokio::select! {
                 changed = svid.changed() => if changed.is_err() { return },
                 changed = roots.changed() => if changed.is_err() { return },
+                changed = federated.changed() => if changed.is_err() { return },
                 changed = revoked.changed() => if changed.is_err() { return },
                 () = sender.closed() => return,
             }

@@ -59,7 +59,12 @@ pub struct Issuer {
     /// From the signing certificate up to below the root; empty if it is the root.
     between: Vec<CertificateDer<'static>>,
     roots: Vec<CertificateDer<'static>>,
+    /// When the first of them ends that a certificate needs.
+    not_after: SystemTime,
 }
+
+/// How the roots are called that are made here; a number follows.
+const OWN_NAME: &str = "Lateen root ";
 
 impl Issuer {
     /// A new root of its own.
@@ -79,7 +84,7 @@ impl Issuer {
         name.push(DnType::OrganizationName, trust_domain.as_str());
         // Roots that follow each other must not be taken for each other.
         let number: String = serial.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        name.push(DnType::CommonName, format!("Lateen root {number}"));
+        name.push(DnType::CommonName, format!("{OWN_NAME}{number}"));
         params.distinguished_name = name;
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         (params.not_before, params.not_after) = validity(now, life);
@@ -92,7 +97,8 @@ impl Issuer {
         let certificate = CertificateDer::from(made);
         let facts =
             Facts::read(&certificate).map_err(|source| IssuerError::Certificate { file: "ca-cert.pem", source })?;
-        Ok(Self { key, roots: vec![certificate.clone()], certificate, facts, between: Vec::new() })
+        let not_after = facts.not_after;
+        Ok(Self { key, roots: vec![certificate.clone()], certificate, facts, between: Vec::new(), not_after })
     }
 
     /// An issuer that a person brings. Everything is proven before it is used: that the key is the certificate's,
@@ -121,7 +127,12 @@ impl Issuer {
         // People write the signing certificate first in the chain, or leave it out; a root has no place in it.
         let mut between = if roots.contains(&certificate) { Vec::new() } else { vec![certificate.clone()] };
         between.extend(chain.into_iter().filter(|one| *one != certificate && !roots.contains(one)));
-        let issuer = Self { key, certificate, facts, between, roots };
+        let end = |one: &CertificateDer<'_>| Facts::read(one).ok().map(|facts| facts.not_after);
+        // Which of several roots it leads to is not asked: the last to end is.
+        let root_end = roots.iter().filter_map(end).max();
+        let ends = between.iter().filter_map(end).chain(root_end);
+        let not_after = ends.fold(facts.not_after, SystemTime::min);
+        let issuer = Self { key, certificate, facts, between, roots, not_after };
         issuer.prove(trust_domain, now)?;
         Ok(issuer)
     }
@@ -146,9 +157,19 @@ impl Issuer {
         &self.roots
     }
 
-    /// When it ends.
+    /// Whether it is a root that was made here, and no person's.
+    pub fn is_own(&self) -> bool {
+        self.roots == [self.certificate.clone()] && self.facts.common_name.starts_with(OWN_NAME)
+    }
+
+    /// What its certificate says.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// When it ends, or something between it and the root does: nothing that it signs is valid for longer.
     pub fn not_after(&self) -> SystemTime {
-        self.facts.not_after
+        self.not_after
     }
 
     /// When its validity began.
@@ -198,7 +219,7 @@ impl Issuer {
         ttl: Duration,
         now: SystemTime,
     ) -> Result<Signed, SignError> {
-        let not_after = (now + ttl).min(self.facts.not_after);
+        let not_after = (now + ttl).min(self.not_after);
         if not_after <= now {
             return Err(SignError::Expired);
         }

@@ -20,34 +20,61 @@ use rustls::pki_types::CertificateDer;
 pub use issuer::{Files, Issuer, IssuerError};
 
 use crate::certificate;
+use crate::key::KeyType;
 use crate::request::{RequestError, SigningRequest};
-use crate::spiffe::{Identity, TrustDomain};
+use crate::spiffe::{Identity, TrustDomain, TrustDomains};
 
 /// How far back a certificate's validity begins, for peers whose clocks are behind (Istio's value).
 pub const BACK_DATING: Duration = Duration::from_secs(120);
 /// Shortest life of a certificate: a request for less gets this much.
 const SHORTEST: Duration = Duration::from_secs(1);
 
+/// A root of the authority's own is followed by the next when this part of its life is left (Istio's value)...
+const ROOT_LEFT: f64 = 0.2;
+/// ...or up to this much more: meshes that began together do not rotate together.
+const ROOT_JITTER: f64 = 0.05;
+
 /// How certificates are made out.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Whose names are given.
-    pub trust_domain: TrustDomain,
+    pub trust_domains: TrustDomains,
     /// Life of a certificate when its request says nothing.
     pub default_ttl: Duration,
     /// Longest life given, whatever a request says.
     pub max_ttl: Duration,
     /// How long a new root is announced before it signs: within it everybody must have heard.
     pub announce: Duration,
+    /// Life of a root that is made.
+    pub root_life: Duration,
+    /// Its key.
+    pub key_type: KeyType,
 }
 
-/// A life is cut short by that of the authority itself: it has run out.
+impl Default for Settings {
+    /// Istio's values.
+    fn default() -> Self {
+        const HOUR: Duration = Duration::from_secs(3600);
+        Self {
+            trust_domains: TrustDomain::default().into(),
+            default_ttl: 24 * HOUR,
+            max_ttl: 24 * HOUR,
+            announce: HOUR / 12,
+            root_life: 10 * 365 * 24 * HOUR,
+            key_type: KeyType::default(),
+        }
+    }
+}
+
+/// Why a request is not signed.
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
     #[error("{0}")]
     Request(#[from] RequestError),
     #[error("the authority's own certificate has expired: bring a new one in the Secret cacerts")]
     Expired,
+    #[error("another authority signs for this mesh's workloads")]
+    Elsewhere,
     #[error("the authority cannot sign: {0}")]
     Sign(rcgen::Error),
 }
@@ -76,17 +103,32 @@ pub struct Authority {
     /// Signs from that time on.
     announced: Option<(Issuer, SystemTime)>,
     retiring: Vec<Retiring>,
+    /// When the last certificate of a workload's has expired that was signed under the root that signs.
+    issued_until: SystemTime,
 }
 
 impl Authority {
-    /// An authority as it was kept, or with a first issuer.
-    pub fn new(
+    /// An authority with a first issuer.
+    pub fn new(settings: Settings, signing: Issuer) -> Self {
+        Self { settings, signing, announced: None, retiring: Vec::new(), issued_until: SystemTime::UNIX_EPOCH }
+    }
+
+    /// An authority as it was kept.
+    pub fn kept(
         settings: Settings,
         signing: Issuer,
         announced: Option<(Issuer, SystemTime)>,
         retiring: Vec<Retiring>,
+        issued_until: SystemTime,
     ) -> Self {
-        Self { settings, signing, announced, retiring }
+        Self { settings, signing, announced, retiring, issued_until }
+    }
+
+    /// Gives names under other trust domains from now on; whether they are others.
+    pub fn rename(&mut self, trust_domains: TrustDomains) -> bool {
+        let changed = self.settings.trust_domains != trust_domains;
+        self.settings.trust_domains = trust_domains;
+        changed
     }
 
     pub fn settings(&self) -> &Settings {
@@ -105,6 +147,24 @@ impl Authority {
 
     pub fn retiring(&self) -> &[Retiring] {
         &self.retiring
+    }
+
+    /// When the last certificate of a workload's has expired that was signed under the root that signs.
+    pub fn issued_until(&self) -> SystemTime {
+        self.issued_until
+    }
+
+    /// When a root of the authority's own has to be followed by the next; never, if a person brought it.
+    pub fn rotates_at(&self) -> Option<SystemTime> {
+        let facts = self.signing.facts();
+        if self.announced.is_some() || !self.signing.is_own() {
+            return None;
+        }
+        let life = facts.not_after.duration_since(facts.not_before).unwrap_or_default();
+        // The dice were thrown when its serial number was drawn: the moment stays the same when this process does not.
+        let dice = facts.serial.get(2..4).and_then(|digits| u8::from_str_radix(digits, 16).ok()).unwrap_or_default();
+        let left = life.mul_f64(ROOT_LEFT + ROOT_JITTER * f64::from(dice) / 255.0);
+        Some(facts.not_after - left)
     }
 
     /// The roots to trust, the one that signs first.
@@ -165,13 +225,17 @@ impl Authority {
         let old = std::mem::replace(&mut self.signing, next);
         self.announced = None;
         // Nothing it has signed is valid for longer.
-        let until = now + self.settings.max_ttl;
-        for root in old.roots().iter().filter(|root| !self.signing.roots().contains(root)) {
-            self.retiring.retain(|retiring| retiring.root != *root);
+        let until = self.issued_until.max(now);
+        let trusted = self.signing.roots();
+        for root in old.roots().iter().filter(|root| !trusted.contains(root)) {
             self.retiring.push(Retiring { root: root.clone(), until });
         }
-        let trusted = self.signing.roots();
-        self.retiring.retain(|retiring| !trusted.contains(&retiring.root));
+        // What was signed under the next one's roots before is under the root that signs.
+        let known = old.roots().iter().any(|root| trusted.contains(root));
+        let before = self.retiring.iter().filter(|retiring| trusted.contains(&retiring.root));
+        self.issued_until =
+            before.map(|retiring| retiring.until).chain(known.then_some(until)).max().unwrap_or(now).max(now);
+        self.retiring.retain(|retiring| !trusted.contains(&retiring.root) && retiring.until > now);
     }
 
     /// Signs a workload's request: for the caller's identity and no other, for at most as long as is allowed.
@@ -179,15 +243,17 @@ impl Authority {
     /// # Errors
     /// When the request is not for the caller, or the authority has expired.
     pub fn sign(
-        &self,
+        &mut self,
         request: &SigningRequest,
         caller: &Identity,
         ttl: Option<Duration>,
         now: SystemTime,
     ) -> Result<Signed, SignError> {
-        request.is_for(caller)?;
+        let identity = request.identity(caller, &self.settings.trust_domains)?;
         let ttl = ttl.unwrap_or(self.settings.default_ttl).min(self.settings.max_ttl).max(SHORTEST);
-        self.signing.sign_workload(&request.public_key, caller, ttl, now)
+        let signed = self.signing.sign_workload(&request.public_key, &identity, ttl, now)?;
+        self.issued_until = self.issued_until.max(signed.not_after);
+        Ok(signed)
     }
 
     /// A certificate for a server of the control plane, under these DNS names.

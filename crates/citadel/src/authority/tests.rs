@@ -15,10 +15,10 @@ fn identity(account: &str) -> Identity {
 
 fn settings() -> Settings {
     Settings {
-        trust_domain: domain(),
         default_ttl: Duration::from_secs(24 * 3600),
         max_ttl: Duration::from_secs(48 * 3600),
         announce: Duration::from_secs(60),
+        ..Settings::default()
     }
 }
 
@@ -27,11 +27,11 @@ fn root(now: SystemTime) -> Issuer {
 }
 
 fn authority(now: SystemTime) -> Authority {
-    Authority::new(settings(), root(now), None, Vec::new())
+    Authority::new(settings(), root(now))
 }
 
 /// A signed certificate's chain, and its key.
-fn signed(authority: &Authority, ttl: Option<Duration>, now: SystemTime) -> (Signed, Key) {
+fn signed(authority: &mut Authority, ttl: Option<Duration>, now: SystemTime) -> (Signed, Key) {
     let key = Key::generate(KeyType::EcdsaP256).unwrap();
     let csr = request::write(&key, &identity("web")).unwrap();
     let request = SigningRequest::read(&csr).unwrap();
@@ -47,8 +47,8 @@ fn openssl(arguments: &[&str]) -> String {
 #[test]
 fn a_certificate_is_what_x509_svid_says() {
     let now = SystemTime::now();
-    let authority = authority(now);
-    let (made, key) = signed(&authority, Some(Duration::from_secs(10)), now);
+    let mut authority = authority(now);
+    let (made, key) = signed(&mut authority, Some(Duration::from_secs(10)), now);
     let facts = Facts::read(&made.chain[0]).unwrap();
     assert_eq!(facts.identity().unwrap(), identity("web"));
     assert_eq!(facts.public_key, key.public());
@@ -56,7 +56,7 @@ fn a_certificate_is_what_x509_svid_says() {
     assert!(facts.not_after <= now + Duration::from_secs(10));
     assert!(facts.not_before < now);
     // A new serial each time.
-    assert_ne!(facts.serial, Facts::read(&signed(&authority, None, now).0.chain[0]).unwrap().serial);
+    assert_ne!(facts.serial, Facts::read(&signed(&mut authority, None, now).0.chain[0]).unwrap().serial);
     certificate::verify(&made.chain, &authority.roots(), now).unwrap();
     let later = now + Duration::from_secs(11);
     assert!(certificate::verify(&made.chain, &authority.roots(), later).is_err());
@@ -67,8 +67,8 @@ fn openssl_reads_and_verifies_what_is_signed() {
     let now = SystemTime::now();
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
-    let authority = authority(now);
-    let (made, _) = signed(&authority, None, now);
+    let mut authority = authority(now);
+    let (made, _) = signed(&mut authority, None, now);
     std::fs::write(path("leaf.pem"), certificate::to_pem(&made.chain[..1])).unwrap();
     std::fs::write(path("root.pem"), authority.bundle()).unwrap();
     let root = path("root.pem");
@@ -95,16 +95,16 @@ fn openssl_reads_and_verifies_what_is_signed() {
 #[test]
 fn a_life_is_never_longer_than_allowed() {
     let now = SystemTime::now();
-    let authority = authority(now);
-    let life = |ttl| signed(&authority, ttl, now).0.not_after.duration_since(now).unwrap();
+    let mut authority = authority(now);
+    let mut life = |ttl| signed(&mut authority, ttl, now).0.not_after.duration_since(now).unwrap();
     assert_eq!(life(None), settings().default_ttl);
     assert_eq!(life(Some(Duration::from_secs(3600))), Duration::from_secs(3600));
     assert_eq!(life(Some(Duration::from_secs(1 << 40))), settings().max_ttl);
     assert_eq!(life(Some(Duration::ZERO)), SHORTEST);
     // Nor than that of the one who signs.
     let short = Issuer::self_signed(&domain(), KeyType::EcdsaP256, Duration::from_secs(600), now).unwrap();
-    let brief = Authority::new(settings(), short, None, Vec::new());
-    assert!(signed(&brief, None, now).0.not_after <= now + Duration::from_secs(600));
+    let mut brief = Authority::new(settings(), short);
+    assert!(signed(&mut brief, None, now).0.not_after <= now + Duration::from_secs(600));
     let key = Key::generate(KeyType::EcdsaP256).unwrap();
     let request = SigningRequest::read(&request::write(&key, &identity("web")).unwrap()).unwrap();
     let expired = brief.sign(&request, &identity("web"), None, now + Duration::from_secs(601));
@@ -114,7 +114,7 @@ fn a_life_is_never_longer_than_allowed() {
 #[test]
 fn nobody_gets_another_s_identity() {
     let now = SystemTime::now();
-    let authority = authority(now);
+    let mut authority = authority(now);
     let key = Key::generate(KeyType::EcdsaP256).unwrap();
     let request = SigningRequest::read(&request::write(&key, &identity("api")).unwrap()).unwrap();
     let refused = authority.sign(&request, &identity("web"), None, now).unwrap_err();
@@ -160,7 +160,7 @@ fn weak_keys_and_other_names_are_refused() {
     };
     let own = "subjectAltName=URI:spiffe://cluster.local/ns/shop/sa/web";
     for good in [&["-newkey", "rsa:2048"][..], &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-384"]] {
-        made(good, own).unwrap().is_for(&identity("web")).unwrap();
+        made(good, own).unwrap().identity(&identity("web"), &domain().into()).unwrap();
     }
     assert_eq!(made(&["-newkey", "rsa:1024"], own).unwrap_err(), RequestError::Key);
     assert_eq!(made(&["-newkey", "rsa:2048", "-sha1"], own).unwrap_err(), RequestError::SignatureAlgorithm);
@@ -168,7 +168,7 @@ fn weak_keys_and_other_names_are_refused() {
     assert!(made(&["-newkey", "ed25519"], own).is_err());
     let p256 = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"];
     for other in ["subjectAltName=DNS:shop.example", &format!("{own},DNS:shop.example"), "subjectAltName=IP:10.0.0.1"] {
-        let refused = made(&p256, other).unwrap().is_for(&identity("web")).unwrap_err();
+        let refused = made(&p256, other).unwrap().identity(&identity("web"), &domain().into()).unwrap_err();
         assert!(matches!(refused, RequestError::Identity { .. }), "{other}: {refused}");
     }
 }
@@ -179,8 +179,8 @@ fn an_intermediate_is_proven_before_it_signs() {
     let files = Brought::make(directory.path());
     let now = SystemTime::now();
     let issuer = Issuer::from_files(&files, &domain(), now).unwrap();
-    let authority = Authority::new(settings(), issuer, None, Vec::new());
-    let (made, _) = signed(&authority, None, now);
+    let mut authority = Authority::new(settings(), issuer);
+    let (made, _) = signed(&mut authority, None, now);
     assert_eq!(made.chain.len(), 2);
     certificate::verify(&made.chain, &authority.roots(), now).unwrap();
     // Read back from its own files it is the same.
@@ -200,7 +200,7 @@ fn an_intermediate_is_proven_before_it_signs() {
     assert!(wrong(&|files| files.key.clear()).starts_with("ca-key.pem: "));
     let leaf = Files {
         certificate: certificate::to_pem(&made.chain[..1]),
-        key: signed(&authority, None, now).1.to_pem(),
+        key: signed(&mut authority, None, now).1.to_pem(),
         ..files.clone()
     };
     assert!(Issuer::from_files(&leaf, &domain(), now).is_err());
@@ -232,7 +232,7 @@ fn one_root_follows_another_without_a_gap() {
     let mut now = SystemTime::now();
     let mut authority = authority(now);
     let old = authority.signing().certificate().clone();
-    let (before, _) = signed(&authority, None, now);
+    let (before, _) = signed(&mut authority, None, now);
     let next = root(now);
     let new = next.certificate().clone();
     assert!(authority.follow(next, now));
@@ -240,13 +240,13 @@ fn one_root_follows_another_without_a_gap() {
     assert_eq!(authority.roots(), [old.clone(), new.clone()]);
     assert_eq!(authority.next_step(), Some(now + settings().announce));
     assert!(!authority.advance(now));
-    let (meanwhile, _) = signed(&authority, None, now);
+    let (meanwhile, _) = signed(&mut authority, None, now);
     certificate::verify(&meanwhile.chain, std::slice::from_ref(&old), now).unwrap();
     // Signing: both are trusted, the new one signs.
     now += settings().announce;
     assert!(authority.advance(now));
     assert_eq!(authority.roots(), [new.clone(), old.clone()]);
-    let (after, _) = signed(&authority, None, now);
+    let (after, _) = signed(&mut authority, None, now);
     certificate::verify(&after.chain, std::slice::from_ref(&new), now).unwrap();
     certificate::verify(&before.chain, &authority.roots(), now).unwrap();
     // Done: nothing signed under the old root holds any more.
@@ -255,6 +255,79 @@ fn one_root_follows_another_without_a_gap() {
     assert_eq!(authority.roots(), [new]);
     assert_eq!(authority.next_step(), None);
     assert!(certificate::verify(&meanwhile.chain, &[old], now).is_err());
+}
+
+#[test]
+fn an_old_root_is_trusted_for_as_long_as_what_it_has_signed() {
+    let now = SystemTime::now();
+    let mut authority = authority(now);
+    let old = authority.signing().certificate().clone();
+    let life = Duration::from_secs(10);
+    signed(&mut authority, Some(life), now);
+    authority.follow(root(now), now);
+    // While the new one is announced the old one signs on.
+    let later = now + Duration::from_secs(30);
+    let (last, _) = signed(&mut authority, Some(life), later);
+    let from = now + settings().announce;
+    assert!(authority.advance(from));
+    assert_eq!(authority.retiring(), [], "what it has signed has expired already");
+    certificate::verify(&last.chain, &[old], later).unwrap();
+
+    // One that comes back takes with it what it has signed before.
+    let files = authority.signing().to_files();
+    let (long, _) = signed(&mut authority, Some(Duration::from_secs(3600)), from);
+    authority.follow(root(from), from);
+    let second = from + settings().announce;
+    assert!(authority.advance(second));
+    assert_eq!(authority.retiring()[0].until, long.not_after);
+    assert!(authority.follow(Issuer::from_files(&files, &domain(), second).unwrap(), second));
+    assert!(authority.retiring().is_empty() && authority.issued_until() == long.not_after);
+}
+
+#[test]
+fn a_root_of_its_own_is_followed_before_it_ends() {
+    let now = SystemTime::now();
+    let life = Duration::from_secs(1000);
+    let own = || Issuer::self_signed(&domain(), KeyType::EcdsaP256, life, now).unwrap();
+    let moments: Vec<Duration> =
+        (0..8).map(|_| Authority::new(settings(), own()).rotates_at().unwrap().duration_since(now).unwrap()).collect();
+    // A fifth of its life is left, and up to a twentieth more. It is back-dated by two minutes.
+    assert!(moments.iter().all(|at| (718..=777).contains(&at.as_secs())), "{moments:?}");
+    assert!(moments.iter().any(|at| *at != moments[0]), "not all at the same moment");
+    let mut authority = Authority::new(settings(), own());
+    assert_eq!(authority.rotates_at(), authority.rotates_at());
+    authority.follow(own(), now);
+    assert_eq!(authority.rotates_at(), None, "one is under way");
+    let directory = tempfile::tempdir().unwrap();
+    let files = Brought::make(directory.path());
+    let brought = Issuer::from_files(&files, &domain(), SystemTime::now()).unwrap();
+    assert_eq!(Authority::new(settings(), brought).rotates_at(), None, "that is its owner's to do");
+}
+
+#[test]
+fn a_workload_keeps_its_name_while_the_mesh_gets_another() {
+    let now = SystemTime::now();
+    let mut authority = authority(now);
+    let new: TrustDomain = "new.example".parse().unwrap();
+    let mut named = |caller: &Identity, asked: &Identity, mesh: &TrustDomains| {
+        authority.rename(mesh.clone());
+        let key = Key::generate(KeyType::EcdsaP256).unwrap();
+        let request = SigningRequest::read(&request::write(&key, asked).unwrap()).unwrap();
+        let signed = authority.sign(&request, caller, None, now)?;
+        Ok::<_, SignError>(Facts::read(&signed.chain[0]).unwrap().identity().unwrap())
+    };
+    let moved = TrustDomains { own: new.clone(), aliases: vec![domain()] };
+    let (old_name, new_name) = (identity("web"), identity("web").within(new.clone()));
+    // By token: it is the mesh's own name that the caller has proven.
+    assert_eq!(named(&new_name, &new_name, &moved).unwrap(), new_name);
+    assert_eq!(named(&new_name, &old_name, &moved).unwrap(), old_name);
+    // By its certificate of before.
+    assert_eq!(named(&old_name, &old_name, &moved).unwrap(), old_name);
+    assert_eq!(named(&old_name, &new_name, &moved).unwrap(), new_name);
+    assert!(named(&new_name, &identity("api"), &moved).is_err());
+    let elsewhere = identity("web").within("other.example".parse().unwrap());
+    assert!(named(&new_name, &elsewhere, &moved).is_err());
+    assert!(named(&new_name, &old_name, &new.into()).is_err(), "without the alias");
 }
 
 #[test]

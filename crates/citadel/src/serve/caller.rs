@@ -12,7 +12,8 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
 
-use crate::spiffe::{Identity, TrustDomain};
+use super::Ca;
+use crate::spiffe::{Identity, TrustDomain, TrustDomains};
 
 /// Whom a token must be meant for (Istio's value).
 pub const AUDIENCE: &str = "istio-ca";
@@ -43,7 +44,7 @@ pub type Reviewer = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Review, Revi
 pub struct Guard<S> {
     pub inner: S,
     pub reviewer: Reviewer,
-    pub trust_domain: TrustDomain,
+    pub ca: Arc<Ca>,
 }
 
 impl<S: NamedService> NamedService for Guard<S> {
@@ -67,10 +68,10 @@ where
         // The one that is ready goes, its copy stays.
         let copy = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, copy);
-        let (reviewer, trust_domain) = (Arc::clone(&self.reviewer), self.trust_domain.clone());
+        let (reviewer, trust_domains) = (Arc::clone(&self.reviewer), self.ca.trust_domains());
         Box::pin(async move {
             let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-            match identify(&peer, request.headers(), &reviewer, &trust_domain).await {
+            match identify(&peer, request.headers(), &reviewer, &trust_domains).await {
                 Ok(identity) => {
                     request.extensions_mut().insert(Peer { identity: Some(identity.to_string()), ..peer });
                     inner.call(request).await
@@ -90,13 +91,13 @@ async fn identify(
     peer: &Peer,
     headers: &http::HeaderMap,
     reviewer: &Reviewer,
-    trust_domain: &TrustDomain,
+    trust_domains: &TrustDomains,
 ) -> Result<Identity, Status> {
     if let Some(identity) = &peer.identity {
         let identity: Identity =
             identity.parse().map_err(|error| Status::unauthenticated(format!("the certificate: {error}")))?;
         // The chain was verified by the authority's own roots, but those may sign for others too.
-        if identity.trust_domain() != trust_domain {
+        if !trust_domains.contain(identity.trust_domain()) {
             return Err(Status::unauthenticated(format!("the certificate is of another trust domain: {identity}")));
         }
         return Ok(identity);
@@ -112,7 +113,7 @@ async fn identify(
         return Err(Status::unauthenticated(format!("the token has more than {MAX_TOKEN_BYTES} bytes")));
     }
     let review = reviewer(token.to_owned()).await.map_err(|error| Status::unavailable(error.to_string()))?;
-    owner(review, trust_domain)
+    owner(review, &trust_domains.own)
 }
 
 /// Whose token it is.

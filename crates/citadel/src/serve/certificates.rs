@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
 use lateen_xds::ads::server::Peer;
+use tokio::sync::Semaphore;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::{Grpc, NamedService, UnaryService};
@@ -23,15 +24,35 @@ use crate::spiffe::Identity;
 /// Longest message, in bytes: a request of the largest size, and metadata.
 const MAX_MESSAGE_BYTES: usize = 64 << 10;
 
+/// Requests that are looked at at once; each keeps a core busy for some milliseconds.
+const AT_ONCE: usize = 2;
+/// Requests that may wait for that; more are told to come again. A whole mesh may begin at once.
+const WAITING: usize = 4096;
+
 /// The service. Its callers come through a guard that says who they are.
 #[derive(Clone)]
 pub struct CertificateService {
     ca: Arc<Ca>,
+    places: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
 }
 
 impl CertificateService {
     pub fn new(ca: Arc<Ca>) -> Self {
-        Self { ca }
+        Self { ca, places: Arc::new(Semaphore::new(WAITING)), turns: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+
+    async fn in_turn(self, request: Request<CertificateRequest>) -> Result<Response<CertificateResponse>, Status> {
+        let _place = self.places.try_acquire().map_err(|_| {
+            tracing::warn!(waiting = WAITING, "certificate signing requests are more than can be signed");
+            Status::resource_exhausted("too many requests are waiting: come again")
+        })?;
+        let turns = Arc::clone(&self.turns);
+        let turn = turns.acquire().await.map_err(|_| Status::unavailable("the authority has ended"))?;
+        let service = self.clone();
+        let created = tokio::task::spawn_blocking(move || service.create(request)).await;
+        drop(turn);
+        created.map_err(|_| Status::internal("the request could not be looked at"))?
     }
 
     fn create(&self, request: Request<CertificateRequest>) -> Result<Response<CertificateResponse>, Status> {
@@ -52,7 +73,7 @@ impl CertificateService {
         let ttl = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
         let (signed, bundle) = self.ca.sign(&request, caller, ttl).map_err(|error| match error {
             SignError::Request(error) => refusal(&error),
-            SignError::Expired => Status::failed_precondition(error.to_string()),
+            SignError::Expired | SignError::Elsewhere => Status::failed_precondition(error.to_string()),
             SignError::Sign(_) => Status::internal(error.to_string()),
         })?;
         let mut chain = Vec::with_capacity(3);
@@ -83,10 +104,10 @@ impl NamedService for CertificateService {
 
 impl UnaryService<CertificateRequest> for CertificateService {
     type Response = CertificateResponse;
-    type Future = std::future::Ready<Result<Response<CertificateResponse>, Status>>;
+    type Future = BoxFuture<'static, Result<Response<CertificateResponse>, Status>>;
 
     fn call(&mut self, request: Request<CertificateRequest>) -> Self::Future {
-        std::future::ready(self.create(request))
+        Box::pin(self.clone().in_turn(request))
     }
 }
 

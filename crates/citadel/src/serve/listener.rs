@@ -20,6 +20,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
+use super::ca::Revoked;
 use super::{Ca, SERVER_NAMES};
 use crate::authority::SignError;
 use crate::certificate::{self, CertificateError, Facts};
@@ -105,6 +106,12 @@ fn server_config(ca: &Ca) -> Result<ServerConfig, TlsError> {
     let roots = certificate::root_store(&certificate::read_pem(&ca.bundle().borrow())?)?;
     let provider = certificate::provider();
     let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
+    let revoked: Revoked = ca.revoked().borrow().clone();
+    // An authority without a list has revoked nothing.
+    let verifier = verifier
+        .with_crls(revoked.iter().cloned())
+        .only_check_end_entity_revocation()
+        .allow_unknown_revocation_status();
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier.allow_unauthenticated().build()?)
@@ -113,14 +120,15 @@ fn server_config(ca: &Ca) -> Result<ServerConfig, TlsError> {
     Ok(config)
 }
 
-/// Replaces the certificate at half of its life, and whenever the roots change.
+/// Replaces the certificate at half of its life, and everything whenever the roots or the lists of the revoked change.
 async fn renew(ca: Arc<Ca>, config: Arc<ArcSwap<ServerConfig>>) {
-    let mut bundle = ca.bundle();
+    let (mut bundle, mut revoked) = (ca.bundle(), ca.revoked());
     let mut nap = LIFE / 2;
     loop {
         tokio::select! {
             () = tokio::time::sleep(nap) => {}
             changed = bundle.changed() => if changed.is_err() { return },
+            changed = revoked.changed() => if changed.is_err() { return },
         }
         nap = match server_config(&ca) {
             Ok(new) => {

@@ -5,6 +5,7 @@ mod ca;
 mod caller;
 mod certificates;
 mod listener;
+mod status;
 
 #[cfg(test)]
 mod tests;
@@ -15,9 +16,10 @@ use std::time::Duration;
 use lateen_xds::ads::server::{AdsService, Discovery};
 use tokio::net::TcpListener;
 
-pub use ca::Ca;
+pub use ca::{Ca, FollowError, RotateError};
 pub use caller::{AUDIENCE, Review, ReviewError, Reviewer};
 pub use listener::TlsError;
+pub use status::{Role, Root, Signer, Status, Step};
 
 use caller::Guard;
 use certificates::CertificateService;
@@ -25,6 +27,9 @@ use certificates::CertificateService;
 /// A connection that answers no ping for this long is dead.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Requests at once on one connection: an agent has one stream of configuration, and asks for one certificate.
+const STREAMS: u32 = 100;
 
 /// Names of the control plane, in its certificate; proxies expect the first of them.
 pub const SERVER_NAMES: [&str; 3] = ["istiod.istio-system.svc", "istiod.istio-system", "istiod"];
@@ -52,14 +57,13 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let incoming = listener::accept(listener, &ca)?;
     let (ads, open) = AdsService::closable(discovery);
-    let domain = ca.trust_domain();
-    let guard = |service| Guard { inner: service, reviewer: reviewer.clone(), trust_domain: domain.clone() };
-    let certificates = CertificateService::new(ca);
+    let certificates = CertificateService::new(Arc::clone(&ca));
     tonic::transport::Server::builder()
+        .max_concurrent_streams(STREAMS)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_service(guard(ads.into_server()))
-        .add_service(Guard { inner: certificates, reviewer: reviewer.clone(), trust_domain: domain.clone() })
+        .add_service(Guard { inner: ads.into_server(), reviewer: reviewer.clone(), ca: Arc::clone(&ca) })
+        .add_service(Guard { inner: certificates, reviewer, ca })
         .serve_with_incoming_shutdown(incoming, async move {
             shutdown.await;
             drop(open);

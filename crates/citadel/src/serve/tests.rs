@@ -31,7 +31,9 @@ use crate::certificate::{self, Facts};
 use crate::key::{Key, KeyType};
 use crate::request;
 use crate::spiffe::{Identity, TrustDomain};
-use crate::store::{ROOT_LIFE, Store};
+use crate::store::Store;
+
+const ROOT_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Longer than anything here takes on the slowest machine; reached only when something is wrong.
 const FAR_TOO_LONG: Duration = Duration::from_secs(60);
@@ -86,13 +88,13 @@ impl World {
     async fn start(announce: Duration) -> World {
         let directory = tempfile::tempdir().unwrap();
         let settings = Settings {
-            trust_domain: domain(),
             default_ttl: Duration::from_secs(600),
             max_ttl: Duration::from_secs(3600),
             announce,
+            ..Settings::default()
         };
         let store = Store::at(directory.path().join("ca")).unwrap();
-        let authority = store.load(settings, None, KeyType::EcdsaP256, SystemTime::now()).unwrap();
+        let authority = store.load(settings, None, SystemTime::now()).unwrap();
         let ca = Ca::new(authority, store);
         tokio::spawn(Arc::clone(&ca).tend());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -135,6 +137,7 @@ impl World {
             authority: self.server(),
             discovery: self.server(),
             roots: self.roots_file(),
+            federated: path("federated-roots.pem"),
             revocations: path("ca-crl.pem"),
             token: path("token"),
             secrets_socket: path("secrets"),
@@ -166,8 +169,8 @@ fn csr(account: &str) -> String {
 
 /// A certificate that `authority` would sign at a time, with its key.
 fn svid(issuer: Issuer, identity: &Identity, ttl: Duration, now: SystemTime) -> Svid {
-    let settings = Settings { trust_domain: domain(), default_ttl: ttl, max_ttl: ttl, announce: Duration::ZERO };
-    let authority = Authority::new(settings, issuer, None, Vec::new());
+    let settings = Settings { default_ttl: ttl, max_ttl: ttl, ..Settings::default() };
+    let mut authority = Authority::new(settings, issuer);
     let key = Key::generate(KeyType::EcdsaP256).unwrap();
     let request = request::SigningRequest::read(&request::write(&key, identity).unwrap()).unwrap();
     let signed = authority.sign(&request, identity, None, now).unwrap();
@@ -427,12 +430,12 @@ async fn a_root_is_followed_without_a_moment_of_distrust() {
     assert!(world.roots().contains(&old[0]), "and the old one is, after");
     let kept = Store::at(world.directory.path().join("ca")).unwrap();
     let settings = Settings {
-        trust_domain: domain(),
         default_ttl: Duration::from_secs(1),
         max_ttl: Duration::from_secs(1),
         announce: Duration::ZERO,
+        ..Settings::default()
     };
-    let kept = kept.load(settings, None, KeyType::EcdsaP256, SystemTime::now()).unwrap();
+    let kept = kept.load(settings, None, SystemTime::now()).unwrap();
     assert_eq!(kept.roots(), world.roots());
 }
 

@@ -55,6 +55,14 @@ pub struct AgentArguments {
         help_heading = "Identity"
     )]
     roots: PathBuf,
+    /// Roots that peers of other meshes have, PEM, if there are any; followed as they change
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/var/run/secrets/istio/federated-roots.pem",
+        help_heading = "Identity"
+    )]
+    federated_roots: PathBuf,
     /// Lists of revoked certificates, PEM, if there are any; followed as they change
     #[arg(
         long,
@@ -122,6 +130,7 @@ impl AgentArguments {
             authority,
             discovery,
             roots: self.roots.clone(),
+            federated: self.federated_roots.clone(),
             revocations: self.revocations.clone(),
             token: self.token.clone(),
             secrets_socket: self.secrets_socket.clone(),

@@ -48,6 +48,12 @@ pub struct Arguments {
     /// How long a new root is told everybody before it signs
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration::parse, help_heading = "Certificates")]
     announce_root: Duration,
+    /// Life of a root that is made; the next follows it when a fifth of it is left [default: ten years]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, help_heading = "Certificates")]
+    root_ttl: Option<Duration>,
+    /// Roots, PEM, of another authority that signs for workloads in place of this one; followed as they change
+    #[arg(long, value_name = "FILE", requires = "ca_dir", help_heading = "Certificates")]
+    external_ca_roots: Option<PathBuf>,
     /// Key of a root that is made: ecdsa or rsa
     #[arg(long, value_name = "KIND", default_value = "ecdsa", value_parser = key_type, help_heading = "Certificates")]
     ca_key_type: KeyType,
@@ -74,14 +80,18 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
         descriptor.map(Place::Inherited).or(address.map(Place::Address))
     };
     let plain = place(arguments.xds_fd, arguments.xds_address);
+    let trust_domain = arguments.trust_domain;
     let settings = Settings {
-        trust_domain: arguments.trust_domain,
+        trust_domains: trust_domain.clone().into(),
         default_ttl: arguments.cert_ttl,
         max_ttl: arguments.max_cert_ttl,
         announce: arguments.announce_root,
+        key_type: arguments.ca_key_type,
+        ..Settings::default()
     };
-    let key_type = arguments.ca_key_type;
-    let identity = arguments.ca_dir.map(|directory| identity::Options { directory, settings, key_type });
+    let settings = Settings { root_life: arguments.root_ttl.unwrap_or(settings.root_life), ..settings };
+    let external = arguments.external_ca_roots;
+    let identity = arguments.ca_dir.map(|directory| identity::Options { directory, settings, external });
     let secure = place(arguments.secure_fd, arguments.secure_address).zip(identity);
     if plain.is_none() && secure.is_none() {
         let needed = "one of --secure-fd, --secure-address, --xds-fd and --xds-address is needed";
@@ -103,6 +113,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
         pages: arguments.http_socket,
         http: arguments.http_address,
         keys: keys::Options { refresh: arguments.jwks_refresh, roots: arguments.jwks_roots },
+        trust_domain,
     }))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod app;
 pub mod apply;
+pub mod ca;
 pub mod control_plane;
 pub mod delete;
 pub mod demo;
@@ -48,6 +49,8 @@ pub enum Command {
     Test(test::Arguments),
     /// Run an example before your eyes, and judge what comes back
     Demo(demo::Arguments),
+    /// Show the certificate authority, or have a new root follow the one it has
+    Ca(ca::Arguments),
     /// Run the data plane alone, from an Envoy bootstrap file
     Proxy(proxy::Arguments),
     /// Run another proxy, an Envoy say, with the workload's identity and configuration at hand

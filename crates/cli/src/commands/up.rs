@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use lateen_citadel::agent::Address;
+use lateen_citadel::certificate;
 use lateen_galley::{Kind, SOURCE_BYTES};
 use lateen_local::client::Selection;
-use lateen_local::cluster::{Cluster, GatewayEntry, LISTENER_DESCRIPTOR, Options, Progress};
+use lateen_local::cluster::{Cluster, GatewayEntry, LISTENER_DESCRIPTOR, Options, OutsideAuthority, Progress};
 use lateen_local::kubelet::ImageCommands;
 use lateen_local::node::{self, Node, NodeConfig};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -29,8 +31,6 @@ use crate::waiting;
 const LOG: &str = "up.log";
 /// What the certificate authority is kept in, in the state directory: it stays when the mesh ends.
 const AUTHORITY: &str = "ca";
-/// How long a new root is told before it signs: here every pod has it within a second.
-const ANNOUNCE_ROOT: Duration = Duration::from_secs(10);
 /// How long a mesh may take to be ready before what is missing is told.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The Service port of the ingress gateway that is told.
@@ -62,6 +62,18 @@ pub struct Arguments {
     /// File of certificates (PEM) to trust there beside the system's
     #[arg(long, value_name = "PATH")]
     jwks_roots: Option<PathBuf>,
+    /// How long a new root is told before it signs: here every pod has it within a second
+    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = duration::parse)]
+    announce_root: Duration,
+    /// Another authority signs workloads' certificates: a server of Istio's certificate service
+    #[arg(long, value_name = "HOST:PORT", requires = "ca_root")]
+    ca_address: Option<Address>,
+    /// Its roots, PEM; followed as they change
+    #[arg(long, value_name = "FILE", requires = "ca_address")]
+    ca_root: Option<PathBuf>,
+    /// The name in its certificate [default: its host]
+    #[arg(long, value_name = "NAME", requires = "ca_address")]
+    ca_name: Option<String>,
     #[command(flatten)]
     state_dir: StateDir,
 }
@@ -109,10 +121,17 @@ fn options(arguments: &Arguments) -> Result<Options, Error> {
     control_plane.extend(["--ca-dir".into(), state_dir.join(AUTHORITY).into_os_string()]);
     let seconds = |time: Duration| format!("{}s", time.as_secs_f64());
     control_plane.extend(["--cert-ttl".into(), seconds(arguments.cert_ttl).into()]);
-    control_plane.extend(["--announce-root".into(), seconds(ANNOUNCE_ROOT).into()]);
     control_plane.extend(["--jwks-refresh".into(), seconds(arguments.jwks_refresh).into()]);
     if let Some(roots) = &arguments.jwks_roots {
         control_plane.extend(["--jwks-roots".into(), roots.clone().into_os_string()]);
+    }
+    control_plane.extend(["--announce-root".into(), seconds(arguments.announce_root).into()]);
+    if let Some(roots) = &arguments.ca_root {
+        let roots = std::path::absolute(roots).map_err(Error::io(roots.display().to_string()))?;
+        // Told here, where somebody reads it.
+        let text = std::fs::read_to_string(&roots).map_err(Error::io(roots.display().to_string()))?;
+        certificate::read_pem(&text).map_err(|error| Error::Usage(format!("{}: {error}", roots.display())))?;
+        control_plane.extend(["--external-ca-roots".into(), roots.into_os_string()]);
     }
     control_plane.extend(["--log-level".into(), arguments.log_level.to_string().into()]);
     Ok(Options {
@@ -122,11 +141,20 @@ fn options(arguments: &Arguments) -> Result<Options, Error> {
         namespace: arguments.namespace.clone(),
         images: ImageCommands::parse(&arguments.images).map_err(|error| Error::Usage(error.to_string()))?,
         control_plane,
+        authority: arguments.ca_address.as_ref().map(|address| outside(address, arguments.ca_name.as_deref())),
         search_path: search_path(&program),
         working_directory: directory,
         resolv_conf: PathBuf::from("/etc/resolv.conf"),
         gateway_entry: GatewayEntry::Inherit,
     })
+}
+
+fn outside(address: &Address, name: Option<&str>) -> OutsideAuthority {
+    let (host, port) = match address {
+        Address::Socket(address) => (address.ip().to_string(), address.port()),
+        Address::Name(name, port) => (name.clone(), *port),
+    };
+    OutsideAuthority { name: name.unwrap_or(&host).to_string(), host, port }
 }
 
 /// What `-` stands for; read before there is a background that has no input.

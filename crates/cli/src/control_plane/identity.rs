@@ -1,19 +1,22 @@
 //! The certificate authority's wiring: where it is kept, who tells whose a token is, how a brought issuer (the Secret
-//! `cacerts`) reaches it, and how its roots reach every namespace (the ConfigMaps `istio-ca-root-cert`
+//! `cacerts`) and the mesh's names reach it, and how roots reach every namespace (the ConfigMaps `istio-ca-root-cert`
 //! and `istio-ca-crl`), all as in Istio.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use lateen_citadel::agent::watched;
 use lateen_citadel::authority::{Files, Settings};
 use lateen_citadel::certificate;
-use lateen_citadel::key::KeyType;
 use lateen_citadel::serve::{AUDIENCE, Ca, Review, ReviewError, Reviewer};
+use lateen_citadel::spiffe::{TrustDomain, TrustDomains};
 use lateen_citadel::store::Store;
-use lateen_galley::{Kind, Snapshot};
+use lateen_galley::{Kind, Snapshot, mesh};
 use lateen_local::client::{Client, ClientError};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -24,6 +27,8 @@ const SYSTEM_NAMESPACE: &str = "istio-system";
 const BROUGHT: &str = "cacerts";
 const ROOTS: &str = "istio-ca-root-cert";
 const ROOTS_KEY: &str = "root-cert.pem";
+/// Beside them, what only peers are known by: Istio's agents are told it over their own stream.
+const FEDERATED_KEY: &str = "federated-roots.pem";
 const REVOCATIONS: &str = "istio-ca-crl";
 const REVOCATIONS_KEY: &str = "ca-crl.pem";
 /// How soon a namespace that could not be told is told again.
@@ -33,9 +38,10 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Options {
     /// Where it is kept.
     pub directory: PathBuf,
+    /// The trust domain holds unless the mesh's settings name another.
     pub settings: Settings,
-    /// What its own root's key is, if it has to make one.
-    pub key_type: KeyType,
+    /// File with the roots of another authority that signs for workloads in place of this one.
+    pub external: Option<PathBuf>,
 }
 
 /// The objects of the cluster, as far as they are known.
@@ -43,17 +49,42 @@ pub type Snapshots = watch::Receiver<Option<Snapshot>>;
 
 /// Puts the authority to work, once the cluster's objects are known: a brought issuer is there from the start.
 pub async fn start(options: Options, client: Client, mut snapshots: Snapshots) -> Result<Arc<Ca>, Error> {
-    let brought = match snapshots.wait_for(Option::is_some).await {
-        Ok(snapshot) => snapshot.as_ref().and_then(brought),
-        Err(_) => None,
-    };
-    let store = Store::at(options.directory)?;
-    let authority = store.load(options.settings, brought.as_ref(), options.key_type, SystemTime::now())?;
+    let snapshot = snapshots.wait_for(Option::is_some).await.ok().and_then(|snapshot| snapshot.clone());
+    let snapshot = snapshot.unwrap_or_default();
+    let Options { directory, mut settings, external } = options;
+    let own = settings.trust_domains.own.clone();
+    settings.trust_domains = trust_domains(&snapshot, &own);
+    let store = Store::at(directory)?;
+    let authority = store.load(settings, brought(&snapshot).as_ref(), SystemTime::now())?;
     let ca = Ca::new(authority, store);
+    if let Some(path) = external {
+        let what = || format!("the roots of the external authority: {}", path.display());
+        let text = std::fs::read_to_string(&path).map_err(Error::io(what()))?;
+        let roots = certificate::read_pem(&text).map_err(|error| Error::io(what())(io::Error::other(error)))?;
+        ca.sign_elsewhere(roots.clone());
+        let mut roots = watched::follow(path, roots, None, certificate::read_pem);
+        let ca = Arc::clone(&ca);
+        tokio::spawn(async move {
+            while roots.changed().await.is_ok() {
+                ca.sign_elsewhere(roots.borrow_and_update().clone());
+            }
+        });
+    }
+    let mut seen = Brought::default();
+    seen.follow(&ca, &snapshot, &own);
     tokio::spawn(Arc::clone(&ca).tend());
-    tokio::spawn(follow(Arc::clone(&ca), snapshots.clone()));
+    tokio::spawn(follow(Arc::clone(&ca), snapshots.clone(), seen, own));
     tokio::spawn(distribute(client, ca.bundle(), snapshots));
     Ok(ca)
+}
+
+/// The mesh's names: its settings' word goes over what the control plane was started with.
+fn trust_domains(snapshot: &Snapshot, own: &TrustDomain) -> TrustDomains {
+    let mesh = mesh::of_snapshot(snapshot).unwrap_or_default();
+    // What is no trust domain is refused when the settings come.
+    let own = mesh.trust_domain.and_then(|name| name.parse().ok()).unwrap_or_else(|| own.clone());
+    let aliases = mesh.trust_domain_aliases.iter().filter_map(|name| name.parse().ok());
+    TrustDomains { aliases: aliases.filter(|alias| *alias != own).collect(), own }
 }
 
 /// Asks the cluster whose a token is.
@@ -70,22 +101,52 @@ pub fn reviewer(client: Client) -> Reviewer {
     })
 }
 
-/// Has an issuer sign that is brought, or changed, while the authority works.
-async fn follow(ca: Arc<Ca>, mut snapshots: Snapshots) {
-    let mut seen = None;
-    loop {
-        let now = snapshots.borrow_and_update().as_ref().and_then(brought);
-        if now != seen {
-            match now.as_ref().map(|files| ca.follow(files)) {
+/// Has the authority follow what people change while it works.
+async fn follow(ca: Arc<Ca>, mut snapshots: Snapshots, mut seen: Brought, own: TrustDomain) {
+    while snapshots.changed().await.is_ok() {
+        let snapshot = snapshots.borrow_and_update().clone().unwrap_or_default();
+        seen.follow(&ca, &snapshot, &own);
+    }
+}
+
+/// What a person has brought in the Secret `cacerts`, as it was seen last.
+#[derive(Default)]
+struct Brought {
+    issuer: Option<Files>,
+    /// Why it is not followed: it may not be valid yet, say, and is tried again.
+    trouble: Option<String>,
+    revoked: Option<String>,
+}
+
+impl Brought {
+    fn follow(&mut self, ca: &Ca, snapshot: &Snapshot, own: &TrustDomain) {
+        ca.rename(trust_domains(snapshot, own));
+        let issuer = brought(snapshot);
+        if issuer != self.issuer || self.trouble.is_some() {
+            let mut trouble = None;
+            match issuer.as_ref().map(|files| ca.follow(files)) {
                 Some(Ok(true)) => tracing::info!("the Secret {BROUGHT} has another issuer: its root is announced"),
                 Some(Ok(false)) => {}
-                Some(Err(error)) => tracing::error!(%error, "the Secret {BROUGHT} is not followed"),
-                None => tracing::warn!("the Secret {BROUGHT} is gone; its issuer signs on"),
+                Some(Err(error)) => {
+                    let error = error.to_string();
+                    if self.trouble.as_ref() != Some(&error) {
+                        tracing::error!(error, "the Secret {BROUGHT} is not followed");
+                    }
+                    trouble = Some(error);
+                }
+                None => {
+                    ca.left_alone();
+                    tracing::warn!("the Secret {BROUGHT} is gone; its issuer signs on");
+                }
             }
-            seen = now;
+            (self.issuer, self.trouble) = (issuer, trouble);
         }
-        if snapshots.changed().await.is_err() {
-            return;
+        let revoked = revocations(snapshot);
+        if revoked != self.revoked {
+            if let Err(error) = ca.revoke(revoked.as_deref()) {
+                tracing::error!(%error, "{REVOCATIONS_KEY} in the Secret {BROUGHT} is not followed");
+            }
+            self.revoked = revoked;
         }
     }
 }
@@ -117,23 +178,33 @@ fn brought(snapshot: &Snapshot) -> Option<Files> {
     })
 }
 
+/// Roots of others that the mesh's settings trust; those that cannot be roots are left out, and told in the log.
+fn federated(snapshot: &Snapshot) -> String {
+    let mut roots = String::new();
+    let mesh = mesh::of_snapshot(snapshot).unwrap_or_default();
+    for (index, data) in mesh.ca_certificates.iter().enumerate() {
+        let read = certificate::read_pem(&data.pem).and_then(|read| certificate::root_store(&read).map(|_| read));
+        match read {
+            Ok(read) => roots.push_str(&certificate::to_pem(&read)),
+            Err(error) => tracing::error!(%error, "caCertificates[{index}].pem of the mesh's settings is not trusted"),
+        }
+    }
+    roots
+}
+
 /// Keeps the roots, and lists of revoked certificates if there are any, in every namespace.
 async fn distribute(client: Client, mut bundle: watch::Receiver<Arc<str>>, mut snapshots: Snapshots) {
     loop {
         let roots = Arc::clone(&bundle.borrow_and_update());
         let snapshot = snapshots.borrow_and_update().clone().unwrap_or_default();
-        let revoked = revocations(&snapshot).filter(|pem| match certificate::read_revocations(pem) {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::error!(%error, "{REVOCATIONS_KEY} in the Secret {BROUGHT} is not told");
-                false
-            }
-        });
+        let revoked = revocations(&snapshot).filter(|pem| certificate::revocations(pem).is_ok());
+        let files = [(ROOTS_KEY, roots.to_string()), (FEDERATED_KEY, federated(&snapshot))];
+        let roots = Data::from_iter(files.into_iter().filter(|(_, text)| !text.is_empty()));
+        let revoked = revoked.map(|text| Data::from([(REVOCATIONS_KEY, text)]));
         let mut failed = false;
-        for (name, key, text) in [(ROOTS, ROOTS_KEY, Some(&*roots)), (REVOCATIONS, REVOCATIONS_KEY, revoked.as_deref())]
-        {
-            for namespace in untold(&snapshot, name, key, text) {
-                if let Err(error) = tell(&client, &namespace, name, key, text).await {
+        for (name, data) in [(ROOTS, Some(&roots)), (REVOCATIONS, revoked.as_ref())] {
+            for namespace in untold(&snapshot, name, data) {
+                if let Err(error) = tell(&client, &namespace, name, data).await {
                     tracing::warn!(namespace, name, %error, "a namespace is not told");
                     failed = true;
                 }
@@ -148,33 +219,39 @@ async fn distribute(client: Client, mut bundle: watch::Receiver<Arc<str>>, mut s
     }
 }
 
-/// Makes a namespace's ConfigMap hold this text, or takes it away.
-async fn tell(client: &Client, namespace: &str, name: &str, key: &str, text: Option<&str>) -> Result<(), ClientError> {
-    let Some(text) = text else {
+/// What a ConfigMap holds.
+type Data = BTreeMap<&'static str, String>;
+
+/// Makes a namespace's ConfigMap hold this, or takes it away.
+async fn tell(client: &Client, namespace: &str, name: &str, data: Option<&Data>) -> Result<(), ClientError> {
+    let Some(data) = data else {
         return client.delete(Kind::ConfigMap, namespace, name, None).await.map(drop);
     };
     let object = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": name, "namespace": namespace, "labels": {"istio.io/config": "true"}},
-        "data": {key: text},
+        "data": data,
     });
     client.apply(&object, namespace, false).await.map(drop)
 }
 
-/// Namespaces whose ConfigMap of this name does not hold this text, or is there where there is none to tell.
-fn untold(snapshot: &Snapshot, name: &str, key: &str, text: Option<&str>) -> Vec<String> {
+/// Namespaces whose ConfigMap of this name does not hold this, or is there where there is nothing to tell.
+fn untold(snapshot: &Snapshot, name: &str, data: Option<&Data>) -> Vec<String> {
     let namespaces = snapshot.objects(Kind::Namespace);
     let stays = namespaces.filter(|namespace| namespace.metadata().deletion_timestamp.is_none());
     let names = stays.map(|namespace| namespace.name().to_owned());
+    let wanted = data.map(|data| json!(data));
     let told = |namespace: &String| {
         let map = snapshot.find(Kind::ConfigMap, namespace, name);
-        map.map(|map| map.raw().get("data").and_then(|data| data.get(key)?.as_str()).unwrap_or_default()) == text
+        map.map(|map| map.raw().get("data").cloned().unwrap_or_default()) == wanted
     };
     names.filter(|namespace| !told(namespace)).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use lateen_citadel::authority::Issuer;
+    use lateen_citadel::key::KeyType;
     use lateen_galley::Object;
 
     use super::*;
@@ -195,8 +272,26 @@ mod tests {
                 "data": {ROOTS_KEY: roots}})
         };
         let objects = [namespace("a"), namespace("b"), namespace("c"), map("a", "new"), map("b", "old")];
-        assert_eq!(untold(&snapshot(&objects), ROOTS, ROOTS_KEY, Some("new")), ["b", "c"]);
-        assert_eq!(untold(&snapshot(&objects), ROOTS, ROOTS_KEY, None), ["a", "b"]);
+        let data = Data::from([(ROOTS_KEY, "new".to_owned())]);
+        assert_eq!(untold(&snapshot(&objects), ROOTS, Some(&data)), ["b", "c"]);
+        assert_eq!(untold(&snapshot(&objects), ROOTS, None), ["a", "b"]);
+    }
+
+    #[test]
+    fn the_mesh_s_settings_name_it_and_the_roots_it_trusts() {
+        let own: TrustDomain = "cluster.local".parse().unwrap();
+        assert_eq!(trust_domains(&snapshot(&[]), &own), own.clone().into());
+        let root = Issuer::self_signed(&own, KeyType::EcdsaP256, Duration::from_secs(60), SystemTime::now()).unwrap();
+        let root = root.to_files().root;
+        let no_root = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
+        let mesh = json!({"trustDomain": "new.example", "trustDomainAliases": ["cluster.local", "new.example"],
+            "caCertificates": [{"pem": no_root}, {"pem": root}]});
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": mesh::NAME, "namespace": mesh::NAMESPACE}, "data": {"mesh": mesh.to_string()}});
+        let snapshot = snapshot(&[map]);
+        let named = TrustDomains { own: "new.example".parse().unwrap(), aliases: vec![own.clone()] };
+        assert_eq!(trust_domains(&snapshot, &own), named);
+        assert_eq!(federated(&snapshot), root);
     }
 
     #[test]

@@ -11,8 +11,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use lateen_citadel::spiffe::TrustDomain;
 use lateen_galley::Kind;
 use lateen_local::client::{Client, replicate};
 use lateen_pilot::{Config, Pilot};
@@ -23,6 +24,8 @@ use tokio::sync::watch;
 
 use crate::error::Error;
 use crate::secrecy;
+
+pub use shown::{AUTHORITY, ROTATE};
 
 /// Where proxies connect.
 pub enum Place {
@@ -46,6 +49,8 @@ pub struct Options {
     pub http: Option<SocketAddr>,
     /// How keys of tokens' issuers are fetched.
     pub keys: keys::Options,
+    /// The mesh's, unless its settings name another.
+    pub trust_domain: TrustDomain,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -64,15 +69,18 @@ pub async fn run(options: Options) -> Result<(), Error> {
         Some((place, identity)) => Some((place.listen().await?, identity)),
         None => None,
     };
-    let pilot = Pilot::new(Config::default()).map_err(Error::io("cannot start the pilot"))?;
-    let shown = shown::pages(pilot.clone());
+    let config = Config { trust_domain: options.trust_domain.to_string(), ..Config::default() };
+    let pilot = Pilot::new(config).map_err(Error::io("cannot start the pilot"))?;
+    let authority = Arc::new(OnceLock::new());
     if let Some(path) = &options.pages {
         let socket = pages::listen_unix(path).map_err(Error::io(path.display().to_string()))?;
-        tokio::spawn(pages::serve(pages::Listener::Unix(socket), shown.clone()));
+        let shown = shown::pages(pilot.clone(), Some(Arc::clone(&authority)));
+        tokio::spawn(pages::serve(pages::Listener::Unix(socket), shown));
     }
     if let Some(address) = options.http {
         let socket = TcpListener::bind(address).await.map_err(Error::io(address.to_string()))?;
-        tokio::spawn(pages::serve(pages::Listener::Tcp(socket), shown));
+        // Whoever can reach an address has nothing to do with the authority.
+        tokio::spawn(pages::serve(pages::Listener::Tcp(socket), shown::pages(pilot.clone(), None)));
     }
 
     let (sender, snapshots) = watch::channel(None);
@@ -118,6 +126,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
             ca = identity::start(options, client.clone(), known) => ca?,
             () = until_stopped() => return Ok(()),
         };
+        let _ = authority.set(Arc::clone(&ca));
         let reviewer = identity::reviewer(client.clone());
         Ok(lateen_citadel::serve::serve(listener, ca, reviewer, discovery.clone(), until_stopped()).await?)
     };

@@ -31,8 +31,15 @@ pub struct Page {
     pub text: String,
 }
 
-/// Answers a path, which may carry a query.
-pub type Pages = Arc<dyn Fn(&str) -> Page + Send + Sync>;
+impl Page {
+    /// A page of words.
+    pub fn plain(status: StatusCode, text: impl Into<String>) -> Page {
+        Page { status, content_type: "text/plain; charset=utf-8", text: text.into() }
+    }
+}
+
+/// Answers a method at a path, which may carry a query.
+pub type Pages = Arc<dyn Fn(&Method, &str) -> Page + Send + Sync>;
 
 /// Listens at a socket of a file, in place of what another process left there.
 ///
@@ -86,14 +93,7 @@ async fn converse<P>(stream: impl AsyncRead + AsyncWrite + Unpin, pages: Pages, 
 }
 
 fn answer(request: &Request<Incoming>, pages: &Pages) -> Response<Full<Bytes>> {
-    let page = match *request.method() {
-        Method::GET | Method::HEAD => pages(request.uri().path_and_query().map_or("/", |path| path.as_str())),
-        _ => Page {
-            status: StatusCode::METHOD_NOT_ALLOWED,
-            content_type: "text/plain; charset=utf-8",
-            text: "only GET is answered\n".to_string(),
-        },
-    };
+    let page = pages(request.method(), request.uri().path_and_query().map_or("/", |path| path.as_str()));
     let mut response = Response::new(Full::new(Bytes::from(page.text)));
     *response.status_mut() = page.status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(page.content_type));
@@ -106,10 +106,10 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     async fn ask(request: &str) -> String {
-        let pages: Pages = Arc::new(|path| Page {
-            status: if path == "/known?a=b" { StatusCode::OK } else { StatusCode::NOT_FOUND },
-            content_type: "text/plain",
-            text: "here".to_string(),
+        let pages: Pages = Arc::new(|method, path| match (method, path) {
+            (&Method::GET, "/known?a=b") => Page::plain(StatusCode::OK, "here"),
+            (&Method::GET, _) => Page::plain(StatusCode::NOT_FOUND, ""),
+            _ => Page::plain(StatusCode::METHOD_NOT_ALLOWED, ""),
         });
         let (mut client, server) = tokio::io::duplex(4096);
         tokio::spawn(converse(server, pages, ()));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pages_are_got_and_nothing_else() {
+    async fn pages_are_got_by_their_paths() {
         let request = |line: &str| format!("{line} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
         let known = ask(&request("GET /known?a=b")).await;
         assert!(known.starts_with("HTTP/1.1 200") && known.ends_with("here"), "{known}");

@@ -1,33 +1,56 @@
-//! The pages of a control plane: pilot's own, and how far its proxies are.
+//! The pages of a control plane: pilot's own, how far its proxies are, and its certificate authority.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use hyper::StatusCode;
+use hyper::{Method, StatusCode};
+use lateen_citadel::serve::Ca;
 use lateen_pilot::Pilot;
 use lateen_pilot::push::{Proxy, State};
+use serde::Serialize;
 
 use super::pages::{Page, Pages};
 use crate::waiting::{ProxySync, Sync};
 
-/// All pages of a pilot.
-pub fn pages(pilot: Pilot) -> Pages {
-    Arc::new(move |path| {
-        if path == Sync::PATH {
-            return in_force(&pilot);
+/// Where the authority shows itself.
+pub const AUTHORITY: &str = "/ca";
+/// Where its root is followed by a new one, by POST.
+pub const ROTATE: &str = "/ca/rotate";
+
+/// The authority, once it works.
+pub type Authority = Arc<OnceLock<Arc<Ca>>>;
+
+/// All pages of a pilot, and those of an authority for whom it may obey.
+pub fn pages(pilot: Pilot, authority: Option<Authority>) -> Pages {
+    Arc::new(move |method, path| {
+        let read = matches!(*method, Method::GET | Method::HEAD);
+        match (path, &authority) {
+            (Sync::PATH, _) if read => json(&pilot.look(sync)),
+            (AUTHORITY, Some(authority)) if read => of(authority, |ca| json(&ca.status())),
+            (ROTATE, Some(authority)) if *method == Method::POST => of(authority, |ca| match ca.rotate() {
+                Ok(status) => json(&status),
+                Err(error) => Page::plain(StatusCode::CONFLICT, error.to_string()),
+            }),
+            _ if read && path != ROTATE => {
+                let answer = pilot.answer(path);
+                let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                Page { status, content_type: answer.content_type, text: answer.body }
+            }
+            _ => Page::plain(StatusCode::METHOD_NOT_ALLOWED, "not answered by this method\n"),
         }
-        let answer = pilot.answer(path);
-        let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Page { status, content_type: answer.content_type, text: answer.body }
     })
 }
 
-fn in_force(pilot: &Pilot) -> Page {
-    match serde_json::to_string_pretty(&pilot.look(sync)) {
+fn of(authority: &Authority, page: impl FnOnce(&Ca) -> Page) -> Page {
+    match authority.get() {
+        Some(ca) => page(ca),
+        None => Page::plain(StatusCode::SERVICE_UNAVAILABLE, "the certificate authority has not begun yet"),
+    }
+}
+
+fn json(value: &impl Serialize) -> Page {
+    match serde_json::to_string_pretty(value) {
         Ok(text) => Page { status: StatusCode::OK, content_type: "application/json", text: text + "\n" },
-        Err(error) => {
-            let text = format!("{error}\n");
-            Page { status: StatusCode::INTERNAL_SERVER_ERROR, content_type: "text/plain; charset=utf-8", text }
-        }
+        Err(error) => Page::plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
 

@@ -18,12 +18,16 @@ pub struct ProxyConfig {
     /// How the workload's health is found out, for workloads outside the cluster.
     pub readiness_probe: Option<ReadinessProbe>,
     /// Variables of the proxy's process; `ISTIO_META_HTTP10` and `ISTIO_META_IDLE_TIMEOUT` say how HTTP is served,
-    /// `ISTIO_META_AUTO_REGISTER_GROUP` the WorkloadGroup that the workload joins.
+    /// `ISTIO_META_AUTO_REGISTER_GROUP` the WorkloadGroup that the workload joins, `SECRET_TTL` how long its
+    /// certificates live.
     pub proxy_metadata: BTreeMap<String, String>,
 }
 
+/// The variable that says how long the workload's certificates live.
+pub const SECRET_TTL: &str = "SECRET_TTL";
 /// Variables that have an effect.
-const METADATA: [&str; 3] = ["ISTIO_META_AUTO_REGISTER_GROUP", "ISTIO_META_HTTP10", "ISTIO_META_IDLE_TIMEOUT"];
+const METADATA: [&str; 4] =
+    ["ISTIO_META_AUTO_REGISTER_GROUP", "ISTIO_META_HTTP10", "ISTIO_META_IDLE_TIMEOUT", SECRET_TTL];
 
 /// What stands in front of a gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Deserialize)]
@@ -142,7 +146,7 @@ impl ProxyConfig {
             let path = format!("{at}: proxyMetadata.{name}");
             if !METADATA.contains(&name.as_str()) {
                 findings.warning(path, "has no effect here");
-            } else if name == "ISTIO_META_IDLE_TIMEOUT"
+            } else if ["ISTIO_META_IDLE_TIMEOUT", SECRET_TTL].contains(&name.as_str())
                 && let Err(error) = value.parse::<crate::istio::Duration>()
             {
                 findings.error(path, error.to_string());

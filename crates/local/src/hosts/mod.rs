@@ -68,10 +68,18 @@ impl Relay {
                 None if original == own || network::is_virtual(original.ip()) => {
                     Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nothing is there"))
                 }
-                None => Ok(Destination::Outside(original)),
+                None => Ok(Destination::Outside(Endpoint::Address(original))),
             }
         })
         .await
+    }
+
+    /// Serves a listener that stands for one place outside, until it breaks or the future is dropped.
+    ///
+    /// # Errors
+    /// When the listener cannot accept any more.
+    pub async fn serve_outside(self, listener: TcpListener, place: Endpoint) -> io::Result<()> {
+        self.serve(listener, move |_, _| Ok(Destination::Outside(place.clone()))).await
     }
 
     async fn serve(
@@ -115,7 +123,7 @@ impl Relay {
 
     async fn connect(mut self, destination: &Destination) -> io::Result<TcpStream> {
         let port = match destination {
-            Destination::Outside(address) => return self.dialer.connect(&Endpoint::Address(*address)).await,
+            Destination::Outside(place) => return self.dialer.connect(place).await,
             Destination::Service(port) => port,
         };
         let patience = Instant::now() + HOLD;
@@ -141,7 +149,7 @@ impl Relay {
 #[derive(Debug)]
 enum Destination {
     Service(ServicePort),
-    Outside(SocketAddr),
+    Outside(Endpoint),
 }
 
 /// Accepts one connection, waiting out errors that pass.

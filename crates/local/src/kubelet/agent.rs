@@ -1,7 +1,12 @@
 //! The agent beside a pod's proxy: where its files are in the pod, and how it is told. The paths are Istio's.
 
-use std::net::SocketAddr;
+use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
+use lateen_galley::Snapshot;
+use lateen_galley::mesh::{self, ProxyConfig, SECRET_TTL};
+
+use super::Context;
 use crate::dns::CLUSTER_DOMAIN;
 use crate::node::SIDECAR_MARK;
 
@@ -16,22 +21,63 @@ pub const DISCOVERY_SOCKET: &str = "/var/run/secrets/workload-spiffe-uds/discove
 const TOKEN: &str = "/var/run/secrets/tokens/istio-token";
 const ROOTS: &str = "/var/run/secrets/istio/root-cert.pem";
 
+/// Longest life that is asked for.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// The bootstrap's path in a pod.
 pub fn bootstrap() -> String {
     format!("{BOOTSTRAP_DIRECTORY}/{BOOTSTRAP_FILE}")
 }
 
-/// What an agent is told of its workload and of the control plane, on its command line.
-pub fn arguments(namespace: &str, service_account: &str, control_plane: SocketAddr) -> Vec<String> {
-    let identity = format!("spiffe://{CLUSTER_DOMAIN}/ns/{namespace}/sa/{service_account}");
-    let arguments = [
+/// What a pod's agent is told of its workload and of the control plane, on its command line.
+pub fn arguments(context: &Context, pod: &Pod, snapshot: &Snapshot) -> Vec<String> {
+    let mesh = mesh::of_snapshot(snapshot).unwrap_or_default();
+    let trust_domain = mesh.trust_domain.as_deref().unwrap_or(CLUSTER_DOMAIN);
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let identity = format!("spiffe://{trust_domain}/ns/{namespace}/sa/{}", super::service_account(pod));
+    let mut arguments = vec![
         ("--identity", identity),
-        ("--control-plane", control_plane.to_string()),
+        ("--control-plane", context.control_plane.to_string()),
         ("--roots", ROOTS.to_owned()),
         ("--token", TOKEN.to_owned()),
         ("--secrets-socket", SECRETS_SOCKET.to_owned()),
         ("--discovery-socket", DISCOVERY_SOCKET.to_owned()),
         ("--mark", SIDECAR_MARK.to_string()),
     ];
+    if let Some((address, name)) = &context.authority {
+        arguments.push(("--ca-address", address.to_string()));
+        arguments.push(("--ca-name", name.clone()));
+    }
+    if let Some(life) = secret_ttl(pod, mesh.default_config) {
+        arguments.push(("--cert-ttl", life));
+    }
     arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
+}
+
+/// The life of certificates that the proxy's settings say, in seconds.
+fn secret_ttl(pod: &Pod, mesh: ProxyConfig) -> Option<String> {
+    let annotation = pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(mesh::ANNOTATION));
+    // What cannot be read was refused when the pod came.
+    let own = annotation.and_then(|text| mesh::proxy_config(text, "").0).unwrap_or_default();
+    let life: lateen_galley::istio::Duration = own.over(&mesh).proxy_metadata.get(SECRET_TTL)?.parse().ok()?;
+    Some(format!("{}s", life.get().min(LONGEST).as_secs_f64()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_s_word_on_its_certificates_life_goes_over_the_mesh_s() {
+        let read = |text| mesh::proxy_config(text, "").0.unwrap();
+        let pod = |annotations| -> Pod { serde_json::from_value(json!({"metadata": annotations})).unwrap() };
+        let mesh = read("proxyMetadata: {SECRET_TTL: 1h30m}");
+        let silent = pod(json!({}));
+        assert_eq!(secret_ttl(&silent, ProxyConfig::default()), None);
+        assert_eq!(secret_ttl(&silent, mesh.clone()).as_deref(), Some("5400s"));
+        let own = pod(json!({"annotations": {"proxy.istio.io/config": "proxyMetadata: {SECRET_TTL: 10s}"}}));
+        assert_eq!(secret_ttl(&own, mesh).as_deref(), Some("10s"));
+    }
 }

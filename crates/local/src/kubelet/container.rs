@@ -208,9 +208,7 @@ impl Job {
         if let Some(kind) = &self.proxy {
             let bootstrap = agent::bootstrap();
             environment::set(&mut env, "BOOTSTRAP", bootstrap.clone());
-            let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
-            let account = super::service_account(&self.pod);
-            let told = agent::arguments(namespace, account, context.control_plane);
+            let told = agent::arguments(context, &self.pod, &snapshot);
             role = Role::Proxy;
             if mapped {
                 let words = context.images.of(image).unwrap_or_default();

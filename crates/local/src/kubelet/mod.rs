@@ -64,6 +64,8 @@ pub struct Settings {
     pub host: IpAddr,
     /// Where the control plane serves proxies.
     pub control_plane: SocketAddr,
+    /// Where another authority signs for workloads, and the name in its certificate.
+    pub authority: Option<(SocketAddr, String)>,
     /// Issues the pods' tokens.
     pub tokens: Tokens,
 }
@@ -82,6 +84,7 @@ pub struct Context {
     node_name: String,
     host: IpAddr,
     control_plane: SocketAddr,
+    authority: Option<(SocketAddr, String)>,
     tokens: Tokens,
     addresses: Addresses,
     /// Where gateways get the host's listeners from, if they take them over.
@@ -152,6 +155,7 @@ impl Kubelet {
             node_name,
             host,
             control_plane,
+            authority,
             tokens,
         } = settings;
         let context = Context {
@@ -166,6 +170,7 @@ impl Kubelet {
             node_name,
             host,
             control_plane,
+            authority,
             tokens,
             addresses: Addresses::default(),
             inherit_from,

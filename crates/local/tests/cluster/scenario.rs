@@ -151,6 +151,7 @@ fn options(directory: &Path, file: &Path) -> Options {
         namespace: "default".to_owned(),
         images: ImageCommands::parse(["web:v1=lateen serve v1", "web:v2=lateen serve v2"]).unwrap(),
         control_plane: vec!["sleep".into(), "1000".into()],
+        authority: None,
         search_path: "/usr/local/bin:/usr/bin:/bin".to_owned(),
         working_directory: "/".into(),
         resolv_conf: "/etc/resolv.conf".into(),
