@@ -116,7 +116,7 @@ impl Relay {
             None if network::is_virtual(address.ip()) => {
                 return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nothing is there"));
             }
-            None => Destination::Outside(address),
+            None => Destination::Outside(Endpoint::Address(address)),
         };
         self.clone().connect(&destination).await
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use std::path::Path;
+use std::path::{Component, Path};
 
 use k8s_openapi::api::core::v1::{
     ConfigMapVolumeSource, Container, DownwardAPIVolumeSource, KeyToPath, Pod, ProjectedVolumeSource,
@@ -37,6 +37,9 @@ pub enum VolumeError {
     /// Containers of a pod see the same files.
     #[error("containers mount different volumes at {0:?}")]
     Conflict(String),
+    /// A part of a volume that is none.
+    #[error("subPath {0:?} leads out of its volume")]
+    Outside(String),
 }
 
 /// The pod's `/etc/resolv.conf`; `None` leaves it the host's.
@@ -94,27 +97,23 @@ pub fn hosts(pod: &Pod, addresses: &[IpAddr]) -> String {
     text
 }
 
-/// What the pod's containers mount, all of them together: they share one view of the files. Projected volumes are in
-/// `projected` on the host, a directory for each.
+/// What the pod's containers mount, all of them together: they share one view of the files. Volumes that follow objects
+/// are in `written` on the host, a directory for each.
 ///
 /// # Errors
 /// When a volume cannot be had, or two containers want different ones at one place.
-pub fn mounts(pod: &Pod, snapshot: &Snapshot, projected: &Path) -> Result<Vec<Mount>, VolumeError> {
+pub fn mounts(pod: &Pod, snapshot: &Snapshot, written: &Path) -> Result<Vec<Mount>, VolumeError> {
     let Some(spec) = &pod.spec else { return Ok(Vec::new()) };
     let mut mounts: BTreeMap<String, Mount> = BTreeMap::new();
     let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
     for mount in containers.flat_map(|container: &Container| container.volume_mounts.iter().flatten()) {
         let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name);
         let volume = volume.ok_or_else(|| VolumeError::Unknown(mount.name.clone()))?;
-        let read_only = mount.read_only == Some(true);
-        let content = match (&volume.projected, mount.sub_path.as_deref()) {
-            (Some(_), sub_path) => {
-                let whole = projected.join(&volume.name);
-                let path = sub_path.map_or_else(|| whole.clone(), |sub_path| whole.join(sub_path));
-                MountContent::Host { path: path.display().to_string(), read_only: true }
-            }
-            (None, sub_path) => content(pod, volume, sub_path, read_only, snapshot)?,
-        };
+        let sub_path = mount.sub_path.as_deref().filter(|path| !path.is_empty());
+        if sub_path.is_some_and(|path| !Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))) {
+            return Err(VolumeError::Outside(mount.sub_path.clone().unwrap_or_default()));
+        }
+        let content = content(pod, volume, sub_path, mount.read_only == Some(true), snapshot, written)?;
         let made = Mount { path: mount.mount_path.clone(), content };
         match mounts.get(&mount.mount_path) {
             Some(known) if *known != made => return Err(VolumeError::Conflict(mount.mount_path.clone())),
@@ -130,11 +129,8 @@ fn content(
     sub_path: Option<&str>,
     read_only: bool,
     snapshot: &Snapshot,
+    written: &Path,
 ) -> Result<MountContent, VolumeError> {
-    let missing = |kind, name: &str| VolumeError::Missing {
-        volume: volume.name.clone(),
-        source: EnvironmentError::Missing { kind, name: name.to_owned() },
-    };
     if volume.empty_dir.is_some() {
         return Ok(MountContent::Empty);
     }
@@ -145,22 +141,36 @@ fn content(
         };
         return Ok(MountContent::Host { path, read_only });
     }
-    let files = sources(
-        pod,
-        &volume.name,
-        volume.config_map.as_ref(),
-        volume.secret.as_ref(),
-        volume.downward_api.as_ref(),
-        snapshot,
-    )?;
-    match sub_path {
-        None => Ok(MountContent::Directory(files)),
+    let files = volume_files(pod, volume, snapshot)?.ok_or_else(|| VolumeError::Unsupported(volume.name.clone()))?;
+    let whole = written.join(&volume.name);
+    let path = match sub_path {
+        None => whole,
         Some(sub_path) => {
-            let found = files.into_iter().find(|file| file.path == sub_path);
-            let file = found.ok_or_else(|| missing("key", sub_path))?;
-            Ok(MountContent::File(MountedFile { path: String::new(), ..file }))
+            // A projected volume has tokens too, which are not known here.
+            let there = |file: &MountedFile| Path::new(&file.path).starts_with(sub_path);
+            if volume.projected.is_none() && !files.iter().any(there) {
+                let source = EnvironmentError::Missing { kind: "key", name: sub_path.to_owned() };
+                return Err(VolumeError::Missing { volume: volume.name.clone(), source });
+            }
+            whole.join(sub_path)
         }
+    };
+    Ok(MountContent::Host { path: path.display().to_string(), read_only: true })
+}
+
+/// The files of a volume that follows objects, but for tokens, which are issued; `None` if it is of another kind.
+///
+/// # Errors
+/// When one that is not optional cannot be had.
+pub fn volume_files(pod: &Pod, volume: &Volume, snapshot: &Snapshot) -> Result<Option<Vec<MountedFile>>, VolumeError> {
+    if let Some(projected) = &volume.projected {
+        return projected_files(pod, &volume.name, projected, snapshot).map(Some);
     }
+    let (map, secret, downward) = (&volume.config_map, &volume.secret, &volume.downward_api);
+    if map.is_none() && secret.is_none() && downward.is_none() {
+        return Ok(None);
+    }
+    sources(pod, &volume.name, map.as_ref(), secret.as_ref(), downward.as_ref(), snapshot).map(Some)
 }
 
 /// The files of the one of these that is given.
@@ -216,11 +226,7 @@ fn sources(
     Ok(files)
 }
 
-/// The files of a projected volume but for tokens, which are issued.
-///
-/// # Errors
-/// When one that is not optional cannot be had.
-pub fn projected_files(
+fn projected_files(
     pod: &Pod,
     volume: &str,
     projected: &ProjectedVolumeSource,
@@ -312,6 +318,22 @@ mod tests {
         let projected = mounts(&volume(json!({"projected": {"sources": []}})), &none, Path::new("/p")).unwrap();
         let content = MountContent::Host { path: "/p/v".to_owned(), read_only: true };
         assert_eq!(projected, [Mount { path: "/v".to_owned(), content }]);
+        let data = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "shop"},
+            "data": {"a.txt": "x"}});
+        let mut known = Snapshot::default();
+        known.insert(std::sync::Arc::new(lateen_galley::Object::decode(data).unwrap()));
+        let part = |sub_path: &str| {
+            let mut pod = volume(json!({"configMap": {"name": "c"}}));
+            let containers = &mut pod.spec.as_mut().unwrap().containers;
+            containers[0].volume_mounts.as_mut().unwrap()[0].sub_path = Some(sub_path.to_owned());
+            mounts(&pod, &known, Path::new("/p"))
+        };
+        let content = MountContent::Host { path: "/p/v/a.txt".to_owned(), read_only: true };
+        assert_eq!(part("a.txt").unwrap(), [Mount { path: "/v".to_owned(), content }]);
+        assert_eq!(part("b").unwrap_err().to_string(), "volume \"v\": key \"b\" not found");
+        for outside in ["../x", "/etc", "a/../../b"] {
+            assert_eq!(part(outside).unwrap_err(), VolumeError::Outside(outside.to_owned()));
+        }
         let nfs = mounts(&volume(json!({"nfs": {"server": "a", "path": "/"}})), &none, Path::new("/p")).unwrap_err();
         assert_eq!(nfs, VolumeError::Unsupported("v".to_owned()));
     }

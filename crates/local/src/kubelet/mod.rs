@@ -11,8 +11,8 @@ mod files;
 pub mod logs;
 mod pod;
 mod probe;
-mod projected;
 mod status;
+mod volumes;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -19,8 +19,8 @@ use tokio::time::{Instant, sleep};
 
 use super::bootstrap::{ProxyType, bootstrap, proxy_type};
 use super::container::{Job, RestartPolicy};
-use super::projected::Projected;
 use super::status::{Doing, PodState};
+use super::volumes::Volumes;
 use super::{Context, agent, files};
 use crate::admission::{POD_FINALIZER, PROXY_CONTAINER};
 use crate::controllers::write_status;
@@ -64,7 +64,7 @@ impl Worker {
         }
         let _ = doomed.wait_for(Option::is_some).await;
         self.context.logs.remove_pod(self.object.uid());
-        let _ = std::fs::remove_dir_all(self.volumes());
+        let _ = std::fs::remove_dir_all(self.written());
         self.release_object();
     }
 
@@ -108,7 +108,7 @@ impl Worker {
             });
             tokio::select! {
                 () = self.run_containers(id, addresses) => {}
-                () = self.projected().keep() => {}
+                () = self.volumes().keep() => {}
             }
             if let Err(error) = self.context.node.delete_pod(id).await {
                 tracing::debug!(%error, pod = self.object.name(), "the pod's network was gone already");
@@ -141,9 +141,9 @@ impl Worker {
         if addresses.is_empty() {
             return Err("no pod address is free".to_owned());
         }
-        self.projected().write()?;
+        self.volumes().write()?;
         let snapshot = self.context.store.snapshot();
-        let mut mounts = files::mounts(&self.pod, &snapshot, &self.volumes()).map_err(|error| error.to_string())?;
+        let mut mounts = files::mounts(&self.pod, &snapshot, &self.written()).map_err(|error| error.to_string())?;
         // The cluster's own keys, tokens and sockets are nobody's in a pod.
         let own = self.context.state_dir.display().to_string();
         mounts.push(Mount { path: own, content: MountContent::Directory(Vec::new()) });
@@ -246,15 +246,15 @@ impl Worker {
         }
     }
 
-    /// Where the pod's projected volumes are on the host.
-    fn volumes(&self) -> PathBuf {
+    /// Where the pod's volumes are on the host that follow objects.
+    fn written(&self) -> PathBuf {
         self.context.volumes.join(self.object.uid())
     }
 
-    fn projected(&self) -> Projected {
+    fn volumes(&self) -> Volumes {
         let context = &self.context;
         let (object, pod) = (Arc::clone(&self.object), Arc::clone(&self.pod));
-        Projected::new(context.store.clone(), context.tokens.clone(), object, pod, self.volumes())
+        Volumes::new(context.store.clone(), context.tokens.clone(), object, pod, self.written())
     }
 
     /// Lets go of a deleted pod's object.

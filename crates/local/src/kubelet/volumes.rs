@@ -1,19 +1,22 @@
-//! Projected volumes: files from several sources in one directory, kept up to date while the pod runs. They are written
-//! on the host, in a directory that no pod sees, and bound into the pod; a service-account token is there for its owner
-//! alone, and is replaced long before it ends.
+//! Volumes made of objects (ConfigMaps, Secrets, tokens), kept up to date while the pod runs. They are written on the host, in
+//! a directory that no pod sees, and bound into the pod; a service-account token is there for its owner alone, and is
+//! replaced long before it ends.
+//!
+//! All files of a volume change at once, as with Kubernetes' kubelet: they are in a directory of their own, `..data` is a link to
+//! that, and every name in the volume a link through it. What was mounted by its `subPath` stays as it was.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use k8s_openapi::api::core::v1::{Pod, ProjectedVolumeSource, ServiceAccountTokenProjection};
+use k8s_openapi::api::core::v1::{Pod, ServiceAccountTokenProjection, Volume};
 use lateen_galley::{Kind, Object, Snapshot, Store};
 
-use super::files::projected_files;
+use super::files::volume_files;
 use crate::node::MountedFile;
 use crate::tokens::{Bound, Issued, Named, Tokens};
 
@@ -23,11 +26,14 @@ const PART: f64 = 0.8;
 const LIFE: Duration = Duration::from_secs(3600);
 /// How soon something that failed is tried again when nothing else happens.
 const RETRY: Duration = Duration::from_secs(5);
-const NEW: &str = ".new";
+/// The link to the files of the moment.
+const DATA: &str = "..data";
+/// The same, not yet in its place.
+const NEW: &str = "..data_tmp";
 
-/// A pod's projected volumes.
+/// A pod's volumes.
 #[derive(Debug)]
-pub struct Projected {
+pub struct Volumes {
     store: Store,
     tokens: Tokens,
     object: Arc<Object>,
@@ -46,7 +52,7 @@ struct Kept {
     replace_at: SystemTime,
 }
 
-impl Projected {
+impl Volumes {
     /// The volumes of a pod, to be written in this directory.
     pub fn new(store: Store, tokens: Tokens, object: Arc<Object>, pod: Arc<Pod>, directory: PathBuf) -> Self {
         Self { store, tokens, object, pod, directory, issued: Vec::new() }
@@ -60,10 +66,9 @@ impl Projected {
         let snapshot = self.store.snapshot();
         let pod = Arc::clone(&self.pod);
         for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-            let Some(projected) = &volume.projected else { continue };
-            let mut files =
-                projected_files(&pod, &volume.name, projected, &snapshot).map_err(|error| error.to_string())?;
-            for wanted in token_sources(projected) {
+            let files = volume_files(&pod, volume, &snapshot).map_err(|error| error.to_string())?;
+            let Some(mut files) = files else { continue };
+            for wanted in token_sources(volume) {
                 // Its account may not have been made yet.
                 if let Some(token) = self.token(&volume.name, wanted, &snapshot)? {
                     let bytes = token.into_bytes();
@@ -148,52 +153,98 @@ impl Projected {
     }
 }
 
-fn token_sources(projected: &ProjectedVolumeSource) -> impl Iterator<Item = &ServiceAccountTokenProjection> {
-    projected.sources.iter().flatten().filter_map(|source| source.service_account_token.as_ref())
+fn token_sources(volume: &Volume) -> impl Iterator<Item = &ServiceAccountTokenProjection> {
+    let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+    sources.filter_map(|source| source.service_account_token.as_ref())
 }
 
-/// Makes a directory hold these files and no others, each replaced as a whole.
+/// Makes a directory hold these files and no others, all at once.
 fn write_all(directory: &Path, files: &[MountedFile]) -> io::Result<()> {
     if let Some(parent) = directory.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
     }
     DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
-    let mut wanted = BTreeSet::new();
-    for MountedFile { path, bytes, mode } in files {
+    let mut names = BTreeSet::new();
+    for MountedFile { path, .. } in files {
         let relative = Path::new(path);
-        if path.is_empty() || !relative.components().all(|part| matches!(part, Component::Normal(_))) {
+        let first = relative.components().next();
+        let inside = relative.components().all(|part| matches!(part, Component::Normal(_)));
+        let Some(Component::Normal(first)) = first.filter(|_| inside && !path.starts_with("..")) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("the path {path:?} leads out of it")));
-        }
-        wanted.extend(relative.ancestors().map(|part| directory.join(part)));
-        let path = directory.join(relative);
-        if let Some(parent) = path.parent() {
-            DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
-        }
-        if fs::read(&path).is_ok_and(|there| there == *bytes) {
-            continue;
-        }
-        let mut new = path.clone().into_os_string();
-        new.push(NEW);
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(bytes)?;
-        file.set_permissions(fs::Permissions::from_mode(*mode))?;
-        fs::rename(new, path)?;
+        };
+        names.insert(first.to_owned());
     }
-    remove_others(directory, &wanted)
-}
-
-fn remove_others(directory: &Path, wanted: &BTreeSet<PathBuf>) -> io::Result<()> {
+    let old = fs::read_link(directory.join(DATA)).ok();
+    if old.as_ref().is_some_and(|old| holds(&directory.join(old), files)) {
+        return Ok(());
+    }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let new = PathBuf::from(format!("..{}", now.as_nanos()));
+    let written = write_files(&directory.join(&new), files).and_then(|()| {
+        let link = directory.join(NEW);
+        remove(&link)?;
+        symlink(&new, &link)?;
+        fs::rename(link, directory.join(DATA))
+    });
+    if let Err(error) = written {
+        let _ = fs::remove_dir_all(directory.join(new));
+        return Err(error);
+    }
+    for name in &names {
+        match symlink(Path::new(DATA).join(name), directory.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
     for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let path = entry.path();
-        match (wanted.contains(&path), entry.file_type()?.is_dir()) {
-            (true, true) => remove_others(&path, wanted)?,
-            (true, false) => {}
-            (false, true) => fs::remove_dir_all(path)?,
-            (false, false) => fs::remove_file(path)?,
+        let name = entry?.file_name();
+        if name != DATA && name != new.as_os_str() && !names.contains(&name) {
+            remove(&directory.join(name))?;
         }
     }
     Ok(())
+}
+
+fn write_files(directory: &Path, files: &[MountedFile]) -> io::Result<()> {
+    DirBuilder::new().mode(0o755).create(directory)?;
+    for MountedFile { path, bytes, mode } in files {
+        let path = directory.join(path);
+        if let Some(parent) = path.parent() {
+            DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        file.write_all(bytes)?;
+        file.set_permissions(fs::Permissions::from_mode(*mode))?;
+    }
+    Ok(())
+}
+
+/// Whether a directory holds these files and no others.
+fn holds(directory: &Path, files: &[MountedFile]) -> bool {
+    let same = |file: &MountedFile| {
+        let path = directory.join(&file.path);
+        let mode = fs::metadata(&path).map(|found| found.permissions().mode() & 0o777);
+        mode.is_ok_and(|mode| mode == file.mode) && fs::read(path).is_ok_and(|there| there == file.bytes)
+    };
+    files.iter().all(same) && count(directory).is_ok_and(|count| count == files.len())
+}
+
+fn count(directory: &Path) -> io::Result<usize> {
+    let mut files = 0;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        files += if entry.file_type()?.is_dir() { count(&entry.path())? } else { 1 };
+    }
+    Ok(files)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
 #[cfg(test)]
@@ -222,6 +273,37 @@ mod tests {
         }})
     }
 
+    /// What is in a volume, but for the directory behind the link.
+    fn names(directory: &Path) -> Vec<String> {
+        let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name == DATA || !name.starts_with("..")).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_volume_changes_all_at_once() {
+        let parent = tempfile::tempdir().unwrap();
+        let at = parent.path().join("v");
+        let file = |path: &str, text: &str| MountedFile { path: path.to_owned(), bytes: text.into(), mode: 0o644 };
+        write_all(&at, &[file("a", "1"), file("b/c", "1")]).unwrap();
+        let first = fs::read_link(at.join(DATA)).unwrap();
+        write_all(&at, &[file("a", "1"), file("b/c", "1")]).unwrap();
+        assert_eq!(fs::read_link(at.join(DATA)).unwrap(), first, "nothing has changed");
+        // A program that has looked behind the link sees one state or the other.
+        let held = fs::File::open(at.join("a")).unwrap();
+        write_all(&at, &[file("a", "2"), file("d", "2")]).unwrap();
+        assert_ne!(fs::read_link(at.join(DATA)).unwrap(), first);
+        assert_eq!(names(&at), [DATA, "a", "d"]);
+        assert_eq!(fs::read_to_string(at.join("a")).unwrap(), "2");
+        assert!(!at.join(first).exists());
+        assert_eq!(io::read_to_string(held).unwrap(), "1");
+        assert_eq!(fs::read_link(at.join("a")).unwrap(), Path::new("..data/a"));
+        // Another mode is another file.
+        write_all(&at, &[MountedFile { mode: 0o400, ..file("a", "2") }]).unwrap();
+        assert_eq!(fs::metadata(at.join("a")).unwrap().permissions().mode() & 0o777, 0o400);
+    }
+
     #[test]
     fn a_volume_follows_its_sources() {
         let store = Store::new(StoreSettings::default());
@@ -231,12 +313,12 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let tokens = Tokens::new().unwrap();
         let directory = parent.path().join("volumes");
-        let mut projected = Projected::new(store.clone(), tokens.clone(), object, typed, directory.clone());
+        let mut volumes = Volumes::new(store.clone(), tokens.clone(), object, typed, directory.clone());
         let at = directory.join("identity");
 
         // Nothing is there yet, and nothing of it is needed.
-        projected.write().unwrap();
-        assert_eq!(fs::read_dir(&at).unwrap().count(), 0);
+        volumes.write().unwrap();
+        assert_eq!(names(&at), [DATA]);
 
         put(
             &store,
@@ -248,7 +330,7 @@ mod tests {
             json!({"apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {"name": "roots", "namespace": "shop"}, "data": {"root.pem": "one", "old": "x"}}),
         );
-        projected.write().unwrap();
+        volumes.write().unwrap();
         let token = fs::read_to_string(at.join("token")).unwrap();
         let audience = ["istio-ca".to_owned()];
         let reviewed = tokens.review(&token, &audience, &store.snapshot()).unwrap();
@@ -262,13 +344,13 @@ mod tests {
             json!({"apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {"name": "roots", "namespace": "shop"}, "data": {"root.pem": "two"}}),
         );
-        projected.write().unwrap();
+        volumes.write().unwrap();
         assert_eq!(fs::read_to_string(at.join("root.pem")).unwrap(), "two");
         assert!(!at.join("old").exists());
         assert_eq!(fs::read_to_string(at.join("token")).unwrap(), token, "a token lives on");
 
-        projected.issued[0].replace_at = SystemTime::now();
-        projected.write().unwrap();
+        volumes.issued[0].replace_at = SystemTime::now();
+        volumes.write().unwrap();
         assert_ne!(fs::read_to_string(at.join("token")).unwrap(), token, "until it is replaced");
     }
 
@@ -276,7 +358,7 @@ mod tests {
     fn no_file_leaves_its_volume() {
         let parent = tempfile::tempdir().unwrap();
         let file = |path: &str| [MountedFile { path: path.to_owned(), bytes: Vec::new(), mode: 0o644 }];
-        for path in ["../out", "/etc/passwd", "a/../../b", ""] {
+        for path in ["../out", "/etc/passwd", "a/../../b", "", "..data"] {
             assert!(write_all(&parent.path().join("v"), &file(path)).is_err(), "{path}");
         }
         write_all(&parent.path().join("v"), &file("a/b")).unwrap();
