@@ -13,7 +13,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # Daemons live in sbin, which is not on an ordinary user's path.
 FIND := PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" command -v
 
-.PHONY: help build demo test test-only differential bench lint setup deny
+.PHONY: help build demo test test-only soak differential bench lint setup deny
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ test: setup test-only ## All tests, with what they need installed first; the las
 
 test-only:
 	@.ci/test
+
+soak: ## Two minutes at 1,000 requests a second, certificates of ten seconds, an outage and a new root: none may fail
+	@cargo test --release -p lateen-tests --test e2e -- --ignored --nocapture two_minutes
 
 differential: setup ## Drawn resources and requests for Envoy and for the proxy (SEED=, REQUESTS=): what differs, made small
 	@cargo run --quiet -p lateen-tests --example differential -- "$(SEED)" "$(REQUESTS)"

@@ -1,6 +1,7 @@
 //! A workload's certificate in the hands of the real Envoy: it takes what the agent tells by SDS, proves itself with it,
 //! and goes on while certificates are renewed and their root is followed by another.
 
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use lateen_citadel::agent::{Agent, Options};
@@ -109,4 +110,65 @@ async fn envoy_takes_certificates_as_they_come() {
         followed |= root != old_root;
     }
     assert!(proxy.process.ended().is_none());
+}
+
+/// A list of the authority's, in PEM, of one revoked certificate.
+fn revoked(directory: &Path, serial: &str) -> String {
+    let read = |name: &str| std::fs::read_to_string(directory.join("ca").join(name)).unwrap();
+    let key = rcgen::KeyPair::from_pem(&read("ca-key.pem")).unwrap();
+    let issuer = rcgen::Issuer::from_ca_cert_pem(&read("ca-cert.pem"), key).unwrap();
+    let bytes: Vec<u8> =
+        (0..serial.len()).step_by(2).map(|at| u8::from_str_radix(&serial[at..at + 2], 16).unwrap()).collect();
+    let now = SystemTime::now();
+    let revoked = rcgen::RevokedCertParams {
+        serial_number: rcgen::SerialNumber::from_slice(&bytes),
+        revocation_time: now.into(),
+        reason_code: Some(rcgen::RevocationReason::KeyCompromise),
+        invalidity_date: None,
+    };
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: (now - Duration::from_secs(60)).into(),
+        next_update: (now + Duration::from_secs(3600)).into(),
+        crl_number: rcgen::SerialNumber::from_slice(&[1]),
+        issuing_distribution_point: None,
+        revoked_certs: vec![revoked],
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    list.signed_by(&issuer).unwrap().pem().unwrap()
+}
+
+/// A peer whose certificate is revoked is refused as soon as the list is there, and no other is.
+async fn a_revoked_peer_is_refused(kind: Kind) {
+    let directory = tempfile::tempdir().unwrap();
+    let (_ca, options) = agent::begin(directory.path(), IDENTITY, Duration::from_secs(3600)).await;
+    let layout = Layout::new(directory.path(), &["plain", "secure"], &[]);
+    let (file, lists) = (file(&layout, &options), options.revocations.clone());
+    tokio::spawn(Agent::start(options).unwrap().run());
+    let proxy = Proxy::start(kind, &file, layout.admin, directory.path()).await;
+    let target = Target::new(([127, 0, 0, 1], layout.listener("plain")).into(), "web", "/");
+    let answers = |wanted: u16| {
+        let (target, proxy) = (&target, &proxy);
+        async move {
+            let answer = wait::within(wait::PATIENCE, || async {
+                target.ask().await.ok().filter(|answer| answer.status() == wanted)
+            });
+            answer.await.unwrap_or_else(|| panic!("{kind:?} never answers {wanted}: {}", proxy.process.output()))
+        }
+    };
+    let serial = answers(200).await.header("x-serial").unwrap().to_owned();
+    std::fs::write(&lists, revoked(directory.path(), &serial)).unwrap();
+    let refused = answers(503).await;
+    assert!(!refused.text().is_empty());
+    std::fs::write(&lists, revoked(directory.path(), "4711")).unwrap();
+    assert_eq!(answers(200).await.header("x-serial"), Some(serial.as_str()), "not because it has another");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_peer_is_refused_by_ours() {
+    a_revoked_peer_is_refused(Kind::Lateen).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_peer_is_refused_by_envoy() {
+    a_revoked_peer_is_refused(Kind::Envoy).await;
 }

@@ -1,6 +1,7 @@
 //! End-to-end tests: real processes, real sockets, real peers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod authority;
 mod balance;
 mod canary;
 mod differential;
@@ -14,6 +15,7 @@ mod issuers;
 mod moves;
 mod real_envoy;
 mod routes;
+mod volumes;
 mod workload_groups;
 
 use tokio::sync::{Mutex, MutexGuard};

@@ -11,6 +11,8 @@
 mod issuer;
 
 #[cfg(test)]
+mod issuer_tests;
+#[cfg(test)]
 mod tests;
 
 use std::time::{Duration, SystemTime};
@@ -160,11 +162,12 @@ impl Authority {
         if self.announced.is_some() || !self.signing.is_own() {
             return None;
         }
-        let life = facts.not_after.duration_since(facts.not_before).unwrap_or_default();
+        let life = facts.not_after.duration_since(facts.not_before).unwrap_or_default().saturating_sub(BACK_DATING);
         // The dice were thrown when its serial number was drawn: the moment stays the same when this process does not.
         let dice = facts.serial.get(2..4).and_then(|digits| u8::from_str_radix(digits, 16).ok()).unwrap_or_default();
         let left = life.mul_f64(ROOT_LEFT + ROOT_JITTER * f64::from(dice) / 255.0);
-        Some(facts.not_after - left)
+        // The next one has to be announced, and the old one has to sign meanwhile.
+        Some(facts.not_after - left.max(2 * self.settings.announce).min(life / 2))
     }
 
     /// The roots to trust, the one that signs first.

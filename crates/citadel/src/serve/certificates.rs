@@ -132,3 +132,31 @@ impl Service<http::Request<Body>> for CertificateService {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::Settings;
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn more_requests_than_can_wait_are_told_to_come_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::at(directory.path().join("ca")).unwrap();
+        let authority = store.load(Settings::default(), None, SystemTime::now()).unwrap();
+        let full = CertificateService {
+            places: Arc::new(Semaphore::new(1)),
+            ..CertificateService::new(Ca::new(authority, store))
+        };
+        // The one that waits gets its turn never.
+        let turns = full.turns.clone().acquire_many_owned(AT_ONCE as u32).await.unwrap();
+        let ask = || full.clone().in_turn(Request::new(CertificateRequest::default()));
+        let waiting = tokio::spawn(ask());
+        while full.places.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(ask().await.unwrap_err().code(), tonic::Code::ResourceExhausted);
+        drop(turns);
+        assert_eq!(waiting.await.unwrap().unwrap_err().code(), tonic::Code::Unauthenticated, "and now it is looked at");
+    }
+}

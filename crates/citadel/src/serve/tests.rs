@@ -262,6 +262,109 @@ async fn certificates_that_do_not_hold_prove_nothing() {
 }
 
 #[tokio::test]
+async fn a_revoked_certificate_proves_nothing() {
+    let world = World::start(Duration::ZERO).await;
+    let now = SystemTime::now();
+    let make = || svid(issuer(&world), &identity("web"), Duration::from_secs(600), now);
+    let (revoked, other) = (make(), make());
+    world.ask(Some(&revoked), None, csr("web")).await.unwrap();
+    let mut certificates = Vec::new();
+    for byte in Facts::read(&revoked.chain[0]).unwrap().serial.as_bytes().chunks(2) {
+        certificates.push(u8::from_str_radix(std::str::from_utf8(byte).unwrap(), 16).unwrap());
+    }
+    let read = |name: &str| std::fs::read_to_string(world.directory.path().join("ca").join(name)).unwrap();
+    let key = rcgen::KeyPair::from_pem(&read("ca-key.pem")).unwrap();
+    let list = list_of(&certificates, &rcgen::Issuer::from_ca_cert_pem(&read("ca-cert.pem"), key).unwrap());
+    world.ca.revoke(Some(&list)).unwrap();
+    // The server takes it up a moment later.
+    let refused = async { while world.ask(Some(&revoked), None, csr("web")).await.is_ok() {} };
+    tokio::time::timeout(FAR_TOO_LONG, refused).await.unwrap();
+    world.ask(Some(&other), None, csr("web")).await.unwrap();
+    assert!(world.ca.revoke(Some("no list")).is_err());
+    assert!(world.ask(Some(&revoked), None, csr("web")).await.is_err(), "what is damaged changes nothing");
+    world.ca.revoke(None).unwrap();
+    let accepted = async { while world.ask(Some(&revoked), None, csr("web")).await.is_err() {} };
+    tokio::time::timeout(FAR_TOO_LONG, accepted).await.unwrap();
+}
+
+#[tokio::test]
+async fn where_another_authority_signs_this_one_knows_its_certificates_and_signs_none() {
+    let world = World::start(Duration::ZERO).await;
+    let now = SystemTime::now();
+    let other = Issuer::self_signed(&domain(), KeyType::EcdsaP256, ROOT_LIFE, now).unwrap();
+    let roots = other.roots().to_vec();
+    let certified = svid(other, &identity("web"), Duration::from_secs(600), now);
+    let unknown = world.ask(Some(&certified), None, csr("web")).await.unwrap_err().to_string();
+    assert!(!unknown.contains("another authority"), "the handshake fails: {unknown}");
+    world.ca.sign_elsewhere(roots);
+    // The server takes it up a moment later.
+    let status = async {
+        loop {
+            if let Err(AskError::Refused(status)) = world.ask(Some(&certified), None, csr("web")).await
+                && status.code() == Code::FailedPrecondition
+            {
+                return status.message().to_owned();
+            }
+        }
+    };
+    let message = tokio::time::timeout(FAR_TOO_LONG, status).await.unwrap();
+    assert!(message.contains("another authority"), "{message}");
+    assert_eq!(world.refused(Some("shop:web"), csr("web")).await.0, Code::FailedPrecondition);
+    assert_eq!(world.ca.status().signer, Signer::External);
+}
+
+#[tokio::test]
+async fn a_root_is_changed_on_demand_and_before_it_ends() {
+    let world = World::start(Duration::from_millis(200)).await;
+    let (mut bundle, first) = (world.ca.bundle(), world.roots());
+    let status = world.ca.rotate().unwrap();
+    assert_eq!((status.step, status.roots.len()), (Step::Announced, 2));
+    assert!(matches!(world.ca.rotate(), Err(RotateError::UnderWay(_))));
+    let gone = bundle.wait_for(|pem| certificate::read_pem(pem).is_ok_and(|roots| !roots.contains(&first[0])));
+    tokio::time::timeout(FAR_TOO_LONG, gone).await.unwrap().unwrap();
+    assert_eq!(world.ca.status().step, Step::Done);
+
+    // Whose issuer a person brings is told to change it there.
+    let directory = tempfile::tempdir().unwrap();
+    let settings = Settings { root_life: Duration::from_secs(2), announce: Duration::ZERO, ..Settings::default() };
+    let store = Store::at(directory.path().join("ca")).unwrap();
+    let brief = Ca::new(store.load(settings, None, SystemTime::now()).unwrap(), store);
+    let first = brief.bundle().borrow().clone();
+    assert!(brief.status().rotates.is_some());
+    let mut bundle = brief.bundle();
+    tokio::spawn(Arc::clone(&brief).tend());
+    let changed = bundle.wait_for(|now| *now != first);
+    tokio::time::timeout(FAR_TOO_LONG, changed).await.unwrap().unwrap();
+    let brought = Issuer::self_signed(&domain(), KeyType::EcdsaP256, ROOT_LIFE, SystemTime::now()).unwrap();
+    brief.follow(&brought.to_files()).unwrap();
+    assert!(matches!(brief.rotate(), Err(RotateError::Brought)));
+    assert_eq!((brief.status().signer, brief.status().rotates), (Signer::Brought, None));
+}
+
+#[tokio::test]
+async fn roots_of_others_are_told_to_proxies_and_prove_no_control_plane() {
+    let world = World::start(Duration::ZERO).await;
+    let partner = Issuer::self_signed(&domain(), KeyType::EcdsaP256, ROOT_LIFE, SystemTime::now()).unwrap();
+    let options = world.agent(Duration::from_secs(60));
+    let (secrets, federated) = (options.secrets_socket.clone(), options.federated.clone());
+    std::fs::write(&federated, partner.to_files().root).unwrap();
+    begin(options);
+    let mut sds = Sds::open(&secrets).await;
+    while !sds.roots().contains(&partner.roots()[0]) {
+        sds.next().await;
+    }
+    assert!(sds.roots().contains(&world.roots()[0]));
+    std::fs::remove_file(&federated).unwrap();
+    while sds.roots().contains(&partner.roots()[0]) {
+        sds.next().await;
+    }
+    // An agent that knows the control plane's root as somebody else's only is not served by it.
+    let options = world.agent(Duration::from_secs(60));
+    let held = crate::agent::keeper::trusted(partner.roots(), None);
+    assert!(connect(&options.authority, &held, None, None).await.is_err());
+}
+
+#[tokio::test]
 async fn agents_know_the_control_plane() {
     let world = World::start(Duration::ZERO).await;
     let other = Issuer::self_signed(&domain(), KeyType::EcdsaP256, ROOT_LIFE, SystemTime::now()).unwrap();
@@ -492,9 +595,14 @@ async fn lists_of_revoked_certificates_are_told_while_there_are_any() {
 
 /// A list with one certificate, in PEM.
 fn revocations() -> String {
+    let params = rcgen::CertificateParams::default();
+    list_of(&[7], &rcgen::Issuer::new(params, rcgen::KeyPair::generate().unwrap()))
+}
+
+fn list_of(serial: &[u8], issuer: &rcgen::Issuer<'_, rcgen::KeyPair>) -> String {
     let now = time::OffsetDateTime::now_utc();
     let revoked = rcgen::RevokedCertParams {
-        serial_number: rcgen::SerialNumber::from_slice(&[7]),
+        serial_number: rcgen::SerialNumber::from_slice(serial),
         revocation_time: now,
         reason_code: None,
         invalidity_date: None,
@@ -507,9 +615,7 @@ fn revocations() -> String {
         revoked_certs: vec![revoked],
         key_identifier_method: rcgen::KeyIdMethod::Sha256,
     };
-    let params = rcgen::CertificateParams::default();
-    let issuer = rcgen::Issuer::new(params, rcgen::KeyPair::generate().unwrap());
-    list.signed_by(&issuer).unwrap().pem().unwrap()
+    list.signed_by(issuer).unwrap().pem().unwrap()
 }
 
 #[tokio::test]
