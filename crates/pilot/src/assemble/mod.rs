@@ -190,4 +190,6 @@ pub fn assemble(
 }
 
 #[cfg(test)]
+mod identity_tests;
+#[cfg(test)]
 mod tests;

@@ -29,10 +29,16 @@ impl<'a> Server<'a> {
             .map(|endpoint| (endpoint.workload.namespace.as_str(), endpoint.workload.service_account.as_str()))
             .filter(|(_, account)| !account.is_empty())
             .collect();
-        let domain = &view.world.config.trust_domain;
+        let config = &view.world.config;
+        let domain = &config.trust_domain;
         let of_accounts =
             accounts.into_iter().map(|(namespace, account)| format!("spiffe://{domain}/ns/{namespace}/sa/{account}"));
-        let identities: BTreeSet<String> = of_accounts.chain(entry.service.server_names.iter().cloned()).collect();
+        let mut identities: BTreeSet<String> = of_accounts.chain(entry.service.server_names.iter().cloned()).collect();
+        // A server may have its name under any of the mesh's trust domains (`pkg/spiffe`, ExpandWithTrustDomains).
+        let paths = identities.iter().filter_map(|name| Some(name.strip_prefix("spiffe://")?.split_once("/ns/")?.1));
+        let aliased = |path| config.trust_domain_aliases.iter().map(move |alias| format!("spiffe://{alias}/ns/{path}"));
+        let aliases: Vec<String> = paths.flat_map(aliased).collect();
+        identities.extend(aliases);
         Server { view, entry, rule, identities: identities.into_iter().collect() }
     }
 
