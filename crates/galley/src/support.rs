@@ -46,7 +46,6 @@ const LINES: &[Line] = &[
     ),
     (GATEWAY, "spec.servers[].bind", When::BeginsWith("unix://"), "listening at a unix socket"),
     (GATEWAY, "spec.servers[].defaultEndpoint", When::Given, "a default endpoint (Istio does not either)"),
-    (GATEWAY, "spec.servers[].tls.mode", When::Is(&["AUTO_PASSTHROUGH"]), "naming services by server names"),
     (GATEWAY, "spec.servers[].tls.minProtocolVersion", When::Is(&["TLSV1_0", "TLSV1_1"]), "TLS before 1.2"),
     (GATEWAY, "spec.servers[].tls.maxProtocolVersion", When::Is(&["TLSV1_0", "TLSV1_1"]), "TLS before 1.2"),
     (GATEWAY, "spec.servers[].port.protocol", When::Is(&["UDP"]), "this protocol"),

@@ -103,6 +103,11 @@ fn gateways() {
 }
 
 #[test]
+fn auto_passthrough() {
+    check("auto-passthrough", quiet(), &[GATEWAY], &[Cds, Eds, Lds]);
+}
+
+#[test]
 fn gateway_tls() {
     check("gateway-tls", quiet(), &[GATEWAY], &[Lds, Rds]);
 }

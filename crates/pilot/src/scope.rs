@@ -16,12 +16,14 @@ use crate::generate::route::{Hashing, RouteScope, Target, Targets};
 use crate::host;
 use crate::names;
 use crate::node::{Families, Interception, Node, NodeType, parse_duration};
-use crate::registry::{Entry, Labels, Resolution, Source};
+use crate::plan::gateway::ServerHost;
+use crate::registry::{Entry, Labels, Resolution, Service, Source, selects};
 use crate::rules::{Merged, Policy, SidecarRule, VirtualServiceRule};
-use crate::world::World;
+use crate::world::{self, World};
+use lateen_galley::istio::gateway::ServerTlsMode;
 use lateen_galley::istio::sidecar::OutboundMode;
 use lateen_galley::mesh::{Disabled, ProxyConfig};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -40,6 +42,8 @@ pub struct ScopeKey {
     pub place: Place,
     /// The Sidecar that holds for it.
     pub sidecar: Option<Arc<SidecarRule>>,
+    /// Hosts of services to which it passes TLS on by their own server names.
+    pub passes_on: Vec<String>,
     pub settings: HttpSettings,
 }
 
@@ -59,6 +63,10 @@ impl ScopeKey {
             sidecar: match node.node_type {
                 NodeType::Sidecar => world.sidecars.find(&node.namespace, labels).cloned(),
                 NodeType::Router => None,
+            },
+            passes_on: match node.node_type {
+                NodeType::Sidecar => Vec::new(),
+                NodeType::Router => passes_on(labels, world),
             },
             settings: HttpSettings { named_hosts: named_hosts(node, world), ..settings(node, &world.config) },
         }
@@ -91,6 +99,18 @@ impl ScopeKey {
             Families::Dual => true,
         }
     }
+}
+
+/// Hosts of the servers of AUTO_PASSTHROUGH that a gateway has.
+fn passes_on(labels: &Labels, world: &World) -> Vec<String> {
+    let gateways = world.gateways.iter().filter_map(|object| Some((object, world::gateway(object)?)));
+    let selected = gateways.filter(|(_, spec)| selects(&spec.selector, labels));
+    let servers =
+        selected.flat_map(|(object, spec)| spec.servers.iter().map(move |server| (object.namespace(), server)));
+    let hosts = servers
+        .filter(|(_, server)| server.tls.as_ref().is_some_and(|tls| tls.mode == ServerTlsMode::AutoPassthrough))
+        .flat_map(|(namespace, server)| server.hosts.iter().map(move |host| ServerHost::parse(host, namespace).host));
+    hosts.collect::<BTreeSet<String>>().into_iter().collect()
 }
 
 /// What is done with traffic to hosts the registry does not know.
@@ -219,6 +239,13 @@ impl<'a> View<'a> {
             forwarded_host: headers.x_forwarded_host.and_then(|header| header.enabled).unwrap_or(false),
             attempt_count: !Disabled::is(headers.attempt_count),
         }
+    }
+
+    /// Whether the proxy passes TLS on to a service by its own server names.
+    pub fn passes_on_to(&self, service: &Service) -> bool {
+        !service.mesh_external
+            && matches!(service.resolution, Resolution::Static | Resolution::Passthrough)
+            && self.key.passes_on.iter().any(|host| host::is_subset_of(&service.host, host))
     }
 
     /// The policy for a port of a service, or of a subset of it.

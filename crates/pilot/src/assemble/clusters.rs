@@ -6,6 +6,7 @@ use super::security::Server;
 use super::{Made, Memo};
 use crate::generate::cluster::{Discovery, OutboundCluster, ServiceLabel, Upstream};
 use crate::generate::endpoint::ClusterEndpoints;
+use crate::generate::transport::Transport;
 use crate::names;
 use crate::node::NodeType;
 use crate::registry::{
@@ -49,11 +50,16 @@ pub fn add_service(scope: &View<'_>, entry: &Entry, memo: &mut Memo, made: &mut 
                 !matches!(discovery, Discovery::OriginalDst { .. }) && policy.balancing != Balancing::Passthrough;
             let transport = server.transport(&policy, port.number, subset, known);
             made.credentials.extend(transport.credentials());
+            let twin = (eds && scope.passes_on_to(service)).then(|| {
+                // TLS is the client's and the endpoint's: those that do not speak the mesh's are out of reach.
+                let endpoints = endpoints.iter().filter(|endpoint| endpoint.mutual_tls).cloned().collect();
+                (names::server_name(port.number, subset, &service.host), endpoints)
+            });
             if eds {
                 let preference = preference.clone();
                 made.endpoints.push(memo.get(ClusterEndpoints { cluster: name.clone(), endpoints, preference }));
             }
-            made.clusters.push(memo.get(OutboundCluster {
+            let cluster = OutboundCluster {
                 name,
                 discovery,
                 upstream: upstream(scope, port),
@@ -68,7 +74,13 @@ pub fn add_service(scope: &View<'_>, entry: &Entry, memo: &mut Memo, made: &mut 
                 preference: if eds { None } else { preference },
                 locality_weighted,
                 dns_refresh_rate: connections.dns_refresh_rate,
-            }));
+            };
+            if let Some((name, endpoints)) = twin {
+                made.endpoints.push(memo.get(ClusterEndpoints { cluster: name.clone(), endpoints, preference: None }));
+                let (transport, upstream) = (Transport::Plain, Upstream::Http1);
+                made.clusters.push(memo.get(OutboundCluster { name, transport, upstream, ..cluster.clone() }));
+            }
+            made.clusters.push(memo.get(cluster));
         }
     }
 }

@@ -7,9 +7,10 @@ use crate::generate::gateway_routes::{GatewayRoutes, shared_hosts};
 use crate::generate::listener::{Chain, ChainAction, ChainMatch, GatewayChain, GatewayListener};
 use crate::generate::route::RouteScope;
 use crate::generate::server_tls::ServerTls;
+use crate::host;
 use crate::node::Node;
 use crate::plan::gateway::{self, Claimant, ListenerKey, Plan, PlannedListener, PlannedServer, ServerKind};
-use crate::registry::{Labels, selects};
+use crate::registry::{Entry, Labels, selects};
 use crate::rules::VirtualServiceRule;
 use crate::scope::Scope;
 use crate::world;
@@ -102,7 +103,7 @@ fn chains(
             defaults: scope.world.config.tls_defaults.clone(),
             http: server.kind == ServerKind::Https,
         });
-        let add = |chain: Chain| GatewayChain { chain, tls: tls.clone(), name: String::new() };
+        let add = |chain: Chain| GatewayChain { chain, tls: tls.clone(), name: String::new(), open: false };
         match server.kind {
             ServerKind::Http { .. } if chains.is_empty() => {
                 let action = ChainAction::Http { route_name: route_name(key), grpc_web: server.grpc_web };
@@ -125,6 +126,16 @@ fn chains(
                     }
                     None => problems.push(no_route(server)),
                 }
+            }
+            ServerKind::AutoPassthrough => {
+                let covers = |entry: &&Entry| {
+                    let mut hosts = server.hosts.iter();
+                    scope.passes_on_to(&entry.service)
+                        && hosts.any(|host| host::is_subset_of(&entry.service.host, &host.host))
+                };
+                let served = scope.services().iter().filter(covers);
+                let by_name = served.flat_map(|entry| l4::by_server_name(entry, scope));
+                chains.extend(by_name.map(|chain| GatewayChain { open: true, ..add(chain) }));
             }
             ServerKind::Passthrough => {
                 for rule in rules(scope, server).filter(|rule| !shared_hosts(server, rule).is_empty()) {

@@ -6,7 +6,7 @@ use crate::generate::listener::{Chain, ChainAction, ChainMatch};
 use crate::generate::route::{self, RouteScope, Targets};
 use crate::generate::tcp::TcpRoute;
 use crate::names;
-use crate::registry::{Cidr, Labels, Resolution, ServicePort, selects};
+use crate::registry::{Cidr, Entry, Labels, Protocol, Resolution, ServicePort, selects};
 use crate::rules::{HashBy, VirtualServiceRule};
 use crate::scope::Scope;
 use lateen_galley::istio::virtual_service::{L4MatchAttributes, RouteDestination, TlsMatchAttributes};
@@ -95,6 +95,35 @@ pub fn to_service(host: &str, port: u16, view: &Scope<'_>) -> TcpRoute {
     add_policy(&mut route, host, "", port, view);
     route
 }
+
+/// Chains of a gateway that passes the mesh's TLS on to a service: what the client asks for names port and subset.
+pub fn by_server_name(entry: &Entry, view: &Scope<'_>) -> Vec<Chain> {
+    let service = &entry.service;
+    let rule = view.destination_rule(entry);
+    let subsets: Vec<&str> = rule.iter().flat_map(|rule| rule.subsets()).map(|(name, _)| name).collect();
+    let mut chains = Vec::new();
+    for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
+        for subset in std::iter::once("").chain(subsets.iter().copied().filter(|name| !name.is_empty())) {
+            let name = names::server_name(port.number, subset, &service.host);
+            let mut route = TcpRoute::to(&name);
+            add_policy(&mut route, &service.host, subset, port.number, view);
+            chains.push(Chain {
+                // With these protocols an endpoint proves itself and looks at the client, which is not seen from here.
+                matches: ChainMatch {
+                    server_names: vec![name],
+                    application_protocols: MESH_PROTOCOLS.to_vec(),
+                    ..ChainMatch::default()
+                },
+                action: ChainAction::Tcp(route),
+                origin: None,
+            });
+        }
+    }
+    chains
+}
+
+/// Application protocols of the mesh's TLS.
+const MESH_PROTOCOLS: [&str; 5] = ["istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2"];
 
 fn add_policy(route: &mut TcpRoute, host: &str, subset: &str, port: u16, view: &Scope<'_>) {
     if view.service(host).is_some_and(|entry| entry.service.resolution == Resolution::Named) {

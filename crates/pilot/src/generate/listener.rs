@@ -315,6 +315,8 @@ pub struct GatewayChain {
     pub tls: Option<ServerTls>,
     /// What its statistics are called; after the listener if empty.
     pub name: String,
+    /// No policy of the gateway's holds: who comes is for the service to see.
+    pub open: bool,
 }
 
 impl GatewayChain {
@@ -326,6 +328,8 @@ impl GatewayChain {
     fn message(&self, listener: &str, access: &Access, settings: &HttpSettings) -> FilterChain {
         let of_listener = format!("outbound_{listener}");
         let stat_prefix = if self.name.is_empty() { &of_listener } else { &self.name };
+        let none = Access::default();
+        let access = if self.open { &none } else { access };
         FilterChain {
             transport_socket: self.tls.as_ref().map(ServerTls::socket),
             ..self.chain.message(Side::Gateway, stat_prefix, access, settings)

@@ -43,6 +43,8 @@ pub enum ServerKind {
     Tls,
     /// TLS forwarded as it is, by server name.
     Passthrough,
+    /// The same, and the mesh's own server names say which service is meant.
+    AutoPassthrough,
 }
 
 impl ServerKind {
@@ -51,7 +53,7 @@ impl ServerKind {
         match self {
             ServerKind::Http { .. } => Family::Http,
             ServerKind::Tcp => Family::Tcp,
-            ServerKind::Https | ServerKind::Tls | ServerKind::Passthrough => Family::Tls,
+            ServerKind::Https | ServerKind::Tls | ServerKind::Passthrough | ServerKind::AutoPassthrough => Family::Tls,
         }
     }
 }
@@ -217,8 +219,7 @@ fn kind(server: &Server, protocol: Protocol) -> Result<ServerKind, Reason> {
     match tls.map(|tls| tls.mode) {
         None if protocol.is_tls() => Err(Reason::NoTls),
         None => Ok(ServerKind::Tcp),
-        // Refused when it is applied.
-        Some(ServerTlsMode::AutoPassthrough) => Err(Reason::NoTls),
+        Some(ServerTlsMode::AutoPassthrough) => Ok(ServerKind::AutoPassthrough),
         Some(ServerTlsMode::Passthrough) => Ok(ServerKind::Passthrough),
         Some(_) if protocol == Protocol::Https => Ok(ServerKind::Https),
         Some(_) => Ok(ServerKind::Tls),
