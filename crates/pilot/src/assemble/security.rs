@@ -7,7 +7,7 @@ use crate::generate::transport::{MeshTls, OwnTls, Transport};
 use crate::names;
 use crate::node::NodeType;
 use crate::registry::{Endpoint, Entry, Resolution, Source};
-use crate::rules::{Balancing, Merged, Policy};
+use crate::rules::{Balancing, Merged, PeerMode, Policy};
 use crate::scope::View;
 use lateen_galley::istio::destination_rule::ClientTlsMode;
 use std::collections::BTreeSet;
@@ -80,7 +80,11 @@ impl<'a> Server<'a> {
     /// endpoint, only if all speak it.
     fn is_spoken(&self, policy: &Policy, port: u16) -> bool {
         let service = &self.entry.service;
-        if !self.view.world.config.automatic_mutual_tls || service.mesh_external {
+        let world = self.view.world;
+        if !world.config.automatic_mutual_tls || service.mesh_external {
+            return false;
+        }
+        if world.peers.of_namespace(&service.namespace) == PeerMode::Disable {
             return false;
         }
         let anywhere = service.resolution == Resolution::Passthrough || policy.balancing == Balancing::Passthrough;
@@ -92,12 +96,22 @@ impl<'a> Server<'a> {
         self.view.key.node_type == NodeType::Router || self.rule.is_some_and(Merged::selects_clients)
     }
 
-    /// Endpoints, marked as the rule has it: those that speak the mesh's TLS are only told to where it is spoken.
+    /// Endpoints, with the mark of those that speak the mesh's TLS only where a client is to go by it: where no rule
+    /// says otherwise, nor the workload itself.
     pub fn marked(&self, policy: &Policy, endpoints: Arc<[Endpoint]>) -> Arc<[Endpoint]> {
-        let unmarked = policy.tls.as_ref().is_some_and(|tls| tls.mode != ClientTlsMode::IstioMutual);
-        if !unmarked || endpoints.iter().all(|endpoint| !endpoint.mutual_tls) {
+        let peers = &self.view.world.peers;
+        let unmarked = |endpoint: &Endpoint| match &policy.tls {
+            Some(tls) => tls.mode != ClientTlsMode::IstioMutual,
+            None => peers.refuses_tls(&endpoint.workload.namespace, &endpoint.labels, endpoint.port),
+        };
+        let changes = |endpoint: &Endpoint| endpoint.mutual_tls && unmarked(endpoint);
+        if !endpoints.iter().any(changes) {
             return endpoints;
         }
-        endpoints.iter().map(|endpoint| Endpoint { mutual_tls: false, ..endpoint.clone() }).collect()
+        let marked = |endpoint: &Endpoint| Endpoint {
+            mutual_tls: endpoint.mutual_tls && !unmarked(endpoint),
+            ..endpoint.clone()
+        };
+        endpoints.iter().map(marked).collect()
     }
 }

@@ -105,6 +105,15 @@ impl PeerRules {
         self.namespaces.get(namespace).copied().unwrap_or(self.mesh)
     }
 
+    /// Whether a port of a workload takes plain text alone.
+    pub fn refuses_tls(&self, namespace: &str, labels: &Labels, port: u16) -> bool {
+        // Of most workloads nobody says anything.
+        let said = self.mesh == PeerMode::Disable
+            || self.namespaces.contains_key(namespace)
+            || self.workloads.contains_key(namespace);
+        said && self.of_workload(namespace, labels).at(port) == PeerMode::Disable
+    }
+
     /// How a workload takes connections.
     pub fn of_workload(&self, namespace: &str, labels: &Labels) -> PeerModes {
         let own = self.workloads.get(namespace).into_iter().flatten();
