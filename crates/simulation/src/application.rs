@@ -14,10 +14,26 @@ use crate::trace::Trace;
 use crate::world::{Pod, World};
 use crate::{Heard, Said};
 
+/// What a program takes at a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spoken {
+    /// Plain text.
+    Plain,
+    /// TLS.
+    Tls,
+    /// Nobody knows: whatever comes.
+    Either,
+}
+
 /// A program in a pod.
 pub trait Application {
     /// Whether it takes connections at a port.
     fn listens(&self, port: u16) -> bool;
+
+    /// What it takes there.
+    fn spoken(&self, _port: u16) -> Spoken {
+        Spoken::Plain
+    }
 
     /// Its answer to a request, in which who answered need not be filled in, or how it ends without one.
     fn answer<'a>(&'a self, place: Place<'a>, request: Request) -> LocalBoxFuture<'a, Result<Answer, Broken>>;
@@ -33,6 +49,10 @@ pub struct Unknown;
 impl Application for Unknown {
     fn listens(&self, _: u16) -> bool {
         true
+    }
+
+    fn spoken(&self, _: u16) -> Spoken {
+        Spoken::Either
     }
 
     fn answer<'a>(&'a self, _: Place<'a>, _: Request) -> LocalBoxFuture<'a, Result<Answer, Broken>> {

@@ -182,6 +182,7 @@ impl Exchange<'_> {
             number,
             host: host.target.to_string(),
             pod: host.address().and_then(|a| world.pod_at(a.ip())).map(|pod| Rc::clone(&pod.name)),
+            secured: plan.upstream.secured(host),
         });
         let lease = plan.upstream.lease(world, host, self.request.protocol);
         let lease = match before(world, this.deadlines, lease).await {
@@ -223,7 +224,7 @@ impl Exchange<'_> {
         let inner = self.trace.deeper();
         let heard = async {
             world.hop().await;
-            wire.reached.take(world, wire.source, said, &inner).await
+            wire.say(world, said, &inner).await
         };
         let answer = match before(world, &deadlines, heard).await {
             Err(expired) => {

@@ -32,6 +32,8 @@ pub enum CompileError {
 pub struct Compiled {
     pub config: Arc<Config>,
     pub node_type: NodeType,
+    /// Who its workload is, as its certificate says.
+    pub identity: String,
     /// What it could not be given, and what it would refuse, in words.
     pub problems: Vec<String>,
 }
@@ -65,7 +67,13 @@ impl Compiler {
         let mut problems = assembled.problems;
         let mut state = State::new(bootstrap, Box::new(|_| Ok(Box::new(()))), SystemTime::UNIX_EPOCH)?;
         problems.extend(apply(&mut state, &assembled.resources));
-        Ok(Compiled { config: state.config(), node_type: node.node_type, problems })
+        let identity = format!(
+            "spiffe://{}/ns/{}/sa/{}",
+            self.world.config.trust_domain,
+            node.namespace,
+            node.service_account.as_deref().unwrap_or("default")
+        );
+        Ok(Compiled { config: state.config(), node_type: node.node_type, identity, problems })
     }
 }
 

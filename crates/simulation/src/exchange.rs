@@ -153,7 +153,8 @@ impl<'a> Exchange<'a> {
         }
         let Downstream { peer, local, .. } = *self.downstream;
         let dice = &mut self.world.dice();
-        let client = forwarding::prepare_request(&mut self.request, self.hcm, peer, local, None, dice);
+        let client =
+            forwarding::prepare_request(&mut self.request, self.hcm, peer, local, self.downstream.tls.as_deref(), dice);
         self.record.downstream_remote = client.address;
         Ok(client)
     }

@@ -26,11 +26,12 @@ mod mirror;
 mod pool;
 mod proxy;
 mod tcp;
+mod tls;
 mod trace;
 mod upstream;
 mod world;
 
-pub use application::{Application, Place, Unknown};
+pub use application::{Application, Place, Spoken, Unknown};
 pub use client::Target;
 pub use clock::Clock;
 pub use log::Log;

@@ -5,6 +5,8 @@ use std::rc::Rc;
 use bytes::Bytes;
 use lateen_traffic::{RequestHead, ResponseHead};
 
+use crate::tls::Greeting;
+
 /// A request, whole.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
@@ -37,10 +39,25 @@ pub struct Hello {
 pub enum Said {
     /// TLS, which nobody on the way ends.
     Tls(Hello),
+    /// Something that a proxy says in TLS.
+    Within(Within),
     /// HTTP of the version that the head names.
     Http(Request),
     /// Something else.
     Bytes(Bytes),
+}
+
+/// What a proxy says in TLS.
+#[derive(Clone)]
+pub struct Within {
+    pub(crate) greeting: Rc<Greeting>,
+    pub(crate) said: Box<Said>,
+}
+
+impl std::fmt::Debug for Within {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Within").field(&self.greeting.server_name).field(&self.said).finish()
+    }
 }
 
 /// What it hears.

@@ -12,6 +12,9 @@ use lateen_traffic::Protocol;
 use lateen_traffic::cluster::ClusterSettings;
 use lateen_traffic::reply::UpstreamFailure;
 
+use crate::message::{Heard, Said, Within};
+use crate::tls::Greeting;
+use crate::trace::Trace;
 use crate::upstream::{Counted, Host, Upstream};
 use crate::world::{Origin, Reached, World};
 
@@ -22,6 +25,19 @@ pub(crate) struct Wire {
     pub source: SocketAddr,
     /// Whoever took it.
     pub reached: Reached,
+    /// What TLS it begins with, if it is one of TLS.
+    tls: Option<Rc<Greeting>>,
+}
+
+impl Wire {
+    /// Says something on the connection, and hears the answer.
+    pub async fn say(self, world: &Rc<World>, said: Said, trace: &Trace) -> Heard {
+        let said = match self.tls {
+            Some(greeting) => Said::Within(Within { greeting, said: Box::new(said) }),
+            None => said,
+        };
+        self.reached.take(world, self.source, said, trace).await
+    }
 }
 
 /// Sidecars connect to the program beside them from these addresses, by which redirect rules let them pass (Istio's).
@@ -273,6 +289,16 @@ impl Upstream {
         let origin = if beside { Origin::Beside(&self.owner) } else { Origin::Proxy(&self.owner) };
         let reached = host.address().and_then(|address| world.reach(origin, address));
         let reached = reached.ok_or(UpstreamFailure::Connect("Connection refused".into()))?;
-        Ok((Wire { source: world.next_source(bind.unwrap_or(self.owner.address())), reached }, open))
+        let source = world.next_source(bind.unwrap_or(self.owner.address()));
+        let tls = match (self.tls(host), self.owner.proxy(world)) {
+            (Some(tls), Some(proxy)) => {
+                let greeting = Rc::new(Greeting::new(tls, &proxy.certificate, None, None));
+                let refused = |why| UpstreamFailure::Tls(format!("TLS_error:|{why}:TLS_error_end").into());
+                reached.greet(source, &greeting).map_err(refused)?;
+                Some(greeting)
+            }
+            _ => None,
+        };
+        Ok((Wire { source, reached, tls }, open))
     }
 }

@@ -14,12 +14,14 @@ use lateen_traffic::listener::{ConnectionFacts, Direction, FilterChain, Listener
 use lateen_traffic::metadata::Metadata;
 use lateen_traffic::rbac::{self, Peer, Rbac};
 use lateen_traffic::record::{Flags, Record};
+use lateen_traffic::tls::{Certificate, TlsConnection};
 use lateen_traffic::{Protocol, RequestHead};
 
 use crate::compile::Compiled;
 use crate::exchange::Exchange;
 use crate::log::Log;
 use crate::message::{Heard, Said};
+use crate::tls::{self, Greeting};
 use crate::trace::{Decision, Trace};
 use crate::upstream::Upstream;
 use crate::world::{Pod, World};
@@ -36,6 +38,8 @@ pub struct Proxy {
     pub pod: Rc<Pod>,
     node_type: NodeType,
     pub(crate) config: Arc<Config>,
+    /// Its workload's.
+    pub(crate) certificate: Arc<Certificate>,
     listeners: HashMap<SocketAddr, Arc<Listener>>,
     upstreams: RefCell<HashMap<Arc<str>, Rc<Upstream>>>,
     /// Requests that suffer a fault at this moment, by the connection manager's statistics.
@@ -54,6 +58,8 @@ pub(crate) struct Downstream {
     pub original: Option<SocketAddr>,
     /// TLS server name asked for.
     pub server_name: Option<Arc<str>>,
+    /// What the proxy's own handshake with the client found out.
+    pub tls: Option<Arc<TlsConnection>>,
 }
 
 impl Downstream {
@@ -65,7 +71,7 @@ impl Downstream {
             remote,
             local: self.local,
             server_name: self.server_name.as_deref(),
-            tls: None,
+            tls: self.tls.as_deref(),
         }
     }
 
@@ -86,13 +92,17 @@ impl Downstream {
     }
 
     pub(crate) fn record(&self, world: &World) -> Record {
-        Record { server_name: self.server_name.clone(), ..Record::begin(world.time(), self.local, self.peer) }
+        Record {
+            server_name: self.server_name.clone(),
+            downstream_tls: self.tls.clone(),
+            ..Record::begin(world.time(), self.local, self.peer)
+        }
     }
 }
 
 impl Proxy {
     pub(crate) fn new(pod: Rc<Pod>, compiled: Compiled) -> Proxy {
-        let Compiled { config, node_type, problems: _ } = compiled;
+        let Compiled { config, node_type, identity, problems: _ } = compiled;
         let addresses = |listener: &Arc<Listener>| {
             listener.addresses.iter().map(|a| (*a, Arc::clone(listener))).collect::<Vec<_>>()
         };
@@ -101,6 +111,7 @@ impl Proxy {
             node_type,
             listeners: config.listeners.values().flat_map(addresses).collect(),
             config,
+            certificate: tls::of_workload(identity),
             upstreams: RefCell::default(),
             faults: RefCell::default(),
             log: Log::default(),
@@ -117,9 +128,13 @@ impl Proxy {
         self.inbound_listener(to).is_some()
     }
 
+    /// Whether redirect rules turn connections to this address to it.
+    fn captures(&self, to: SocketAddr) -> bool {
+        self.is_sidecar() && !SIDECAR_PORTS.contains(&to.port())
+    }
+
     fn inbound_listener(&self, to: SocketAddr) -> Option<&Arc<Listener>> {
-        let captured = self.is_sidecar() && !SIDECAR_PORTS.contains(&to.port());
-        let port = if captured { INBOUND_PORT } else { to.port() };
+        let port = if self.captures(to) { INBOUND_PORT } else { to.port() };
         self.bound(SocketAddr::new(to.ip(), port))
     }
 
@@ -161,8 +176,7 @@ impl Proxy {
         let Some(listener) = self.inbound_listener(to) else {
             return Heard::closed(format!("nobody listens at {to}"));
         };
-        let captured = self.is_sidecar() && !SIDECAR_PORTS.contains(&to.port());
-        self.take(world, listener, captured, peer, to, said, trace).await
+        self.take(world, listener, self.captures(to), peer, to, said, trace).await
     }
 
     #[allow(clippy::too_many_arguments)] // All of a connection, told once.
@@ -178,13 +192,10 @@ impl Proxy {
     ) -> LocalBoxFuture<'a, Heard> {
         Box::pin(async move {
             let original = captured.then_some(to);
-            let listener = match original {
-                Some(original) if listener.use_original_dst => self.at(original).unwrap_or(listener),
-                _ => listener,
-            };
+            let listener = self.handed_over(listener, original);
             let facts = facts(listener, peer, to, &said);
             let server_name = facts.server_name.as_deref().map(Arc::from);
-            let downstream = Downstream { peer, local: to, original, server_name };
+            let mut downstream = Downstream { peer, local: to, original, server_name, tls: None };
             let Some(chain) = listener.find_chain(&facts) else {
                 trace.tell(world, || Decision::NoChain {
                     at: self.title(listener),
@@ -202,9 +213,45 @@ impl Proxy {
                 chain: Arc::clone(&chain.name),
                 http: matches!(chain.terminal, Terminal::Http(_)),
             });
+            let said = match (&chain.tls, said) {
+                (Some(tls), Said::Within(within)) => match within.greeting.meets(tls, &self.certificate) {
+                    Ok(connection) => {
+                        downstream.tls = Some(Arc::new(connection));
+                        *within.said
+                    }
+                    Err(why) => return Heard::closed(why),
+                },
+                // Programs' own TLS is not read here.
+                (Some(_), _) => return Heard::closed("reset: no TLS that a proxy can end"),
+                (None, said) => said,
+            };
             let inner = trace.deeper();
             self.serve(world, chain, downstream, said, &inner).await
         })
+    }
+
+    /// The listener for where a connection was going, if it is not this one.
+    fn handed_over<'a>(&'a self, listener: &'a Arc<Listener>, original: Option<SocketAddr>) -> &'a Arc<Listener> {
+        match original {
+            Some(original) if listener.use_original_dst => self.at(original).unwrap_or(listener),
+            _ => listener,
+        }
+    }
+
+    /// Whether TLS comes about with a client that connects to `to`, or it is somebody else's to end.
+    ///
+    /// # Errors
+    /// In words, when it does not.
+    pub(crate) fn greet(&self, peer: SocketAddr, to: SocketAddr, greeting: &Rc<Greeting>) -> Result<(), String> {
+        let Some(listener) = self.inbound_listener(to) else { return Err(format!("nobody listens at {to}")) };
+        let listener = self.handed_over(listener, self.captures(to).then_some(to));
+        let chain = listener.find_chain(&of_tls(listener, peer, to, greeting));
+        let chain = chain.ok_or("reset: no filter chain fits")?;
+        match (&chain.tls, &chain.terminal) {
+            (Some(tls), _) => greeting.meets(tls, &self.certificate).map(drop),
+            (None, Terminal::Tcp(_)) => Ok(()),
+            (None, Terminal::Http(_)) => Err("the other end speaks no TLS".to_owned()),
+        }
     }
 
     async fn serve(
@@ -223,7 +270,7 @@ impl Proxy {
                     (None, Said::Http(request)) => {
                         Exchange::new(world, self, hcm, &downstream, request, trace).serve().await
                     }
-                    (None, Said::Bytes(_) | Said::Tls(_)) => self.refuse(world, hcm, &downstream),
+                    (None, Said::Bytes(_) | Said::Tls(_) | Said::Within(_)) => self.refuse(world, hcm, &downstream),
                 }
             }
         }
@@ -266,6 +313,9 @@ impl Proxy {
 /// What is known of a connection when its chain is chosen: addresses, and what a listener's inspectors find in what is
 /// said first.
 fn facts(listener: &Listener, peer: SocketAddr, to: SocketAddr, said: &Said) -> ConnectionFacts {
+    if let Said::Within(within) = said {
+        return of_tls(listener, peer, to, &within.greeting);
+    }
     let mut facts = ConnectionFacts { destination: Some(to), source: Some(peer), ..ConnectionFacts::default() };
     if let Said::Tls(hello) = said {
         if listener.tls_inspector.as_ref().is_some_and(|inspector| inspector.runs_for(to.port())) {
@@ -283,6 +333,17 @@ fn facts(listener: &Listener, peer: SocketAddr, to: SocketAddr, said: &Said) -> 
             Protocol::Http2 => "h2c",
         };
         facts.application_protocols.push(found.to_owned());
+    }
+    facts
+}
+
+/// The same of a client that is a proxy and begins TLS.
+fn of_tls(listener: &Listener, peer: SocketAddr, to: SocketAddr, greeting: &Greeting) -> ConnectionFacts {
+    let mut facts = ConnectionFacts { destination: Some(to), source: Some(peer), ..ConnectionFacts::default() };
+    if listener.tls_inspector.as_ref().is_some_and(|inspector| inspector.runs_for(to.port())) {
+        facts.transport = TransportProtocol::Tls;
+        facts.server_name = greeting.server_name.as_deref().map(str::to_owned);
+        facts.application_protocols.clone_from(&greeting.application_protocols);
     }
     facts
 }

@@ -43,7 +43,7 @@ impl Proxy {
                 } else {
                     let inner = trace.deeper();
                     world.hop().await;
-                    wire.reached.take(world, wire.source, said, &inner).await
+                    wire.say(world, said, &inner).await
                 }
             }
             None => Heard::closed(format!("closed by a proxy ({})", record.flags)),
@@ -91,6 +91,7 @@ impl Proxy {
                 number: attempt,
                 host: host.target.to_string(),
                 pod: host.address().and_then(|a| world.pod_at(a.ip())).map(|pod| Rc::clone(&pod.name)),
+                secured: upstream.secured(&host),
             });
             match upstream.connect(world, &host).await {
                 Ok(lease) => {

@@ -36,7 +36,7 @@ pub enum Decision {
     /// It waits, since a fault is injected.
     Delayed(Duration),
     /// A try, from 1, at a host.
-    Try { number: u32, host: String, pod: Option<Rc<str>> },
+    Try { number: u32, host: String, pod: Option<Rc<str>>, secured: Option<String> },
     /// The try failed, or brought nothing good.
     TryFailed(String),
     /// Before the next try.
@@ -187,9 +187,10 @@ impl fmt::Display for Decision {
                 }
             }
             Self::Delayed(time) => write!(f, "waits {time:?}, an injected fault"),
-            Self::Try { number, host, pod } => {
+            Self::Try { number, host, pod, secured } => {
                 write!(f, "try {number}: host {host}")?;
-                pod.as_ref().map_or(Ok(()), |pod| write!(f, " ({pod})"))
+                pod.as_ref().map_or(Ok(()), |pod| write!(f, " ({pod})"))?;
+                secured.as_ref().map_or(Ok(()), |secured| write!(f, ", {secured}"))
             }
             Self::TryFailed(why) => write!(f, "failed: {why}"),
             Self::Pause(time) => write!(f, "tries again after {time:.1?}"),

@@ -8,9 +8,12 @@ use std::sync::Arc;
 
 use lateen_traffic::Dice as _;
 use lateen_traffic::balance::{HostSet, Hosts, LocalityShare, Part, Rotation, Turn};
-use lateen_traffic::cluster::{Cluster, ClusterSettings, Discovery, DnsFamily, EndpointAddress, Health, LbPolicy};
+use lateen_traffic::cluster::{
+    Cluster, ClusterSettings, Discovery, DnsFamily, EndpointAddress, Health, LbPolicy, TransportLabels,
+};
 use lateen_traffic::health::{HostHealth, Showing};
 use lateen_traffic::outlier::{Detector, Report};
+use lateen_traffic::tls::{TransportSocket, UpstreamTls};
 
 use crate::pool::Pool;
 use crate::world::{Pod, World};
@@ -50,6 +53,8 @@ pub(crate) struct Host {
     /// Requests in flight to it.
     pub active: Cell<u32>,
     pub pool: Pool,
+    /// Chooses what connections to it are made of.
+    transport_labels: TransportLabels,
     weight: u32,
     locality: usize,
     hash_key: Option<Arc<str>>,
@@ -63,6 +68,7 @@ impl Host {
             hostname: "".into(),
             active: Cell::new(0),
             pool: Pool::default(),
+            transport_labels: TransportLabels::default(),
             weight: 1,
             locality: 0,
             hash_key: None,
@@ -115,6 +121,7 @@ impl Upstream {
                         weight: endpoint.weight.max(1),
                         locality,
                         hash_key: endpoint.hash_key.clone(),
+                        transport_labels: endpoint.transport_labels.clone(),
                         ..Host::new(target)
                     }));
                     discovered.push((group.priority, endpoint.health));
@@ -147,6 +154,25 @@ impl Upstream {
 
     pub fn settings(&self) -> &Arc<ClusterSettings> {
         &self.cluster.settings
+    }
+
+    /// How TLS is spoken to a host, if it is.
+    pub fn tls(&self, host: &Host) -> Option<&Arc<UpstreamTls>> {
+        match self.settings().transport_for(&host.transport_labels) {
+            TransportSocket::Plain => None,
+            TransportSocket::Tls(tls) => Some(tls),
+        }
+    }
+
+    /// The same for people, where it is not one way for all hosts.
+    pub fn secured(&self, host: &Host) -> Option<String> {
+        self.settings().speaks_tls().then(|| match self.tls(host) {
+            None => "in plain text".to_owned(),
+            Some(tls) => match &tls.server_name {
+                Some(name) => format!("by TLS, as {name}"),
+                None => "by TLS".to_owned(),
+            },
+        })
     }
 
     /// Sorts hosts by their health as it is now.

@@ -14,12 +14,13 @@ use lateen_xds::bootstrap::Bootstrap;
 use rand::rngs::SmallRng;
 use rand::{RngCore as _, SeedableRng as _};
 
-use crate::application::{Application, Place};
+use crate::application::{Application, Place, Spoken};
 use crate::client::outside_address;
 use crate::clock::Clock;
 use crate::compile::Compiler;
 use crate::message::{Answer, Heard, Hello, Said};
 use crate::proxy::Proxy;
+use crate::tls::Greeting;
 use crate::trace::{Decision, Trace};
 
 /// What one way between two sockets takes.
@@ -203,6 +204,19 @@ impl World {
 }
 
 impl Reached {
+    /// Whether TLS comes about with whoever it is.
+    ///
+    /// # Errors
+    /// In words, when it does not.
+    pub fn greet(&self, peer: SocketAddr, greeting: &Rc<Greeting>) -> Result<(), String> {
+        let program = match self {
+            Reached::Proxy(proxy, to) => return proxy.greet(peer, *to, greeting),
+            Reached::Program(pod, to) => pod.application.spoken(to.port()),
+            Reached::Outside(_) => Spoken::Either,
+        };
+        if program == Spoken::Plain { Err("the program speaks no TLS".to_owned()) } else { Ok(()) }
+    }
+
     /// Says something on a new connection, and hears the answer.
     pub fn take<'a>(
         self,
@@ -277,7 +291,15 @@ impl Pod {
 async fn answer(application: &dyn Application, place: Place<'_>, said: Said) -> Heard {
     let Place { world, pod, trace, .. } = place;
     let by = pod.map(|pod| Rc::clone(&pod.name));
+    let said = match (said, application.spoken(place.to.port())) {
+        (Said::Within(_), Spoken::Plain) => return Heard::closed("the program speaks no TLS"),
+        (Said::Within(within), Spoken::Tls | Spoken::Either) => *within.said,
+        (Said::Http(_) | Said::Bytes(_), Spoken::Tls) => return Heard::closed("the program speaks TLS alone"),
+        (said, _) => said,
+    };
     let heard = match said {
+        // TLS in TLS, which programs do not end.
+        Said::Within(_) => Heard::closed("the program speaks no TLS within TLS"),
         Said::Http(request) => match application.answer(place, request).await {
             Ok(answer) => Heard::Http(Answer { by: by.clone(), ..answer }),
             Err(how) => Heard::Broken { how, why: "the service gives no answer".to_owned() },
