@@ -10,6 +10,7 @@ use lateen_traffic::{Dice, ResponseHead};
 
 use crate::client::Target;
 use crate::message::{Answer, Broken, Request};
+use crate::tls::Greeting;
 use crate::trace::Trace;
 use crate::world::{Pod, World};
 use crate::{Heard, Said};
@@ -73,9 +74,16 @@ pub struct Place<'a> {
     /// The address that was connected to.
     pub to: SocketAddr,
     pub(crate) trace: &'a Trace,
+    /// What the client began TLS with, if it did.
+    pub(crate) greeting: Option<&'a Greeting>,
 }
 
 impl<'a> Place<'a> {
+    /// The server that a TLS client asked for; empty if it asked for none, nothing if it does not speak TLS.
+    pub fn server_name(&self) -> Option<&'a str> {
+        self.greeting.map(|greeting| greeting.server_name.as_deref().unwrap_or_default())
+    }
+
     /// The pod's name; empty outside of the cluster.
     pub fn pod(&self) -> &'a str {
         self.pod.map_or("", |pod| &pod.name)

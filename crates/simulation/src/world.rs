@@ -230,12 +230,12 @@ impl Reached {
                 Reached::Proxy(proxy, to) => proxy.take_inbound(world, peer, to, said, trace).await,
                 Reached::Program(pod, to) => {
                     pod.received.set(pod.received.get() + 1);
-                    let place = Place { world, pod: Some(&pod), to, trace };
+                    let place = Place { world, pod: Some(&pod), to, trace, greeting: None };
                     answer(&*pod.application, place, said).await
                 }
                 Reached::Outside(to) => {
                     trace.tell(world, || Decision::Outside);
-                    answer(&*world.directory.outside, Place { world, pod: None, to, trace }, said).await
+                    answer(&*world.directory.outside, Place { world, pod: None, to, trace, greeting: None }, said).await
                 }
             }
         })
@@ -291,9 +291,15 @@ impl Pod {
 async fn answer(application: &dyn Application, place: Place<'_>, said: Said) -> Heard {
     let Place { world, pod, trace, .. } = place;
     let by = pod.map(|pod| Rc::clone(&pod.name));
+    let greeting;
+    let mut place = place;
     let said = match (said, application.spoken(place.to.port())) {
         (Said::Within(_), Spoken::Plain) => return Heard::closed("the program speaks no TLS"),
-        (Said::Within(within), Spoken::Tls | Spoken::Either) => *within.said,
+        (Said::Within(within), Spoken::Tls | Spoken::Either) => {
+            greeting = within.greeting;
+            place.greeting = Some(&greeting);
+            *within.said
+        }
         (Said::Http(_) | Said::Bytes(_), Spoken::Tls) => return Heard::closed("the program speaks TLS alone"),
         (said, _) => said,
     };

@@ -16,7 +16,7 @@ use hyper::{Request, Response, StatusCode, Version};
 
 use super::body::Body;
 use super::json::Object;
-use super::{Behaviour, Identity, Service, call, grpc, websocket};
+use super::{Behaviour, Identity, Service, call, grpc, tls, websocket};
 
 /// Tells which version answered without reading the body.
 const X_VERSION: HeaderName = HeaderName::from_static("x-version");
@@ -66,6 +66,8 @@ pub(super) struct Seen<'a> {
     pub host: &'a str,
     pub protocol: &'a str,
     pub body_bytes: u64,
+    /// The server that the client asked for, if it came by TLS.
+    pub server_name: Option<&'a str>,
 }
 
 impl Seen<'_> {
@@ -90,6 +92,11 @@ impl Seen<'_> {
         seen.string("protocol", self.protocol);
         seen.headers("headers", headers);
         seen.number("body_bytes", self.body_bytes);
+        if let Some(server_name) = self.server_name {
+            let mut tls = Object::with_capacity(64);
+            tls.string("server_name", server_name);
+            seen.json("tls", &tls.finish(0));
+        }
         seen
     }
 }
@@ -131,6 +138,7 @@ async fn report(service: &Service, behaviour: Behaviour, parts: &Parts, received
         host: host(parts),
         protocol: protocol(parts.version),
         body_bytes: received.length,
+        server_name: parts.extensions.get::<tls::Said>().map(|said| &*said.server_name),
     };
     let mut seen = seen.tell(&service.identity, service.next_call(), fields(&parts.headers), behaviour.size);
     if let Some(trailers) = &received.trailers {

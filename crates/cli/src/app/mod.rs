@@ -11,6 +11,7 @@ mod grpc;
 mod http;
 mod json;
 mod simulated;
+mod tls;
 mod websocket;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,17 +19,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hyper::Uri;
+use hyper::body::Incoming;
 use hyper::header::HeaderValue;
+use hyper::{Request, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_rustls::TlsAcceptor;
 
 pub use behaviour::{Behaviour, parse_rate, parse_size};
 pub use call::parse_url;
 pub use simulated::Simulated;
+pub use tls::Options as TlsOptions;
 
 use crate::error::Error;
 
@@ -52,6 +57,8 @@ impl Identity {
 pub struct Options {
     pub port: u16,
     pub tcp_port: Option<u16>,
+    /// The same as on `port`, over TLS.
+    pub tls: Option<TlsOptions>,
     /// Answers on that port begin with a line that names the pod and the version.
     pub tcp_says_who: bool,
     /// How long requests under way may take to finish after SIGTERM.
@@ -90,6 +97,10 @@ pub async fn serve(options: Options) -> Result<(), Error> {
         let greeting = options.tcp_says_who.then(|| options.identity.greeting());
         tokio::spawn(echo::serve(listen(port)?, greeting));
     }
+    let secured = match &options.tls {
+        Some(tls) => Some((listen(tls.port)?, tls.acceptor()?)),
+        None => None,
+    };
     let listener = listen(options.port)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("cannot watch SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("cannot watch SIGINT"))?;
@@ -107,22 +118,24 @@ pub async fn serve(options: Options) -> Result<(), Error> {
 
     let connections = GracefulShutdown::new();
     loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    eprintln!("accept: {error}");
-                    // Out of file descriptors: accepting again at once would spin.
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    continue;
-                }
-            },
+        tokio::select! {
+            stream = accept(&listener) => {
+                let connection = serve_connection(stream, service.clone(), connections.watcher(), None);
+                tokio::spawn(connection);
+            }
+            (stream, acceptor) = accept_secured(secured.as_ref()) => {
+                let (service, watcher) = (service.clone(), connections.watcher());
+                tokio::spawn(async move {
+                    if let Some((stream, said)) = tls::accept(&acceptor, stream).await {
+                        serve_connection(stream, service, watcher, Some(said)).await;
+                    }
+                });
+            }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-        };
-        spawn_connection(stream, service.clone(), &connections);
+        }
     }
-    drop(listener);
+    drop((listener, secured));
     println!("lateen app {version} stops; finishing {} connections", connections.count());
     if tokio::time::timeout(options.grace, connections.shutdown()).await.is_err() {
         println!("lateen app {version}: some requests did not finish within {:?}", options.grace);
@@ -130,21 +143,51 @@ pub async fn serve(options: Options) -> Result<(), Error> {
     Ok(())
 }
 
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Small answers must not wait for an acknowledgement; failing to say so only makes them slower.
+                let _ = stream.set_nodelay(true);
+                return stream;
+            }
+            Err(error) => {
+                eprintln!("accept: {error}");
+                // Out of file descriptors: accepting again at once would spin.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+/// Never, if there is no TLS.
+async fn accept_secured(secured: Option<&(TcpListener, TlsAcceptor)>) -> (TcpStream, TlsAcceptor) {
+    match secured {
+        Some((listener, acceptor)) => (accept(listener).await, acceptor.clone()),
+        None => std::future::pending().await,
+    }
+}
+
 /// Serves HTTP/1.1 or HTTP/2, whichever the client's first bytes are.
-fn spawn_connection(stream: TcpStream, service: Arc<Service>, connections: &GracefulShutdown) {
-    // Small answers must not wait for an acknowledgement; failing to say so only makes them slower.
-    let _ = stream.set_nodelay(true);
-    let watcher = connections.watcher();
-    tokio::spawn(async move {
-        let mut server = auto::Builder::new(TokioExecutor::new());
-        // Head and body leave in one plain write, which is cheaper than a vectored one.
-        server.http1().writev(false);
-        server.http2().max_concurrent_streams(1000);
-        let answer = hyper::service::service_fn(move |request| http::answer(service.clone(), request));
-        let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), answer);
-        // A client that breaks off or speaks no HTTP is no event of the service's.
-        let _ = watcher.watch(connection).await;
+async fn serve_connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    service: Arc<Service>,
+    watcher: Watcher,
+    said: Option<tls::Said>,
+) {
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    // Head and body leave in one plain write, which is cheaper than a vectored one.
+    server.http1().writev(false);
+    server.http2().max_concurrent_streams(1000);
+    let answer = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        if let Some(said) = &said {
+            request.extensions_mut().insert(said.clone());
+        }
+        http::answer(service.clone(), request)
     });
+    let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), answer);
+    // A client that breaks off or speaks no HTTP is no event of the service's.
+    let _ = watcher.watch(connection).await;
 }
 
 /// Listens on every address of both families, or of IPv4 where there is no IPv6.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::{Either, LocalBoxFuture, select};
 use hyper::Uri;
-use lateen_simulation::{Answer, Application, Broken, Place, Request, Target};
+use lateen_simulation::{Answer, Application, Broken, Place, Request, Spoken, Target};
 use lateen_traffic::{Headers, Protocol, RequestHead, ResponseHead};
 
 use super::http::{READY, Seen};
@@ -23,6 +23,10 @@ impl Simulated {
     /// The service that these options would start.
     pub fn new(options: Options) -> Simulated {
         Simulated { options, answered: Cell::new(0) }
+    }
+
+    fn is_secured(&self, port: u16) -> bool {
+        self.options.tls.as_ref().is_some_and(|tls| tls.port == port)
     }
 
     fn next_call(&self) -> u64 {
@@ -68,6 +72,7 @@ impl Simulated {
             host: &head.authority,
             protocol: head.protocol.as_str(),
             body_bytes,
+            server_name: place.server_name(),
         };
         let mut seen = seen.tell(&identity, self.next_call(), fields(head), behaviour.size);
         if !self.options.calls.is_empty() {
@@ -118,7 +123,11 @@ fn fields(head: &RequestHead) -> Vec<(&str, &[u8])> {
 
 impl Application for Simulated {
     fn listens(&self, port: u16) -> bool {
-        port == self.options.port || Some(port) == self.options.tcp_port
+        port == self.options.port || Some(port) == self.options.tcp_port || self.is_secured(port)
+    }
+
+    fn spoken(&self, port: u16) -> Spoken {
+        if self.is_secured(port) { Spoken::Tls } else { Spoken::Plain }
     }
 
     fn answer<'a>(&'a self, place: Place<'a>, request: Request) -> LocalBoxFuture<'a, Result<Answer, Broken>> {

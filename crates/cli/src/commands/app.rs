@@ -1,6 +1,6 @@
 //! `lateen app`: the sample service.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use clap::builder::Resettable;
 use clap::{Args as _, Command, FromArgMatches as _};
 use hyper::Uri;
 
-use crate::app::{self, Behaviour, Identity, Options};
+use crate::app::{self, Behaviour, Identity, Options, TlsOptions};
 use crate::duration;
 use crate::error::Error;
 
@@ -26,7 +26,19 @@ pub struct Arguments {
     /// Port that sends back every byte it gets
     #[arg(long, env = "TCP_PORT")]
     tcp_port: Option<u16>,
-    /// Begin answers on that port with a line that names the pod and the version
+    /// Port for the same over TLS
+    #[arg(long, env = "TLS_PORT", requires = "tls_certificate", requires = "tls_key")]
+    tls_port: Option<u16>,
+    /// The certificate that is shown there, and those that lead from it to an authority (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_port")]
+    tls_certificate: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_port")]
+    tls_key: Option<PathBuf>,
+    /// Demand a certificate of clients there, by one of these authorities (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_port")]
+    tls_client_authorities: Option<PathBuf>,
+    /// Begin answers on the TCP port with a line that names the pod and the version
     #[arg(long, requires = "tcp_port")]
     tcp_says_who: bool,
     /// Ask this service before each answer, and put its answer into the own one; may be given several times
@@ -90,7 +102,14 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
 
 impl Arguments {
     fn options(self) -> Options {
+        let tls = match (self.tls_port, self.tls_certificate, self.tls_key) {
+            (Some(port), Some(certificate), Some(key)) => {
+                Some(TlsOptions { port, certificate, key, client_authorities: self.tls_client_authorities })
+            }
+            _ => None,
+        };
         Options {
+            tls,
             port: self.port,
             tcp_port: self.tcp_port,
             tcp_says_who: self.tcp_says_who,
