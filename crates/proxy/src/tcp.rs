@@ -19,6 +19,7 @@ use lateen_traffic::rbac::Rbac;
 use lateen_traffic::record::{Flags, Record};
 use lateen_traffic::reply::UpstreamFailure;
 use lateen_traffic::tcp::TcpProxy;
+use lateen_traffic::tls::Wanted;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::time::Instant;
 
@@ -80,7 +81,7 @@ pub async fn ask(
     if !upstream.has_room() {
         return None;
     }
-    let lease = upstream.tcp(&host, worker.process.upstreams.default_bind.as_ref(), None).await.ok()?;
+    let lease = upstream.tcp(&host, worker.process.upstreams.default_bind.as_ref(), &Wanted::default()).await.ok()?;
     Some(Ready { cluster, upstream, host, lease })
 }
 
@@ -189,7 +190,7 @@ async fn connect(accepted: &Accepted, proxy: &TcpProxy, record: &mut Record) -> 
         };
         let host = upstream.for_client(host, accepted.peer, accepted.local);
         record.upstream_host = Some(host.target.clone());
-        match upstream.tcp(&host, worker.process.upstreams.default_bind.as_ref(), None).await {
+        match upstream.tcp(&host, worker.process.upstreams.default_bind.as_ref(), &Wanted::default()).await {
             Ok(lease) => {
                 upstream.report(&settings, &host, Report::Served, &mut worker.dice());
                 return Some(lease);

@@ -184,7 +184,7 @@ impl Exchange<'_> {
             pod: host.address().and_then(|a| world.pod_at(a.ip())).map(|pod| Rc::clone(&pod.name)),
             secured: plan.upstream.secured(host),
         });
-        let lease = plan.upstream.lease(world, host, self.request.protocol);
+        let lease = plan.upstream.lease(world, host, self.request.protocol, &plan.wanted);
         let lease = match before(world, this.deadlines, lease).await {
             Ok(Ok(lease)) => lease,
             Ok(Err(failure)) => {

@@ -11,6 +11,7 @@ use lateen_traffic::cluster::Discovery;
 use lateen_traffic::outlier::Report;
 use lateen_traffic::reply::UpstreamFailure;
 use lateen_traffic::router::judged;
+use lateen_traffic::tls::Wanted;
 
 use crate::exchange::Exchange;
 use crate::message::{Answer, Heard, Request, Said};
@@ -57,7 +58,8 @@ async fn attempt(
     let host = upstream.pick(world, original, None, Again::default())?;
     let settings = upstream.settings();
     let http2 = settings.protocol.is_http2(request.head.protocol);
-    let lease = match upstream.lease(world, &host, request.head.protocol).await {
+    let wanted = Wanted::of(settings, &request.head.authority, None);
+    let lease = match upstream.lease(world, &host, request.head.protocol, &wanted).await {
         Ok(lease) => lease,
         Err(failure) => {
             if failure != UpstreamFailure::Overflow {
@@ -76,7 +78,7 @@ async fn attempt(
     request.head.protocol = if http2 { Protocol::Http2 } else { Protocol::Http11 };
     let grpc = request.head.is_grpc();
     world.hop().await;
-    match wire.reached.take(world, wire.source, Said::Http(request), trace).await {
+    match wire.say(world, Said::Http(request), trace).await {
         Heard::Http(answer) => {
             upstream.report(world, &host, Report::Answered(judged(settings, grpc, &answer.head)));
             lease.release(world, settings, true);

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use lateen_traffic::Protocol;
 use lateen_traffic::cluster::{ClusterSettings, Discovery, LbPolicy};
 use lateen_traffic::ext_authz::{self, Edit};
+use lateen_traffic::filter::alpn::Alpn;
 use lateen_traffic::filter::cors::Grant;
 use lateen_traffic::filter::grpc_web::{Bridge, Decoder};
 use lateen_traffic::filter::{Asked, Step, Walk};
@@ -24,6 +25,7 @@ use lateen_traffic::route::{
     redirect_location,
 };
 use lateen_traffic::router::{self, Forwarding, NotAccepted, upgrade_allowed};
+use lateen_traffic::tls::Wanted;
 use lateen_traffic::{RequestHead, ResponseHead};
 
 use crate::authorize::GoesOn;
@@ -55,6 +57,8 @@ pub(crate) struct Exchange<'a> {
     pub bridge: Option<Bridge>,
     /// What an authorization service adds to the answer.
     pub edits: Vec<Edit>,
+    /// What connections to hosts offer by ALPN.
+    alpn: Option<Arc<Alpn>>,
     suffers_fault: bool,
 }
 
@@ -67,6 +71,8 @@ pub(crate) struct Plan<'a> {
     pub upstream: Rc<Upstream>,
     pub settings: Arc<ClusterSettings>,
     pub hash: Option<u64>,
+    /// What the TLS of its connection is to be in place of what the cluster says.
+    pub wanted: Wanted,
     /// The address of the host that the request names, in clusters that look it up.
     pub named: Option<std::net::SocketAddr>,
 }
@@ -99,6 +105,7 @@ impl<'a> Exchange<'a> {
             grant: None,
             bridge: None,
             edits: Vec::new(),
+            alpn: None,
             suffers_fault: false,
         }
     }
@@ -249,8 +256,8 @@ impl<'a> Exchange<'a> {
                         }
                     }
                 }
-                // Between proxies nothing is wrapped here, so that nothing need be told before it.
-                Step::FaultsOverflow | Step::Alpn(_) => {}
+                Step::Alpn(alpn) => self.alpn = Some(alpn),
+                Step::FaultsOverflow => {}
                 Step::Jwt(jwt, of_route) => {
                     let since = self.record.start.duration_since(std::time::UNIX_EPOCH);
                     let now = since.map_or(0, |since| since.as_secs());
@@ -372,15 +379,19 @@ impl<'a> Exchange<'a> {
         }
         let asked = way.asked(&mut self.request);
         way.retry_as(asked.as_ref(), &self.request);
-        let mut plan = Plan { way, upstream, settings, hash: None, named: None };
+        let http2 = settings.protocol.is_http2(self.request.protocol);
+        let alpn = self.alpn.as_deref().filter(|_| !settings.keeps_protocols).and_then(|alpn| alpn.of(http2));
+        let wanted = Wanted::of(&settings, &self.request.authority, alpn);
+        let mut plan = Plan { way, upstream, settings, hash: None, wanted, named: None };
         if matches!(plan.settings.lb, LbPolicy::Hash(_)) {
             // Of the head as it goes upstream.
             plan.hash = self.hash(forward);
         }
         if let Discovery::Named(cache) = &plan.settings.discovery {
+            let usual = if plan.settings.speaks_tls() { 443 } else { 80 };
             let (host, port) = match self.request.authority.rsplit_once(':') {
-                Some((host, port)) if port.parse::<u16>().is_ok() => (host, port.parse().unwrap_or(80)),
-                _ => (self.request.authority.as_str(), 80),
+                Some((host, port)) if port.parse::<u16>().is_ok() => (host, port.parse().unwrap_or(usual)),
+                _ => (self.request.authority.as_str(), usual),
             };
             let found = match host.trim_matches(['[', ']']).parse() {
                 Ok(ip) => vec![ip],

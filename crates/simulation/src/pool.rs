@@ -11,6 +11,7 @@ use futures::channel::oneshot;
 use lateen_traffic::Protocol;
 use lateen_traffic::cluster::ClusterSettings;
 use lateen_traffic::reply::UpstreamFailure;
+use lateen_traffic::tls::Wanted;
 
 use crate::message::{Heard, Said, Within};
 use crate::tls::Greeting;
@@ -27,6 +28,8 @@ pub(crate) struct Wire {
     pub reached: Reached,
     /// What TLS it begins with, if it is one of TLS.
     tls: Option<Rc<Greeting>>,
+    /// Who else may have it: whose TLS is to be the same.
+    wanted: Wanted,
 }
 
 impl Wire {
@@ -167,9 +170,10 @@ impl Pool {
         let _ = receiver.await;
     }
 
-    fn take_idle(&self, now: Duration, settings: &ClusterSettings) -> Option<Connection> {
+    fn take_idle(&self, now: Duration, settings: &ClusterSettings, wanted: &Wanted) -> Option<Connection> {
         loop {
-            let connection = self.idle.borrow_mut().pop()?;
+            let at = self.idle.borrow().iter().rposition(|connection| connection.wire.wanted == *wanted)?;
+            let connection = self.idle.borrow_mut().remove(at);
             if !is_due(now, connection.born, connection.idle_since, settings) {
                 return Some(connection);
             }
@@ -193,30 +197,36 @@ impl Upstream {
         world: &World,
         host: &Rc<Host>,
         client: Protocol,
+        wanted: &Wanted,
     ) -> Result<Lease, UpstreamFailure> {
         if self.settings().protocol.is_http2(client) {
-            return self.shared(world, host).await;
+            return self.shared(world, host, wanted).await;
         }
         let settings = self.settings();
         let one = |connection| Lease { kind: Some(Leased::One(connection)), host: Rc::clone(host) };
-        if let Some(connection) = host.pool.take_idle(world.clock.now(), settings) {
+        if let Some(connection) = host.pool.take_idle(world.clock.now(), settings, wanted) {
             return Ok(one(connection));
         }
         let _pending = self.pend()?;
         loop {
             if self.may_open(host) {
-                let (wire, open) = self.open(world, host).await?;
+                let (wire, open) = self.open(world, host, wanted).await?;
                 let now = world.clock.now();
                 return Ok(one(Connection { wire, uses: 0, born: now, idle_since: now, _open: open }));
             }
             host.pool.change().await;
-            if let Some(connection) = host.pool.take_idle(world.clock.now(), settings) {
+            if let Some(connection) = host.pool.take_idle(world.clock.now(), settings, wanted) {
                 return Ok(one(connection));
             }
         }
     }
 
-    async fn shared(self: &Rc<Self>, world: &World, host: &Rc<Host>) -> Result<Lease, UpstreamFailure> {
+    async fn shared(
+        self: &Rc<Self>,
+        world: &World,
+        host: &Rc<Host>,
+        wanted: &Wanted,
+    ) -> Result<Lease, UpstreamFailure> {
         let settings = self.settings();
         let mut pending = None;
         loop {
@@ -227,7 +237,9 @@ impl Upstream {
                     settings.max_requests_per_connection.is_none_or(|most| c.uses.get() < most)
                         && !(c.streams.get() == 0 && is_due(now, c.born, c.idle_since.get(), settings))
                 });
-                all.iter().find(|c| c.streams.get() < settings.http2.max_concurrent_streams).cloned()
+                all.iter()
+                    .find(|c| c.streams.get() < settings.http2.max_concurrent_streams && c.wire.wanted == *wanted)
+                    .cloned()
             };
             if let Some(shared) = found {
                 shared.streams.set(shared.streams.get() + 1);
@@ -244,7 +256,7 @@ impl Upstream {
             }
             host.pool.opening.set(true);
             let _opening = Opening(&host.pool);
-            let (wire, open) = self.open(world, host).await?;
+            let (wire, open) = self.open(world, host, wanted).await?;
             let now = world.clock.now();
             host.pool.shared.borrow_mut().push(Rc::new(Shared {
                 wire,
@@ -262,10 +274,11 @@ impl Upstream {
     /// # Errors
     /// When there is none to be had, or the limit is reached.
     pub async fn connect(self: &Rc<Self>, world: &World, host: &Rc<Host>) -> Result<Lease, UpstreamFailure> {
+        let wanted = &Wanted::default();
         if self.connections.get() >= self.settings().limits.max_connections {
             return Err(UpstreamFailure::Overflow);
         }
-        let (wire, open) = self.open(world, host).await?;
+        let (wire, open) = self.open(world, host, wanted).await?;
         let now = world.clock.now();
         let connection = Connection { wire, uses: 0, born: now, idle_since: now, _open: open };
         Ok(Lease { kind: Some(Leased::One(connection)), host: Rc::clone(host) })
@@ -281,7 +294,12 @@ impl Upstream {
         self.connections.get() < self.settings().limits.max_connections || host.pool.open.get() == 0
     }
 
-    async fn open(self: &Rc<Self>, world: &World, host: &Rc<Host>) -> Result<(Wire, Open), UpstreamFailure> {
+    async fn open(
+        self: &Rc<Self>,
+        world: &World,
+        host: &Rc<Host>,
+        wanted: &Wanted,
+    ) -> Result<(Wire, Open), UpstreamFailure> {
         let open = Open::new(self, host);
         world.hop().await;
         let bind = self.settings().bind.as_ref().and_then(|bind| bind.source).map(|source| source.ip());
@@ -292,13 +310,13 @@ impl Upstream {
         let source = world.next_source(bind.unwrap_or(self.owner.address()));
         let tls = match (self.tls(host), self.owner.proxy(world)) {
             (Some(tls), Some(proxy)) => {
-                let greeting = Rc::new(Greeting::new(tls, &proxy.certificate, None, None));
+                let greeting = Rc::new(Greeting::new(tls, &proxy.certificate, wanted));
                 let refused = |why| UpstreamFailure::Tls(format!("TLS_error:|{why}:TLS_error_end").into());
                 reached.greet(source, &greeting).map_err(refused)?;
                 Some(greeting)
             }
             _ => None,
         };
-        Ok((Wire { source, reached, tls }, open))
+        Ok((Wire { source, reached, tls, wanted: wanted.clone() }, open))
     }
 }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use lateen_traffic::tls::{
     Certificate, CertificateSource, DownstreamTls, TlsConnection, TlsSettings, TlsVersion, UpstreamTls,
-    ValidationSource,
+    ValidationSource, Wanted,
 };
 
 /// What Istio's agent calls the workload's own certificate, and the mesh's authorities.
@@ -84,16 +84,11 @@ impl Shown {
 }
 
 impl Greeting {
-    /// That of a proxy whose own certificate is `own`. `instead`: what it offers by ALPN instead of what is configured.
-    pub fn new(
-        settings: &Arc<UpstreamTls>,
-        own: &Arc<Certificate>,
-        server_name: Option<Arc<str>>,
-        instead: Option<&[Arc<str>]>,
-    ) -> Greeting {
-        let offered = instead.unwrap_or(&settings.settings.application_protocols);
+    /// That of a proxy whose own certificate is `own`.
+    pub fn new(settings: &Arc<UpstreamTls>, own: &Arc<Certificate>, wanted: &Wanted) -> Greeting {
+        let offered = wanted.protocols.as_deref().unwrap_or(&settings.settings.application_protocols);
         Greeting {
-            server_name: server_name.or_else(|| settings.server_name.clone()),
+            server_name: wanted.server_name.clone().or_else(|| settings.server_name.clone()),
             application_protocols: offered.iter().map(|name| name.to_string()).collect(),
             shown: Shown::of(&settings.settings, own),
             settings: Arc::clone(settings),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::health_check::HealthCheck;
 use crate::message::Protocol;
 use crate::outlier::{ErrorMatch, OutlierDetection};
-use crate::tls::TransportSocket;
+use crate::tls::{NamesOfRequests, TransportSocket};
 
 /// A cluster and the endpoints known for it at this moment.
 #[derive(Debug, Clone)]
@@ -52,6 +52,8 @@ pub struct ClusterSettings {
     pub transport: TransportSocket,
     /// The first that fits a host is used for it instead of `transport`.
     pub transport_matches: Vec<TransportMatch>,
+    /// Which names of servers come from requests.
+    pub names_of_requests: NamesOfRequests,
     /// Its connections offer what its transport says by ALPN, whatever filters say (Istio's metadata `alpn_override`).
     pub keeps_protocols: bool,
     /// Connections begin with a PROXY protocol header that tells of the client.

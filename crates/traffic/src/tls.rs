@@ -3,12 +3,15 @@
 
 mod settings;
 mod validation;
+mod wanted;
 
 pub use settings::{
-    CertificateSource, CipherSuite, DownstreamTls, Group, KeyPair, NamedSecret, PrivateKey, PrivateKeyFormat, Secret,
-    SecretName, SecretOrigin, SecretServer, TlsSettings, TransportSocket, UpstreamTls, ValidationSource,
+    CertificateSource, CipherSuite, DownstreamTls, Group, KeyPair, NamedSecret, NamesOfRequests, PrivateKey,
+    PrivateKeyFormat, Secret, SecretName, SecretOrigin, SecretServer, ServerNames, TlsSettings, TransportSocket,
+    UpstreamTls, ValidationSource,
 };
 pub use validation::{NameKind, NameMatcher, Validation};
+pub use wanted::Wanted;
 
 use std::fmt;
 use std::sync::Arc;

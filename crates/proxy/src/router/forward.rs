@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use lateen_traffic::Config;
 use lateen_traffic::cluster::{ClusterSettings, Discovery, LbPolicy};
-use lateen_traffic::filter::alpn::Protocols;
 use lateen_traffic::hashing::{self, Downstream};
 use lateen_traffic::hcm::Hcm;
 use lateen_traffic::reply;
 use lateen_traffic::route::{Action, Forward, RouteConfig, Routed, Target, WeightedBy, WeightedCluster};
 use lateen_traffic::router::{Forwarding, upgrade_allowed};
+use lateen_traffic::tls::Wanted;
 
 use super::Exchange;
 use crate::stats::{ClusterStats, Counter, RouteStats};
@@ -27,8 +27,8 @@ pub(super) struct Plan<'a> {
     pub stats: Option<Arc<RouteStats>>,
     /// What the request is hashed to, if its cluster hashes.
     pub hash: Option<u64>,
-    /// What its connection offers by ALPN in place of what the cluster says.
-    pub alpn: Option<Protocols>,
+    /// What the TLS of its connection is to be in place of what the cluster says.
+    pub wanted: Wanted,
 }
 
 impl<'a> Deref for Plan<'a> {
@@ -94,14 +94,15 @@ impl<'a> Exchange<'a, '_> {
         let stats = routed.route.stats.as_ref().map(|name| worker.stats.route(name));
         let http2 = settings.protocol.is_http2(self.request.protocol);
         let alpn = self.filtered.alpn.as_deref().filter(|_| !settings.keeps_protocols).and_then(|alpn| alpn.of(http2));
-        let mut plan = Plan { way, upstream, stats, hash: None, alpn: alpn.cloned(), settings };
+        let wanted = Wanted::of(&settings, &self.request.authority, alpn);
+        let mut plan = Plan { way, upstream, stats, hash: None, wanted, settings };
         if matches!(plan.settings.lb, LbPolicy::Hash(_)) {
             // Of the head as it goes upstream, as in Envoy.
             plan.hash = self.hash(forward);
         }
         if let Discovery::Named(cache) = &plan.settings.discovery {
-            // Plain HTTP's port: there is no TLS towards upstreams yet.
-            match worker.process.upstreams.names.resolve(cache, &self.request.authority, 80).await {
+            let port = if plan.settings.speaks_tls() { 443 } else { 80 };
+            match worker.process.upstreams.names.resolve(cache, &self.request.authority, port).await {
                 Ok(address) => self.named = Some(address),
                 Err(failure) => {
                     // Its body came in while the name was looked up.

@@ -10,6 +10,7 @@ use lateen_traffic::mirror::{self, Mirror};
 use lateen_traffic::outlier::Report;
 use lateen_traffic::reply::UpstreamFailure;
 use lateen_traffic::router::judged;
+use lateen_traffic::tls::Wanted;
 use lateen_traffic::{Protocol, RequestHead, ResponseHead};
 use tokio::time::Instant;
 
@@ -165,7 +166,8 @@ impl Copied {
         let bind = self.worker.process.upstreams.default_bind.as_ref();
         // A copy has no client of its own: where its cluster speaks what the client speaks, that is HTTP/1.1, as in Envoy.
         // Nor was it told by filters what to offer by ALPN.
-        let leased = self.upstream.lease(host, Protocol::Http11, bind, None).await;
+        let wanted = Wanted::of(&self.settings, &self.request.authority, None);
+        let leased = self.upstream.lease(host, Protocol::Http11, bind, &wanted).await;
         let lease = match leased {
             Ok(lease) => lease,
             Err(failure) => return End::Failed(failure),

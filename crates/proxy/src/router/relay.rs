@@ -66,7 +66,7 @@ impl Exchange<'_, '_> {
         let connected = {
             tokio::select! {
                 biased;
-                connected = plan.upstream.lease(host, self.request.protocol, default_bind, plan.alpn.as_ref()) => connected,
+                connected = plan.upstream.lease(host, self.request.protocol, default_bind, &plan.wanted) => connected,
                 () = self.responder.gone() => return End::ClientGone,
                 () = self.body.source.gone(READ_AHEAD), if self.body.ended => return End::ClientGone,
                 expired = deadlines.wait(self.timer) => return End::Expired(expired),

@@ -33,7 +33,7 @@ impl Exchange<'_, '_> {
         self.record.attempts = 1;
         let bind = worker.process.upstreams.default_bind.as_ref();
         if self.request.is_connect() && plan.forward.terminate_connect {
-            match plan.upstream.tcp(&host, bind, plan.alpn.as_ref()).await {
+            match plan.upstream.tcp(&host, bind, &plan.wanted).await {
                 Ok(lease) => {
                     self.report(plan, &host, Report::Served);
                     self.record.upstream_local = lease.io.local_addr();
@@ -51,12 +51,12 @@ impl Exchange<'_, '_> {
         let http2 = plan.settings.protocol.is_http2(self.request.protocol);
         plan.count(|c| &c.upstream_rq_total, |r| &r.upstream_rq_total);
         if http2 {
-            match plan.upstream.http2(&host, bind, plan.alpn.as_ref()).await {
+            match plan.upstream.http2(&host, bind, &plan.wanted).await {
                 Ok(lease) => self.tunnel_http2(plan, &host, lease).await,
                 Err(failure) => self.tunnel_failed(plan, &host, &failure).await,
             }
         } else {
-            match plan.upstream.http1(&host, bind, plan.alpn.as_ref()).await {
+            match plan.upstream.http1(&host, bind, &plan.wanted).await {
                 Ok(lease) => self.tunnel_http1(plan, &host, lease).await,
                 Err(failure) => self.tunnel_failed(plan, &host, &failure).await,
             }

@@ -53,6 +53,7 @@ fn cluster(cluster_name: &str, health: &[Health]) -> (Arc<str>, Arc<Cluster>) {
         panic_threshold: 50.0,
         transport: lateen_traffic::tls::TransportSocket::Plain,
         transport_matches: Vec::new(),
+        names_of_requests: Default::default(),
         keeps_protocols: false,
         proxy_protocol: None,
         outlier: None,

@@ -21,7 +21,7 @@ use rustls::{
 
 use super::certificate::certificate;
 use super::session::HostSessions;
-use super::verify::Verifier;
+use super::verify::{Named, Verifier};
 
 /// Secrets by name.
 pub type Secrets = HashMap<SecretName, Secret>;
@@ -325,15 +325,20 @@ impl Client {
         &self.config.alpn_protocols
     }
 
-    /// How to speak to one host: it has sessions of its own, since no other could continue them.
-    pub fn for_host(&self, names_server: bool) -> Arc<ClientConfig> {
+    /// How to speak to one host: it has sessions of its own, since no other could continue them. `verified_name`: one that
+    /// its certificate must have.
+    pub fn for_host(&self, names_server: bool, verified_name: Option<&Arc<str>>) -> ClientConfig {
         let mut config = self.config.clone();
+        if let Some(name) = verified_name {
+            let verifier = Named { verifier: Arc::clone(&self.verifier), name: Arc::clone(name) };
+            config.dangerous().set_certificate_verifier(Arc::new(verifier));
+        }
         config.enable_sni = names_server;
         if self.max_sessions > 0 {
             let sessions = Arc::new(HostSessions::new(self.max_sessions));
             config.resumption = Resumption::store(sessions).tls12_resumption(Tls12Resumption::SessionIdOrTickets);
         }
-        Arc::new(config)
+        config
     }
 }
 

@@ -42,7 +42,7 @@ impl Cause {
         match error {
             Error::NoCertificatesPresented => Cause::NoCertificate,
             Error::InvalidCertificate(CertificateError::Other(other)) => match other.0.downcast_ref::<Unwanted>() {
-                Some(Unwanted::Names(_)) => Cause::Names,
+                Some(Unwanted::Names(_) | Unwanted::NotNamed) => Cause::Names,
                 Some(Unwanted::Pins) => Cause::Pins,
                 None => Cause::Chain,
             },

@@ -114,8 +114,8 @@ impl Pair {
 
     /// What a client says first.
     pub(super) fn first_flight(&self) -> Vec<u8> {
-        let config = self.contexts.client(&self.client, &self.secrets).unwrap().for_host(true);
-        let mut connection = rustls::ClientConnection::new(config, "a.test".try_into().unwrap()).unwrap();
+        let config = self.contexts.client(&self.client, &self.secrets).unwrap().for_host(true, None);
+        let mut connection = rustls::ClientConnection::new(Arc::new(config), "a.test".try_into().unwrap()).unwrap();
         let mut hello = Vec::new();
         connection.write_tls(&mut hello).unwrap();
         hello
@@ -127,7 +127,7 @@ impl Pair {
         let client = self.contexts.client(&self.client, &self.secrets).unwrap();
         // As hosts keep theirs: as long as the context is the same.
         if self.config.as_ref().is_none_or(|(of, _)| !Arc::ptr_eq(of, &client)) {
-            self.config = Some((Arc::clone(&client), client.for_host(true)));
+            self.config = Some((Arc::clone(&client), Arc::new(client.for_host(true, None))));
         }
         let config = self.config.as_ref().map(|(_, config)| Arc::clone(config)).unwrap();
         let name = self.client.server_name.clone();

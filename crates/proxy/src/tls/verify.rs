@@ -43,12 +43,24 @@ pub fn refused() -> Option<Arc<Certificate>> {
     certificate(chain.iter().map(|der| &**der)).map(Arc::new)
 }
 
+/// Checks certificates of a server that must be of a certain name, whatever else is demanded.
+#[derive(Debug)]
+pub struct Named {
+    /// Demands the rest.
+    pub verifier: Arc<Verifier>,
+    /// The name.
+    pub name: Arc<str>,
+}
+
 /// What is wrong with a certificate that its signatures and dates do not tell.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unwanted {
     /// None of its names, which are told, is one that is asked for.
     #[error("SAN matcher, certificate SANs are [{0}]")]
     Names(String),
+    /// It is not of the host that the request names.
+    #[error("verify SAN list")]
+    NotNamed,
     /// It is not one of those that are pinned.
     #[error("cert hash and spki")]
     Pins,
@@ -140,6 +152,12 @@ impl Verifier {
             }
         }
         Ok(())
+    }
+
+    /// Checks that a certificate is of a server that a request names.
+    fn check_name(&self, end_entity: &CertificateDer<'_>, name: &str) -> Result<(), Error> {
+        let read = certificate([end_entity.as_ref()]).ok_or(CertificateError::BadEncoding)?;
+        if read.is_of_server(name) { Ok(()) } else { Err(Unwanted::NotNamed.into()) }
     }
 
     fn check_chain(
@@ -307,5 +325,43 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+impl ServerCertVerifier for Named {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let asked = server_name.to_str();
+        let checked = self.verifier.check(end_entity, intermediates, Some(&asked), true, now);
+        let checked = checked.and_then(|()| self.verifier.check_name(end_entity, &self.name));
+        self.verifier.accept(checked, end_entity, intermediates).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        ServerCertVerifier::verify_tls12_signature(&*self.verifier, message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        ServerCertVerifier::verify_tls13_signature(&*self.verifier, message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ServerCertVerifier::supported_verify_schemes(&*self.verifier)
     }
 }

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use lateen_traffic::cluster::{ClusterSettings, UpstreamBind};
-use lateen_traffic::filter::alpn::Protocols;
 use lateen_traffic::reply::UpstreamFailure;
+use lateen_traffic::tls::Wanted;
 use tokio::time::Instant;
 
 use super::pool::{Pool, is_due};
@@ -60,10 +60,10 @@ impl Upstream {
         &self,
         host: &Rc<Host>,
         bind: Option<&UpstreamBind>,
-        alpn: Option<&Protocols>,
+        wanted: &Wanted,
     ) -> Result<Http2Lease, UpstreamFailure> {
         let settings = self.settings();
-        let pool = host.pools.of(alpn);
+        let pool = host.pools.of(wanted);
         let limit = settings.http2.max_concurrent_streams;
         let mut pending = None;
         loop {
@@ -98,7 +98,7 @@ impl Upstream {
                 continue;
             }
             let opening = Opening::begin(&pool);
-            let (io, counted) = self.open(host, &pool, &settings, bind, Offer::http(alpn, "h2")).await?;
+            let (io, counted) = self.open(host, &pool, &settings, bind, Offer::http(wanted, "h2")).await?;
             let mut builder = h2::client::Builder::new();
             builder
                 .initial_window_size(settings.http2.stream_window)

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use lateen_traffic::Protocol;
 use lateen_traffic::cluster::{ClusterSettings, UpstreamBind};
-use lateen_traffic::filter::alpn::Protocols;
 use lateen_traffic::reply::UpstreamFailure;
+use lateen_traffic::tls::Wanted;
 
 use super::{Host, Http1Lease, Http2Lease, Permit, Upstream};
 use crate::stats::ClusterStats;
@@ -21,7 +21,7 @@ pub enum Lease {
 }
 
 impl Upstream {
-    /// A connection to `host` for a request of a client that speaks `client`; one that offered `alpn`, if that is to be.
+    /// A connection to `host` for a request of a client that speaks `client`; one whose TLS is as `wanted`.
     ///
     /// # Errors
     /// When there is none to be had, or a limit is reached.
@@ -30,12 +30,12 @@ impl Upstream {
         host: &Rc<Host>,
         client: Protocol,
         bind: Option<&UpstreamBind>,
-        alpn: Option<&Protocols>,
+        wanted: &Wanted,
     ) -> Result<Lease, UpstreamFailure> {
         let leased = if self.settings().protocol.is_http2(client) {
-            self.http2(host, bind, alpn).await.map(Lease::Http2)
+            self.http2(host, bind, wanted).await.map(Lease::Http2)
         } else {
-            self.http1(host, bind, alpn).await.map(Lease::Http1)
+            self.http1(host, bind, wanted).await.map(Lease::Http1)
         };
         if leased.is_err() {
             host.shared.errors.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! A worker's connections to one host, apart by what they offered by ALPN: one that offered another is of no use.
+//! A worker's connections to one host, apart by what their TLS was to be.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -9,9 +9,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lateen_traffic::cluster::{ClusterSettings, UpstreamBind};
-use lateen_traffic::filter::alpn::Protocols;
 use lateen_traffic::proxy_protocol;
 use lateen_traffic::reply::UpstreamFailure;
+use lateen_traffic::tls::Wanted;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -30,8 +30,7 @@ pub struct Pools(RefCell<Vec<Rc<Pool>>>);
 /// Idle connections and those who wait for one.
 #[derive(Default)]
 pub struct Pool {
-    // What is offered in place of what the cluster says.
-    alpn: Option<Protocols>,
+    wanted: Wanted,
     idle: RefCell<Vec<Http1Connection>>,
     pub(super) http2: RefCell<Vec<Rc<Http2Connection>>>,
     pub(super) http2_opening: Cell<bool>,
@@ -117,13 +116,13 @@ impl Drop for Counted {
 }
 
 impl Pools {
-    /// Connections that offer this, or what the cluster says.
-    pub(super) fn of(&self, alpn: Option<&Protocols>) -> Rc<Pool> {
+    /// Connections whose TLS is as wanted.
+    pub(super) fn of(&self, wanted: &Wanted) -> Rc<Pool> {
         let mut all = self.0.borrow_mut();
-        if let Some(pool) = all.iter().find(|pool| pool.alpn.as_ref() == alpn) {
+        if let Some(pool) = all.iter().find(|pool| pool.wanted == *wanted) {
             return Rc::clone(pool);
         }
-        let made = Rc::new(Pool { alpn: alpn.cloned(), ..Pool::default() });
+        let made = Rc::new(Pool { wanted: wanted.clone(), ..Pool::default() });
         all.push(Rc::clone(&made));
         made
     }
@@ -226,17 +225,17 @@ impl Upstream {
         &self,
         host: &Rc<Host>,
         bind: Option<&UpstreamBind>,
-        alpn: Option<&Protocols>,
+        wanted: &Wanted,
     ) -> Result<Http1Lease, UpstreamFailure> {
         let settings = self.settings();
-        let pool = host.pools.of(alpn);
+        let pool = host.pools.of(wanted);
         if let Some(connection) = pool.take_idle(&settings) {
             return Ok(Http1Lease { connection: Some(connection), pool });
         }
         let _pending = self.pend(&settings)?;
         loop {
             if self.may_open(&pool, &settings) {
-                let offer = Offer::http(alpn, "http/1.1");
+                let offer = Offer::http(wanted, "http/1.1");
                 let (io, counted) = self.open(host, &pool, &settings, bind, offer).await?;
                 self.stats.upstream_cx_http1_total.inc();
                 let now = Instant::now();
@@ -271,14 +270,14 @@ impl Upstream {
         &self,
         host: &Rc<Host>,
         bind: Option<&UpstreamBind>,
-        alpn: Option<&Protocols>,
+        wanted: &Wanted,
     ) -> Result<TcpLease, UpstreamFailure> {
         let settings = self.settings();
         if self.shared.connections.load(Ordering::Relaxed) >= settings.limits.max_connections {
             self.stats.upstream_cx_overflow.inc();
             return Err(UpstreamFailure::Overflow);
         }
-        let (io, counted) = self.open(host, &host.pools.of(alpn), &settings, bind, Offer::tcp(alpn)).await?;
+        let (io, counted) = self.open(host, &host.pools.of(wanted), &settings, bind, Offer::tcp(wanted)).await?;
         Ok(TcpLease { io, stats: Arc::clone(&self.stats), counted })
     }
 

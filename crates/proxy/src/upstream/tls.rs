@@ -5,9 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use lateen_traffic::cluster::ClusterSettings;
-use lateen_traffic::filter::alpn::Protocols;
 use lateen_traffic::reply::UpstreamFailure;
-use lateen_traffic::tls::{TransportSocket, UpstreamTls};
+use lateen_traffic::tls::{TransportSocket, UpstreamTls, Wanted};
 use rustls::ClientConfig;
 
 use super::{Host, Upstream};
@@ -16,38 +15,44 @@ use crate::tls::context::Client;
 use crate::tls::failure::{self, Cause};
 use crate::tls::{self};
 
-/// How one host is spoken to over TLS, with its sessions.
+/// How one host is spoken to over TLS.
 pub(super) struct HostTls {
     client: Arc<Client>,
-    // One for each offer that was made, as few as there are filters with different ones.
-    configs: Vec<Arc<ClientConfig>>,
+    // As few as there are servers that requests name, and filters with different offers.
+    configs: Vec<Config>,
 }
 
-/// Offers of one host that are remembered.
-const MOST_OFFERS: usize = 8;
+/// Those with the same names continue each other's sessions.
+struct Config {
+    server_name: Option<Arc<str>>,
+    verified_name: Option<Arc<str>>,
+    config: Arc<ClientConfig>,
+}
 
-/// What a connection offers by ALPN.
+/// Configurations of one host that are remembered.
+const MOST_CONFIGS: usize = 32;
+
+/// What a connection is to be.
 #[derive(Clone, Copy)]
 pub(super) struct Offer<'a> {
-    // In place of what the cluster says.
-    instead: Option<&'a Protocols>,
-    // Where the cluster says nothing.
+    wanted: &'a Wanted,
+    // Offered by ALPN where nobody says anything.
     otherwise: Option<&'static str>,
 }
 
 impl<'a> Offer<'a> {
     /// Of a connection for HTTP: as in Envoy it says which version comes, if nobody says anything else.
-    pub(super) fn http(instead: Option<&'a Protocols>, version: &'static str) -> Self {
-        Self { instead, otherwise: Some(version) }
+    pub(super) fn http(wanted: &'a Wanted, version: &'static str) -> Self {
+        Self { wanted, otherwise: Some(version) }
     }
 
     /// Of any other connection.
-    pub(super) fn tcp(instead: Option<&'a Protocols>) -> Self {
-        Self { instead, otherwise: None }
+    pub(super) fn tcp(wanted: &'a Wanted) -> Self {
+        Self { wanted, otherwise: None }
     }
 
     fn protocols(self, of_cluster: &[Vec<u8>]) -> Vec<Vec<u8>> {
-        match (self.instead, self.otherwise) {
+        match (&self.wanted.protocols, self.otherwise) {
             (Some(names), _) => names.iter().map(|name| name.as_bytes().to_vec()).collect(),
             (None, Some(version)) if of_cluster.is_empty() => vec![version.as_bytes().to_vec()],
             (None, _) => of_cluster.to_vec(),
@@ -68,13 +73,13 @@ impl Upstream {
             TransportSocket::Plain => return Ok(Io::plain(socket, bytes::Bytes::new())),
             TransportSocket::Tls(tls) => tls,
         };
-        let name = server_name(tls, host);
+        let name = offer.wanted.server_name.clone().or_else(|| server_name(tls, host));
         let secrets = Arc::clone(&self.state.borrow().secrets);
         let client = self.tls.client(tls, &secrets).map_err(|error| {
             self.stats.tls().failed(Cause::NoSecret);
             UpstreamFailure::Tls(failure::words_without_context(&error).into())
         })?;
-        let config = host.tls_config(&client, name.is_some(), offer);
+        let config = host.tls_config(&client, name.as_ref(), offer);
         match tls::connect(&client, config, name.as_deref(), socket).await {
             Ok((stream, facts)) => {
                 self.stats.tls().established(&facts);
@@ -89,23 +94,38 @@ impl Upstream {
 }
 
 impl Host {
-    /// The configuration for this host alone, made anew when the context is another. Its sessions can be continued
-    /// whatever is offered.
-    fn tls_config(&self, client: &Arc<Client>, names_server: bool, offer: Offer<'_>) -> Arc<ClientConfig> {
+    /// The configuration for this host alone, made anew when the context is another. Sessions with the same server can be
+    /// continued whatever is offered.
+    fn tls_config(&self, client: &Arc<Client>, name: Option<&Arc<str>>, offer: Offer<'_>) -> Arc<ClientConfig> {
         let mut kept = self.tls.borrow_mut();
         let kept = match &mut *kept {
             Some(kept) if Arc::ptr_eq(&kept.client, client) => kept,
-            other => other.insert(HostTls { client: Arc::clone(client), configs: vec![client.for_host(names_server)] }),
+            other => other.insert(HostTls { client: Arc::clone(client), configs: Vec::new() }),
         };
         let protocols = offer.protocols(client.protocols());
-        if let Some(config) = kept.configs.iter().find(|config| config.alpn_protocols == protocols) {
-            return Arc::clone(config);
+        let verified = offer.wanted.verified_name.as_ref();
+        let mut of_server = kept
+            .configs
+            .iter()
+            .filter(|kept| kept.server_name.as_ref() == name && kept.verified_name.as_ref() == verified);
+        let first = of_server.clone().next();
+        if let Some(found) = of_server.find(|kept| kept.config.alpn_protocols == protocols) {
+            return Arc::clone(&found.config);
         }
-        let mut config = ClientConfig::clone(&kept.configs[0]);
+        let mut config = match first {
+            Some(first) => ClientConfig::clone(&first.config),
+            None => client.for_host(name.is_some(), verified),
+        };
         config.alpn_protocols = protocols;
         let config = Arc::new(config);
-        kept.configs.truncate(MOST_OFFERS - 1);
-        kept.configs.push(Arc::clone(&config));
+        if kept.configs.len() >= MOST_CONFIGS {
+            kept.configs.remove(0);
+        }
+        kept.configs.push(Config {
+            server_name: name.cloned(),
+            verified_name: verified.cloned(),
+            config: Arc::clone(&config),
+        });
         config
     }
 }

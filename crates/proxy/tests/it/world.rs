@@ -113,6 +113,7 @@ pub fn cluster(name: &str, hosts: &[SocketAddr]) -> Cluster {
             panic_threshold: 0.0,
             transport: lateen_traffic::tls::TransportSocket::Plain,
             transport_matches: Vec::new(),
+            names_of_requests: Default::default(),
             keeps_protocols: false,
             proxy_protocol: None,
             outlier: None,

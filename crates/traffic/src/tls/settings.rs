@@ -224,6 +224,45 @@ names! {
     }
 }
 
+/// Which names of a server come from the request that a connection is made for (Envoy's `auto_sni` and
+/// `auto_san_validation`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NamesOfRequests {
+    /// The host that the request names is asked for, unless it is an address.
+    pub asked_for: bool,
+    /// The certificate must be of the host that the request names.
+    pub verified: bool,
+}
+
+/// The names of a server that come from a request.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ServerNames {
+    /// What is asked for.
+    pub asked_for: Option<Arc<str>>,
+    /// What the certificate must be of.
+    pub verified: Option<Arc<str>>,
+}
+
+impl NamesOfRequests {
+    /// The names for a request to this authority.
+    pub fn of(self, authority: &str) -> ServerNames {
+        if self == NamesOfRequests::default() {
+            return ServerNames::default();
+        }
+        let host = match authority.rsplit_once(':') {
+            Some((host, _)) if !authority.ends_with(']') => host,
+            _ => authority,
+        };
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let is_address = bare.parse::<std::net::IpAddr>().is_ok();
+        let host: Arc<str> = if is_address { bare } else { host }.into();
+        ServerNames {
+            asked_for: (self.asked_for && !is_address).then(|| Arc::clone(&host)),
+            verified: self.verified.then_some(host),
+        }
+    }
+}
+
 /// How bytes are put on an upstream connection.
 #[derive(Debug, Clone)]
 pub enum TransportSocket {
@@ -241,5 +280,26 @@ impl TlsSettings {
             CertificateSource::Inline(_) => None,
         });
         of_certificates.chain(&self.validation.named)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_of_a_request_is_its_name_without_port_and_brackets() {
+        let names = |authority: &str| {
+            let names = NamesOfRequests { asked_for: true, verified: true }.of(authority);
+            (names.asked_for.map(|name| name.to_string()), names.verified.map(|name| name.to_string()))
+        };
+        let both = |name: &str| (Some(name.to_owned()), Some(name.to_owned()));
+        let verified = |name: &str| (None, Some(name.to_owned()));
+        assert_eq!(names("a.test"), both("a.test"));
+        assert_eq!(names("a.test:8443"), both("a.test"));
+        assert_eq!(names("192.0.2.1:443"), verified("192.0.2.1"));
+        assert_eq!(names("[2001:db8::1]:443"), verified("2001:db8::1"));
+        assert_eq!(names("[2001:db8::1]"), verified("2001:db8::1"));
+        assert_eq!(NamesOfRequests::default().of("a.test"), ServerNames::default());
     }
 }

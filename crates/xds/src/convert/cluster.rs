@@ -27,7 +27,7 @@ use super::health_check::health_check;
 use super::outlier::outlier;
 use super::proxy_protocol;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
-use super::upstream_http::{UpstreamHttp, http1};
+use super::upstream_http::{UpstreamHttp, http1, names_of_requests};
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_DNS_REFRESH: Duration = Duration::from_secs(5);
@@ -110,7 +110,7 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
     );
     note_if_set!(notes, "Cluster":
         stats_matcher, per_connection_buffer_limit_bytes, per_connection_buffer_high_watermark_timeout,
-        upstream_http_protocol_options, dns_jitter, dns_failure_refresh_rate, respect_dns_ttl,
+        dns_jitter, dns_failure_refresh_rate, respect_dns_ttl,
         typed_dns_resolver_config, wait_for_warm_on_init, cleanup_interval, metadata,
         ignore_health_on_host_removal, lrs_server,
         lrs_report_endpoint_metrics, track_timeout_budgets, track_cluster_stats, preconnect_policy);
@@ -234,6 +234,9 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
             if let Some(options) = common_http_protocol_options {
                 http.common(options, notes).at("common_http_protocol_options")?;
             }
+            if let Some(options) = upstream_http_protocol_options {
+                http.names_of_requests = names_of_requests(options).at("upstream_http_protocol_options")?;
+            }
             http
         }
     };
@@ -285,6 +288,7 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
         panic_threshold: lb.panic_threshold,
         transport,
         transport_matches,
+        names_of_requests: http.names_of_requests,
         keeps_protocols,
         proxy_protocol,
         outlier: outlier_detection.map(|value| outlier(value).map(Arc::new)).transpose().at("outlier_detection")?,

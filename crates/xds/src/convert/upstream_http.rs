@@ -1,12 +1,12 @@
 //! Which HTTP a cluster's hosts are spoken to, and how.
 //!
-//! - reject: HTTP/3, choice by ALPN (there is no TLS yet), filters, mirroring and retries of a cluster's own
-//! - note: checks of certificates (no TLS yet), limits on response heads, the HTTP/1 codec's tuning
+//! - reject: HTTP/3, choice by ALPN, filters, mirroring and retries of a cluster's own
+//! - note: limits on response heads, the HTTP/1 codec's tuning
 
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::{
-    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions,
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, UpstreamHttpProtocolOptions,
 };
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
     HttpProtocolOptions,
@@ -17,6 +17,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
 };
 use lateen_traffic::cluster::{Http2Upstream, UpstreamProtocol};
 use lateen_traffic::outlier::ErrorMatch;
+use lateen_traffic::tls::NamesOfRequests;
 
 use super::address::timeout;
 use super::codec::{Common2, common2};
@@ -33,6 +34,7 @@ pub(super) struct UpstreamHttp {
     pub max_connection_duration: Option<Duration>,
     pub max_requests_per_connection: Option<u32>,
     pub outlier_errors: Option<ErrorMatch>,
+    pub names_of_requests: NamesOfRequests,
 }
 
 impl Default for UpstreamHttp {
@@ -44,8 +46,16 @@ impl Default for UpstreamHttp {
             max_connection_duration: None,
             max_requests_per_connection: None,
             outlier_errors: None,
+            names_of_requests: NamesOfRequests::default(),
         }
     }
+}
+
+/// Which names of servers come from requests.
+pub(super) fn names_of_requests(options: UpstreamHttpProtocolOptions) -> Result<NamesOfRequests, Reject> {
+    let UpstreamHttpProtocolOptions { auto_sni, auto_san_validation, override_auto_sni_header } = options;
+    reject_if_set!(override_auto_sni_header);
+    Ok(NamesOfRequests { asked_for: auto_sni, verified: auto_san_validation })
 }
 
 impl UpstreamHttp {
@@ -63,8 +73,11 @@ impl UpstreamHttp {
             upstream_protocol_options,
         } = options;
         reject_if_set!(http_filters, header_validation_config, request_mirror_policies, retry_policy);
-        note_if_set!(notes, "HttpProtocolOptions": upstream_http_protocol_options, hash_policy);
+        note_if_set!(notes, "HttpProtocolOptions": hash_policy);
         let mut all = UpstreamHttp::default();
+        if let Some(options) = upstream_http_protocol_options {
+            all.names_of_requests = names_of_requests(options).at("upstream_http_protocol_options")?;
+        }
         if let Some(OutlierDetection { error_matcher: Some(matcher) }) = outlier_detection {
             all.outlier_errors = Some(error_match(matcher).at("outlier_detection.error_matcher")?);
         }
@@ -98,7 +111,7 @@ impl UpstreamHttp {
                 }
             }
             Some(UpstreamProtocolOptions::AutoConfig(_)) => {
-                return Err(Reject::field("auto_config", "not supported yet: it needs TLS"));
+                return Err(Reject::field("auto_config", "not supported yet"));
             }
             None => return Err(Reject::new("no upstream protocol options")),
         }

@@ -30,6 +30,7 @@ mod rbac;
 mod retries;
 mod retry_policies;
 mod routing;
+mod server_names;
 mod streams;
 mod tls;
 mod turns;
