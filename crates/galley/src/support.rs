@@ -16,8 +16,6 @@ use crate::problem::FieldProblem;
 enum When {
     /// It says anything at all. (Zero values say nothing, as in proto3; an empty message does.)
     Given,
-    /// It says something else than these; absent is fine.
-    OtherThan(&'static [&'static str]),
     /// It says one of these (case does not matter).
     Is(&'static [&'static str]),
     /// It begins so.
@@ -49,7 +47,6 @@ const LINES: &[Line] = &[
     (GATEWAY, "spec.servers[].tls.minProtocolVersion", When::Is(&["TLSV1_0", "TLSV1_1"]), "TLS before 1.2"),
     (GATEWAY, "spec.servers[].tls.maxProtocolVersion", When::Is(&["TLSV1_0", "TLSV1_1"]), "TLS before 1.2"),
     (GATEWAY, "spec.servers[].port.protocol", When::Is(&["UDP"]), "this protocol"),
-    (SERVICE_ENTRY, "spec.subjectAltNames", When::Given, "verifying the names of a server (there is no TLS yet)"),
     (SERVICE_ENTRY, "spec.ports[].protocol", When::Is(&["UDP"]), "this protocol"),
     (SERVICE_ENTRY, "spec.endpoints[].network", When::Given, "reaching other networks"),
     (WORKLOAD_ENTRY, "spec.network", When::Given, "reaching other networks"),
@@ -72,7 +69,7 @@ const LINES: &[Line] = &[
 /// Lines of a DestinationRule's policies, wherever one can stand.
 const POLICY_LINES: &[(&str, When, &str)] = &[
     ("loadBalancer.zoneAwareLbSetting", When::Given, "choosing endpoints by zone"),
-    ("tls.mode", When::OtherThan(&["DISABLE"]), "TLS towards a service"),
+    ("tls.mode", When::Is(&["ISTIO_MUTUAL"]), "the mesh's own TLS towards a service"),
     ("tunnel", When::Given, "tunnelling"),
     ("retryBudget.budgetInterval", When::Given, "counting requests that are over"),
 ];
@@ -116,7 +113,6 @@ impl When {
         let text = value.and_then(Value::as_str).unwrap_or_default();
         match self {
             Self::Given => value.is_some_and(says_something),
-            Self::OtherThan(fine) => !text.is_empty() && !fine.contains(&text),
             Self::Is(these) => these.iter().any(|this| this.eq_ignore_ascii_case(text)),
             Self::BeginsWith(head) => text.starts_with(head),
         }

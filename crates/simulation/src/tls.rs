@@ -121,7 +121,7 @@ impl Greeting {
             peer: self.shown.certificate().filter(|_| asks.inline.is_some() || asks.named.is_some()).cloned(),
             peer_validated: true,
             local: shown.certificate().cloned(),
-            resumed: false,
+            ..TlsConnection::default()
         })
     }
 }

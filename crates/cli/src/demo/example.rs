@@ -32,6 +32,7 @@ embedded!(
     "circuit-breaking",
     "delay",
     "egress",
+    "egress-tls",
     "fault-injection",
     "gateway-tls",
     "header",

@@ -71,6 +71,9 @@ pub struct Step {
     /// A pause before the step.
     #[serde(default)]
     pub wait: Time,
+    /// Only a running mesh can tell, which a computed one then does not try.
+    #[serde(default, rename = "liveOnly")]
+    pub live_only: bool,
     pub send: Send,
     pub expect: Expect,
 }

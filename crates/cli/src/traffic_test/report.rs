@@ -59,6 +59,10 @@ impl Report {
         }
     }
 
+    pub fn passed_over(&self, step: &str) {
+        println!("  {step}  {}", self.style.dim("only a running mesh can tell"));
+    }
+
     pub fn step(&self, ran: &Ran) {
         if let Some(reason) = ran.left_out {
             println!("  {}\n    {} {}", ran.step, self.style.dim("-"), self.style.dim(reason));

@@ -28,14 +28,14 @@ fn what_cannot_be_done_is_named() {
             "DestinationRule",
             json!({
                 "host": "a",
-                "trafficPolicy": {"tls": {"mode": "DISABLE"}, "portLevelSettings": [{"tls": {"mode": "SIMPLE"}}]},
+                "trafficPolicy": {"tls": {"mode": "DISABLE"}, "portLevelSettings": [{"tls": {"mode": "ISTIO_MUTUAL"}}]},
                 "subsets": [{"name": "s", "trafficPolicy": {
                     "loadBalancer": {"simple": "RANDOM", "zoneAwareLbSetting": {"enabled": true}}
                 }}],
             })
         ),
         [
-            "spec.trafficPolicy.portLevelSettings[0].tls.mode: TLS towards a service (SIMPLE) is not supported yet",
+            "spec.trafficPolicy.portLevelSettings[0].tls.mode: the mesh's own TLS towards a service (ISTIO_MUTUAL) is not supported yet",
             "spec.subsets[0].trafficPolicy.loadBalancer.zoneAwareLbSetting: choosing endpoints by zone is not supported yet",
         ]
     );
@@ -86,7 +86,6 @@ fn the_page_tells_what_is_refused() {
     let listed = |values: &[&str]| values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ");
     let said = |when: When| match when {
         When::Given => "when given".to_owned(),
-        When::OtherThan(fine) => format!("other than {}", listed(fine)),
         When::Is(these) => listed(these),
         When::BeginsWith(head) => format!("beginning with `{head}`"),
     };

@@ -38,11 +38,34 @@ pub(super) fn check(own_namespace: &str, spec: &DestinationRule, findings: &mut 
             traffic_policy(&format!("{at}.trafficPolicy"), policy, findings);
         }
     }
+    if spec.workload_selector.is_none() {
+        credentials_of_gateways(spec, findings);
+    }
     shared::export_to(own_namespace, &spec.export_to, false, findings);
     if let Some(selector) = &spec.workload_selector {
         shared::selector("spec.workloadSelector.matchLabels", &selector.match_labels, findings);
         if spec.export_to.iter().any(|namespace| namespace != "." && namespace != own_namespace) {
             findings.error("spec.exportTo", "with a workloadSelector, a rule is for its own namespace only");
+        }
+    }
+}
+
+/// Secrets are gateways', and of sidecars that a rule selects: others are not told them, and (as with Istio) go without.
+fn credentials_of_gateways(spec: &DestinationRule, findings: &mut Findings) {
+    let of_subsets = spec.subsets.iter().enumerate();
+    let of_subsets = of_subsets.filter_map(|(index, subset)| {
+        Some((format!("spec.subsets[{index}].trafficPolicy"), subset.traffic_policy.as_ref()?))
+    });
+    let whole = spec.traffic_policy.iter().map(|policy| ("spec.trafficPolicy".to_owned(), policy));
+    for (path, policy) in whole.chain(of_subsets) {
+        let of_ports = policy.port_level_settings.iter().enumerate();
+        let of_ports = of_ports.map(|(index, port)| (format!("{path}.portLevelSettings[{index}]"), &port.tls));
+        for (path, tls) in std::iter::once((path.clone(), &policy.tls)).chain(of_ports) {
+            let named = tls.as_ref().map_or("", |tls| tls.credential_name.as_str());
+            if !named.is_empty() && !named.starts_with("configmap://") {
+                let message = "is for gateways: without a workloadSelector, sidecars speak plain text here";
+                findings.warning(format!("{path}.tls.credentialName"), message);
+            }
         }
     }
 }

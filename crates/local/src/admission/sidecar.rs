@@ -13,6 +13,9 @@ pub const INJECTED_IMAGE: &str = "auto";
 
 const INJECT: &str = "sidecar.istio.io/inject";
 const PROXY_IMAGE: &str = "sidecar.istio.io/proxyImage";
+/// Volumes for the sidecar, and where it mounts them: lists in JSON, in Kubernetes' form.
+const USER_VOLUMES: &str = "sidecar.istio.io/userVolume";
+const USER_MOUNTS: &str = "sidecar.istio.io/userVolumeMount";
 const STATUS: &str = "sidecar.istio.io/status";
 /// Label that tells clients' proxies that this pod's takes the mesh's mutual TLS.
 const TLS_MODE: &str = "security.istio.io/tlsMode";
@@ -21,12 +24,17 @@ const TLS_MODE: &str = "security.istio.io/tlsMode";
 pub fn complete_pod(pod: &mut Value, namespace: Option<&Value>) {
     let inject = wants_sidecar(pod, namespace);
     let image = annotation(pod, PROXY_IMAGE).unwrap_or(INJECTED_IMAGE).to_owned();
+    let (volumes, mounts) = (listed(pod, USER_VOLUMES), listed(pod, USER_MOUNTS));
     if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) {
         spec.entry("serviceAccountName").or_insert_with(|| json!("default"));
         // There is one node, and so nothing to schedule.
         spec.entry("nodeName").or_insert_with(|| json!(network::NODE_NAME));
         if inject {
-            let sidecar = json!({"name": PROXY_CONTAINER, "image": image, "args": ["proxy", "sidecar"]});
+            let mut sidecar = json!({"name": PROXY_CONTAINER, "image": image, "args": ["proxy", "sidecar"]});
+            if let Some(sidecar) = sidecar.as_object_mut() {
+                add_named(sidecar, "volumeMounts", mounts.into_iter());
+            }
+            add_named(spec, "volumes", volumes.into_iter());
             if let Value::Array(containers) = spec.entry("containers").or_insert_with(|| json!([])) {
                 containers.push(sidecar);
             }
@@ -82,6 +90,19 @@ fn add_named(fields: &mut Map<String, Value>, list: &str, objects: impl Iterator
         if !list.iter().any(|known| known["name"] == object["name"]) {
             list.push(object);
         }
+    }
+}
+
+/// The objects that an annotation lists, in a list or by name; what is neither is none.
+fn listed(pod: &Value, name: &str) -> Vec<Value> {
+    let by_name = |(name, mut object): (String, Value)| {
+        object["name"] = json!(name);
+        object
+    };
+    match annotation(pod, name).and_then(|text| serde_json::from_str(text).ok()) {
+        Some(Value::Array(list)) => list.into_iter().filter(Value::is_object).collect(),
+        Some(Value::Object(named)) => named.into_iter().filter(|(_, one)| one.is_object()).map(by_name).collect(),
+        _ => Vec::new(),
     }
 }
 

@@ -97,6 +97,16 @@ fn pods_get_a_sidecar_unless_somebody_says_no() {
     let wanted = prepared(&disabled, pod(wanted, spec));
     assert_eq!(containers(&wanted), ["app", "istio-proxy"]);
     assert_eq!(wanted["spec"]["containers"][1]["image"], "envoy");
+
+    let mounted = json!({"name": "a", "namespace": "shop", "annotations": {
+        "sidecar.istio.io/userVolume": r#"[{"name": "ca", "configMap": {"name": "ca"}}]"#,
+        "sidecar.istio.io/userVolumeMount": r#"{"ca": {"mountPath": "/etc/ca", "readOnly": true}}"#,
+    }});
+    let mounted = prepared(&none, pod(mounted, json!({"containers": [{"name": "app", "image": "a"}]})));
+    let mounts = &mounted["spec"]["containers"][1]["volumeMounts"];
+    assert_eq!(mounts[0], json!({"name": "ca", "mountPath": "/etc/ca", "readOnly": true}));
+    assert_eq!(mounts.as_array().unwrap().len(), 4, "beside those of every proxy");
+    assert_eq!(mounted["spec"]["volumes"][0], json!({"name": "ca", "configMap": {"name": "ca"}}));
 }
 
 #[test]

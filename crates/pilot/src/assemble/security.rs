@@ -63,8 +63,8 @@ impl<'a> Server<'a> {
         match tls.mode {
             ClientTlsMode::Disable => Transport::Plain,
             ClientTlsMode::IstioMutual => Transport::Mesh(mesh(&tls.sni, &tls.subject_alt_names)),
-            // Meant for gateways: sidecars would wait for a Secret that is none of theirs.
-            _ if !tls.credential_name.is_empty() && !self.may_have_credentials() => Transport::Plain,
+            // Meant for gateways: it is no sidecar's Secret, but for those that the rule selects.
+            _ if !tls.credential_name.is_empty() && !self.may_have(&tls.credential_name) => Transport::Plain,
             ClientTlsMode::Simple | ClientTlsMode::Mutual => Transport::Own(Arc::new(OwnTls {
                 names: match tls.subject_alt_names.as_slice() {
                     [] if service.source == Source::ServiceEntry => self.identities.to_vec(),
@@ -92,8 +92,10 @@ impl<'a> Server<'a> {
         !anywhere || (!endpoints.is_empty() && endpoints.iter().all(|endpoint| endpoint.mutual_tls))
     }
 
-    fn may_have_credentials(&self) -> bool {
-        self.view.key.node_type == NodeType::Router || self.rule.is_some_and(Merged::selects_clients)
+    fn may_have(&self, credential: &str) -> bool {
+        self.view.key.node_type == NodeType::Router
+            || self.rule.is_some_and(Merged::selects_clients)
+            || credential.starts_with("configmap://")
     }
 
     /// Endpoints, with the mark of those that speak the mesh's TLS only where a client is to go by it: where no rule

@@ -159,8 +159,8 @@ impl OwnTls {
                     file => file,
                 };
                 (
-                    secret::of_agent(&format!("file-cert:{certificate}~{key}")),
-                    secret::of_agent(&format!("file-root:{authorities}")),
+                    secret::of_files(format!("file-cert:{certificate}~{key}")),
+                    secret::of_files(format!("file-root:{authorities}")),
                 )
             }
             name => (secret::of_cluster(name), secret::of_cluster(&format!("{name}-cacert"))),

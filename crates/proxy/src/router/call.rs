@@ -14,6 +14,7 @@ use lateen_traffic::cluster::{ClusterSettings, Discovery};
 use lateen_traffic::outlier::Report;
 use lateen_traffic::reply::UpstreamFailure;
 use lateen_traffic::router::judged;
+use lateen_traffic::tls::Wanted;
 use lateen_traffic::{Protocol, RequestHead, ResponseHead};
 use tokio::time::Instant;
 
@@ -104,7 +105,8 @@ impl Call<'_> {
     async fn exchange(&self, host: &Rc<Host>, settings: &Arc<ClusterSettings>) -> Result<Called, UpstreamFailure> {
         let bind = self.worker.process.upstreams.default_bind.as_ref();
         // It has no client: where its cluster speaks what the client speaks, that is HTTP/1.1, as in Envoy.
-        let lease = self.upstream.lease(host, Protocol::Http11, bind, None).await?;
+        let wanted = Wanted::of(settings, &self.request.authority, None);
+        let lease = self.upstream.lease(host, Protocol::Http11, bind, &wanted).await?;
         self.report(settings, host, Report::Connected);
         let Some(_in_flight) = InFlight::begin(self.upstream, host, settings) else {
             lease.give_back();
