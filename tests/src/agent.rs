@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use lateen_citadel::agent::{Address, Agent, Options, Server};
-use lateen_citadel::authority::Settings;
+use lateen_citadel::authority::{Files, Settings};
 use lateen_citadel::key::KeyType;
 use lateen_citadel::serve::{AUDIENCE, Ca, Review, Reviewer, SERVER_NAMES, serve};
 use lateen_citadel::spiffe::TrustDomain;
@@ -25,14 +25,20 @@ pub fn domain() -> TrustDomain {
 }
 
 /// An authority that keeps its files in `directory`, whose certificates live for `life`, and what an agent of
-/// `spiffe://cluster.local/ns/NAMESPACE/sa/ACCOUNT` needs to have one of them.
+/// `spiffe://cluster.local/ns/NAMESPACE/sa/ACCOUNT` needs to have one of them. It signs with what is `brought`, if
+/// something is.
 ///
 /// # Panics
 /// When there is no port for the authority, or no place for its files.
-pub async fn begin(directory: &Path, identity: &str, life: Duration) -> (Arc<Ca>, Options) {
+pub async fn begin(
+    directory: &Path,
+    identity: &str,
+    life: Duration,
+    brought: Option<&Files>,
+) -> (Arc<Ca>, Options) {
     let settings = Settings { default_ttl: life, max_ttl: life, announce: life * 5 / 8, ..Settings::default() };
     let store = Store::at(directory.join("ca")).expect("a directory");
-    let authority = store.load(settings, None, SystemTime::now()).expect("an authority");
+    let authority = store.load(settings, brought, SystemTime::now()).expect("an authority");
     let ca = Ca::new(authority, store);
     tokio::spawn(Arc::clone(&ca).tend());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -65,13 +71,13 @@ pub async fn begin(directory: &Path, identity: &str, life: Duration) -> (Arc<Ca>
     (ca, options)
 }
 
-/// Starts an agent of this identity, with an authority whose certificates outlive any test. Its socket for secrets is
-/// `directory`'s `sds`.
+/// Starts an agent of this identity, with an authority whose certificates outlive any test, and which signs with what is
+/// `brought`. Its socket for secrets is `directory`'s `sds`.
 ///
 /// # Panics
 /// When it does not start.
-pub async fn start(directory: &Path, identity: &str) {
-    let (_, options) = begin(directory, identity, Duration::from_secs(24 * 3600)).await;
+pub async fn start(directory: &Path, identity: &str, brought: Option<&Files>) {
+    let (_, options) = begin(directory, identity, Duration::from_secs(24 * 3600), brought).await;
     tokio::spawn(Agent::start(options).expect("an agent").run());
 }
 

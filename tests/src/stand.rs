@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::StreamExt;
+use lateen_citadel::authority::Files;
 use lateen_pilot::Pilot;
 use lateen_pilot::node::NodeType;
 use lateen_pilot::push::{Proxy as Connected, State};
@@ -44,7 +45,7 @@ pub const GATEWAY_PROBE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(GATEW
 /// Where a sidecar does.
 pub const SIDECAR_PROBE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 97, 255, 1)), 19998);
 /// Whose certificate the proxy has.
-const IDENTITY: &str = "spiffe://cluster.local/ns/shop/sa/default";
+pub const IDENTITY: &str = "spiffe://cluster.local/ns/shop/sa/default";
 /// How many cases run at a time.
 const TOGETHER: usize = 32;
 
@@ -151,11 +152,16 @@ pub async fn serve_discovery(pilot: &Pilot) {
 
 /// Starts a proxy that plays `role` as the pilot of this network says.
 pub async fn proxy(kind: Kind, role: Role, dir: &Path) -> Proxy {
+    proxy_under(kind, role, dir, None).await
+}
+
+/// The same, with a certificate that `authority` signs.
+pub async fn proxy_under(kind: Kind, role: Role, dir: &Path, authority: Option<&Files>) -> Proxy {
     let mut layout = Layout::new(dir, &[], &[]);
     layout.ads = Some(ADS);
     let mut file = bootstrap::from_ads(&layout, Flavour::Delta);
     bootstrap::merge(&mut file, json!({"node": role.node(kind)}));
-    agent::start(dir, IDENTITY).await;
+    agent::start(dir, IDENTITY, authority).await;
     if let Some(clusters) = file["static_resources"]["clusters"].as_array_mut() {
         clusters.push(agent::cluster(&dir.join("sds")));
     }

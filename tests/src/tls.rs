@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 pub struct Authority {
     /// Its certificate in PEM.
     pub pem: String,
+    /// Its key in PEM.
+    pub key: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -33,7 +35,7 @@ impl Authority {
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         let pem = params.self_signed(&key).expect("a certificate").pem();
-        Authority { pem, issuer: Issuer::new(params, key) }
+        Authority { pem, key: key.serialize_pem(), issuer: Issuer::new(params, key) }
     }
 
     /// A certificate of a host's name and a workload's.

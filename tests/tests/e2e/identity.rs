@@ -73,7 +73,7 @@ fn file(layout: &Layout, options: &Options) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn envoy_takes_certificates_as_they_come() {
     let directory = tempfile::tempdir().unwrap();
-    let (ca, options) = agent::begin(directory.path(), IDENTITY, LIFE).await;
+    let (ca, options) = agent::begin(directory.path(), IDENTITY, LIFE, None).await;
     let layout = Layout::new(directory.path(), &["plain", "secure"], &[]);
     let file = file(&layout, &options);
     let agent = Agent::start(options).unwrap();

@@ -3,6 +3,7 @@
 
 mod authority;
 mod balance;
+mod callers;
 mod canary;
 mod differential;
 mod drain;
