@@ -30,12 +30,7 @@ pub fn domain() -> TrustDomain {
 ///
 /// # Panics
 /// When there is no port for the authority, or no place for its files.
-pub async fn begin(
-    directory: &Path,
-    identity: &str,
-    life: Duration,
-    brought: Option<&Files>,
-) -> (Arc<Ca>, Options) {
+pub async fn begin(directory: &Path, identity: &str, life: Duration, brought: Option<&Files>) -> (Arc<Ca>, Options) {
     let settings = Settings { default_ttl: life, max_ttl: life, announce: life * 5 / 8, ..Settings::default() };
     let store = Store::at(directory.join("ca")).expect("a directory");
     let authority = store.load(settings, brought, SystemTime::now()).expect("an authority");

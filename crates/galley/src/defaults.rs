@@ -57,7 +57,9 @@ pub(crate) fn fill_in(kind: Kind, raw: &mut Value) {
         | Kind::Sidecar
         | Kind::AuthorizationPolicy
         | Kind::RequestAuthentication
-        | Kind::PeerAuthentication => {}
+        | Kind::PeerAuthentication
+        | Kind::MeshPolicy
+        | Kind::Policy => {}
     }
 }
 

@@ -10,6 +10,9 @@ pub const NETWORKING: &str = "networking.istio.io";
 /// The API group of Istio's security kinds.
 pub const SECURITY: &str = "security.istio.io";
 
+/// The API group of what Istio before 1.6 had in place of its security kinds.
+pub const AUTHENTICATION: &str = "authentication.istio.io";
+
 /// A kind of object, whatever version of its group it is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)]
@@ -33,6 +36,8 @@ pub enum Kind {
     AuthorizationPolicy,
     RequestAuthentication,
     PeerAuthentication,
+    MeshPolicy,
+    Policy,
 }
 
 /// Every name of a kind, and how its API behaves.
@@ -109,6 +114,13 @@ const ISTIO: KindInfo = KindInfo {
 
 const ISTIO_SECURITY: KindInfo =
     KindInfo { group: SECURITY, versions: &["v1", "v1beta1"], categories: &["istio-io", "security-istio-io"], ..ISTIO };
+
+const OLD_AUTHENTICATION: KindInfo = KindInfo {
+    group: AUTHENTICATION,
+    versions: &["v1alpha1"],
+    categories: &["istio-io", "authentication-istio-io"],
+    ..ISTIO
+};
 
 static TABLE: [KindInfo; Kind::COUNT] = [
     KindInfo { namespaced: false, short_names: &["ns"], has_status: true, ..CORE },
@@ -252,11 +264,20 @@ static TABLE: [KindInfo; Kind::COUNT] = [
         short_names: &["pa"],
         ..ISTIO_SECURITY
     },
+    KindInfo {
+        kind: Kind::MeshPolicy,
+        name: "MeshPolicy",
+        plural: "meshpolicies",
+        singular: "meshpolicy",
+        namespaced: false,
+        ..OLD_AUTHENTICATION
+    },
+    KindInfo { kind: Kind::Policy, name: "Policy", plural: "policies", singular: "policy", ..OLD_AUTHENTICATION },
 ];
 
 impl Kind {
     /// How many kinds there are.
-    pub const COUNT: usize = Kind::PeerAuthentication as usize + 1;
+    pub const COUNT: usize = Kind::Policy as usize + 1;
 
     /// Every kind's description, in the order in which objects of a batch depend on each other.
     pub fn table() -> &'static [KindInfo] {
@@ -280,7 +301,7 @@ impl Kind {
 
     /// Whether it is one of Istio's.
     pub fn is_istio(self) -> bool {
-        [NETWORKING, SECURITY].contains(&self.info().group)
+        [NETWORKING, SECURITY, AUTHENTICATION].contains(&self.info().group)
     }
 }
 

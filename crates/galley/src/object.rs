@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::istio::authentication::{MeshPolicy, Policy};
 use crate::istio::{
     AuthorizationPolicy, DestinationRule, Gateway, IstioStatus, PeerAuthentication, RequestAuthentication,
     ServiceEntry, Sidecar, VirtualService, WorkloadEntry, WorkloadGroup,
@@ -132,6 +133,8 @@ resources! {
     AuthorizationPolicy => Config<AuthorizationPolicy>,
     RequestAuthentication => Config<RequestAuthentication>,
     PeerAuthentication => Config<PeerAuthentication>,
+    MeshPolicy => Config<MeshPolicy>,
+    Policy => Config<Policy>,
 }
 
 /// An object that never changes; a changed one is another object. Share it in an `Arc`.

@@ -2,6 +2,7 @@
 //! Works on one object at a time; knows nothing of what else there is, nor of what this version can carry out
 //! (that is [`crate::support`]).
 
+mod authentication;
 mod authorization_policy;
 mod change;
 mod destination_rule;
@@ -100,6 +101,8 @@ pub fn object(object: &Object) -> Findings {
         }
         Resource::RequestAuthentication(config) => request_authentication::check(&config.spec, &mut findings),
         Resource::PeerAuthentication(config) => peer_authentication::check(own, &config.spec, &mut findings),
+        Resource::MeshPolicy(config) => authentication::check(object.name(), true, &config.spec.0, &mut findings),
+        Resource::Policy(config) => authentication::check(object.name(), false, &config.spec, &mut findings),
     }
     findings
 }

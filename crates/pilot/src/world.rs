@@ -15,7 +15,7 @@ use std::sync::Arc;
 /// Kinds of objects that only the endpoints of services depend on.
 pub const ENDPOINT_KINDS: [Kind; 4] = [Kind::Endpoints, Kind::EndpointSlice, Kind::Pod, Kind::WorkloadEntry];
 /// Kinds of objects that rules are made of.
-const RULE_KINDS: [Kind; 7] = [
+const RULE_KINDS: [Kind; 9] = [
     Kind::VirtualService,
     Kind::DestinationRule,
     Kind::Gateway,
@@ -23,6 +23,8 @@ const RULE_KINDS: [Kind; 7] = [
     Kind::AuthorizationPolicy,
     Kind::RequestAuthentication,
     Kind::PeerAuthentication,
+    Kind::MeshPolicy,
+    Kind::Policy,
 ];
 
 /// All services and rules.
@@ -108,7 +110,8 @@ impl World {
             false => Registry::new(&snapshot, &config, &self.registry),
         };
         let localities = config.locality_lb_setting.as_ref();
-        if config_same && same(&RULE_KINDS) {
+        let named_same = !self.peers.name_services || same(&[Kind::Service, Kind::Pod]);
+        if config_same && named_same && same(&RULE_KINDS) {
             let place_needs = match services_same {
                 true => self.place_needs,
                 false => PlaceNeeds::of(&registry, &self.destination_rules, localities),

@@ -194,22 +194,33 @@ async fn get_in(server: Kind) {
             .collect();
         let routes = json!([{"name": "all", "domains": ["*"], "routes": routes}]);
         let clusters: Vec<Value> = callers.iter().map(|caller| cluster(caller, &mesh)).collect();
-        let file = bootstrap::fixed(&layout, &[listener(&layout, "in", http(&layout, "in", routes, json!({})))], &clusters);
+        let file =
+            bootstrap::fixed(&layout, &[listener(&layout, "in", http(&layout, "in", routes, json!({})))], &clusters);
         let proxy = Proxy::start(client, &file, layout.admin, dir.path()).await;
         let target = |path: &str| Target::new(([127, 0, 0, 1], layout.listener("in")).into(), "client.shop", path);
         let first = target("/alice");
-        wait::until("the sidecar serves", || async { first.ask().await.ok().filter(|answer| answer.status() == 200) }).await;
+        wait::until("the sidecar serves", || async { first.ask().await.ok().filter(|answer| answer.status() == 200) })
+            .await;
         asked.lock().unwrap().clear();
         let mut expected = Vec::new();
         for caller in &callers {
             let answer = target(caller.path).ask().await.unwrap();
             let told = answer.text();
             let place = format!("{} from {} to {}: {answer:?}", caller.path, client.name(), server.name());
-            assert_eq!(answer.status(), caller.status, "{place}\n{}\n{}", proxy.process.output(), sidecar.process.output());
+            assert_eq!(
+                answer.status(),
+                caller.status,
+                "{place}\n{}\n{}",
+                proxy.process.output(),
+                sidecar.process.output()
+            );
             match (&caller.certificate, caller.status) {
                 (Some(_), 200) => {
                     assert!(told.trim().starts_with(&format!("By={IDENTITY};Hash=")), "{place}");
-                    assert!(told.contains(";URI=spiffe://cluster.local/ns/") && told.matches("By=").count() == 1, "{place}");
+                    assert!(
+                        told.contains(";URI=spiffe://cluster.local/ns/") && told.matches("By=").count() == 1,
+                        "{place}"
+                    );
                     expected.push(caller.path.to_owned());
                 }
                 (None, 200) => {

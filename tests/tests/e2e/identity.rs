@@ -140,7 +140,7 @@ fn revoked(directory: &Path, serial: &str) -> String {
 /// A peer whose certificate is revoked is refused as soon as the list is there, and no other is.
 async fn a_revoked_peer_is_refused(kind: Kind) {
     let directory = tempfile::tempdir().unwrap();
-    let (_ca, options) = agent::begin(directory.path(), IDENTITY, Duration::from_secs(3600)).await;
+    let (_ca, options) = agent::begin(directory.path(), IDENTITY, Duration::from_secs(3600), None).await;
     let layout = Layout::new(directory.path(), &["plain", "secure"], &[]);
     let (file, lists) = (file(&layout, &options), options.revocations.clone());
     tokio::spawn(Agent::start(options).unwrap().run());

@@ -6,6 +6,7 @@
 //! where absence means something, are `Option`s; a `oneof` is an `Option` of a Rust enum.
 //! Which fields this version carries out is `crate::support`'s to say, not this module's.
 
+pub mod authentication;
 pub mod authorization_policy;
 pub mod destination_rule;
 mod duration;

@@ -88,13 +88,14 @@ const NOT_YET: &[(&str, &str, &str)] = &[
 ];
 
 /// Groups whose kinds say what runs, and what the mesh does with its traffic: none of them is passed over unnoticed.
-const OWN_GROUPS: [&str; 9] = [
+const OWN_GROUPS: [&str; 10] = [
     "",
     "apps",
     "batch",
     "discovery.k8s.io",
     "networking.istio.io",
     "security.istio.io",
+    "authentication.istio.io",
     "telemetry.istio.io",
     "extensions.istio.io",
     "networking.k8s.io",

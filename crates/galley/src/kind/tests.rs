@@ -38,12 +38,14 @@ fn what_people_type_is_understood() {
         ("ap", Kind::AuthorizationPolicy),
         ("requestauthentications.security.istio.io", Kind::RequestAuthentication),
         ("pa", Kind::PeerAuthentication),
+        ("meshpolicies", Kind::MeshPolicy),
+        ("policies.authentication.istio.io", Kind::Policy),
     ] {
         assert_eq!(by_typed_name(typed), Ok(vec![kind]), "{typed}");
     }
     assert_eq!(by_typed_name("all"), Ok(vec![Kind::Service, Kind::Pod, Kind::Deployment]));
     assert_eq!(by_typed_name("dr,vs,dr"), Ok(vec![Kind::DestinationRule, Kind::VirtualService]));
-    assert_eq!(by_typed_name("istio-io").map(|kinds| kinds.len()), Ok(10));
+    assert_eq!(by_typed_name("istio-io").map(|kinds| kinds.len()), Ok(12));
 }
 
 #[test]

@@ -82,3 +82,36 @@ fn the_root_namespace_speaks_of_the_whole_mesh_only() {
     assert_eq!(rules.of_workload("istio-system", &labels("web")).mode, Disable);
     assert_eq!(rules.of_workload("shop", &labels("web")).mode, Disable);
 }
+
+#[test]
+fn old_policies_are_what_they_meant() {
+    let old = |kind: &str, namespace: &str, name: &str, spec: &str| {
+        format!(
+            "apiVersion: authentication.istio.io/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}{namespace}}}\n\
+             spec: {spec}\n---\n"
+        )
+    };
+    let shop = ", namespace: shop";
+    let rules = rules(&[
+        old("MeshPolicy", "", "default", "{peers: [{mtls: {}}]}"),
+        old("Policy", ", namespace: old", "default", "{}"),
+        old("Policy", ", namespace: both", "default", "{peers: [{mtls: }], peerIsOptional: true}"),
+        old("Policy", shop, "web", "{targets: [{name: web}], peers: [{mtls: {mode: PERMISSIVE}}]}"),
+        old("Policy", shop, "api", "{targets: [{name: api, ports: [{number: 80}, {name: admin}]}, {name: none}]}"),
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\n\
+         spec: {selector: {app: web}, ports: [{port: 80}]}\n---\n"
+            .to_owned(),
+        "apiVersion: v1\nkind: Service\nmetadata: {name: api, namespace: shop}\nspec: {selector: {app: api}, ports: [\
+         {name: http, port: 80, targetPort: 8080}, {name: admin, port: 81, targetPort: inner}, {name: c, port: 82}]}\n---\n"
+            .to_owned(),
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: api, namespace: shop, labels: {app: api}}\nspec: {containers: [\
+         {name: a, ports: [{name: inner, containerPort: 9090}]}]}\n---\n"
+            .to_owned(),
+    ]);
+    assert_eq!(rules.of_namespace("elsewhere"), Strict);
+    assert_eq!((rules.of_namespace("old"), rules.of_namespace("both")), (Disable, Permissive));
+    assert_eq!(rules.of_workload("shop", &labels("web")).at(80), Permissive);
+    let api = rules.of_workload("shop", &labels("api"));
+    assert_eq!([8080, 9090, 82, 80].map(|port| api.at(port)), [Disable, Disable, Strict, Strict]);
+    assert!(rules.name_services);
+}
