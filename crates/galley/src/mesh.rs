@@ -16,7 +16,8 @@ use serde_json::Value;
 use crate::validate::Findings;
 use crate::{Snapshot, strict, yaml};
 pub use config::{
-    MeshConfig, MeshH2UpgradePolicy, Normalization, OutboundMode, OutboundTrafficPolicy, ProxyPathNormalization,
+    AccessLogEncoding, MeshConfig, MeshH2UpgradePolicy, Normalization, OutboundMode, OutboundTrafficPolicy,
+    ProxyPathNormalization,
 };
 pub use identity::{CertificateData, TlsConfig, TlsVersion};
 pub use proxy::{

@@ -5,8 +5,11 @@
 use lateen_galley::Snapshot;
 use lateen_galley::istio::destination_rule::LocalityLoadBalancerSetting;
 use lateen_galley::istio::virtual_service::HttpRetry;
-use lateen_galley::mesh::{self, MeshConfig, MeshH2UpgradePolicy, Normalization, OutboundMode, ProxyConfig, TlsConfig};
+use lateen_galley::mesh::{
+    self, AccessLogEncoding, MeshConfig, MeshH2UpgradePolicy, Normalization, OutboundMode, ProxyConfig, TlsConfig,
+};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::rules::{Connections, Keepalive};
@@ -47,8 +50,8 @@ pub struct Config {
     /// Namespace whose rules hold for all namespaces.
     pub root_namespace: String,
     pub outbound_traffic_policy: OutboundTrafficPolicy,
-    /// Where an access log line per request and connection is written, in Istio's text format; none is nowhere.
-    pub access_log: Option<String>,
+    /// Where an access log line per request and connection is written, and how; none is nowhere.
+    pub access_log: Option<Arc<LogFile>>,
     pub export_to: ExportDefaults,
     pub normalization: Normalization,
     /// How long a connection may say nothing until it counts as not HTTP; zero is for ever.
@@ -83,7 +86,7 @@ impl Default for Config {
             domain: "cluster.local".to_owned(),
             root_namespace: "istio-system".to_owned(),
             outbound_traffic_policy: OutboundTrafficPolicy::AllowAny,
-            access_log: Some("/dev/stdout".to_owned()),
+            access_log: Some(Arc::new(LogFile { path: "/dev/stdout".to_owned(), lines: LogLines::default() })),
             export_to: ExportDefaults::default(),
             normalization: Normalization::Default,
             detection_timeout: Duration::ZERO,
@@ -96,6 +99,27 @@ impl Default for Config {
             debounce_quiet: Duration::from_millis(100),
             debounce_max: Duration::from_secs(10),
         }
+    }
+}
+
+/// An access log.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LogFile {
+    pub path: String,
+    pub lines: LogLines,
+}
+
+/// How lines of an access log are written; where nothing is said, as Istio writes them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LogLines {
+    Text(String),
+    /// As objects of JSON: the text of one with operators in its values.
+    Json(String),
+}
+
+impl Default for LogLines {
+    fn default() -> LogLines {
+        LogLines::Text(String::new())
     }
 }
 
@@ -126,6 +150,8 @@ impl Config {
         let MeshConfig {
             protocol_detection_timeout,
             access_log_file,
+            access_log_format,
+            access_log_encoding,
             outbound_traffic_policy,
             default_service_export_to,
             default_virtual_service_export_to,
@@ -149,9 +175,12 @@ impl Config {
         if let Some(timeout) = protocol_detection_timeout {
             config.detection_timeout = timeout.get();
         }
-        if let Some(file) = access_log_file {
-            config.access_log = Some(file).filter(|file| !file.is_empty());
-        }
+        let path = access_log_file.or_else(|| self.access_log.as_ref().map(|log| log.path.clone()));
+        let lines = match access_log_encoding {
+            AccessLogEncoding::Text => LogLines::Text(access_log_format),
+            AccessLogEncoding::Json => LogLines::Json(access_log_format),
+        };
+        config.access_log = path.filter(|path| !path.is_empty()).map(|path| Arc::new(LogFile { path, lines }));
         if let Some(policy) = outbound_traffic_policy {
             config.outbound_traffic_policy = match policy.mode {
                 OutboundMode::RegistryOnly => OutboundTrafficPolicy::RegistryOnly,

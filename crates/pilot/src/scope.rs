@@ -132,13 +132,13 @@ impl Unknown {
     }
 }
 
-/// How a proxy serves HTTP: as it says itself, else as the mesh says.
 /// Which addresses of hosts that requests name are used, if any service it may see asks for them.
 fn named_hosts(node: &Node, world: &World) -> Option<Families> {
     let seen = world.registry.named().iter().any(|service| service.export_to.visible_in(&node.namespace));
     seen.then(|| node.families())
 }
 
+/// How a proxy serves HTTP: as it says itself, else as the mesh says.
 fn settings(node: &Node, mesh: &Config) -> HttpSettings {
     // Its workload's health is told, not configured.
     let ProxyConfig { gateway_topology, proxy_headers, proxy_metadata, readiness_probe: _ } =

@@ -39,8 +39,14 @@ pub enum LogFormat {
 /// A value inside a JSON log line.
 #[derive(Debug, Clone, PartialEq)]
 pub enum JsonValue {
-    /// A string made by a format; `null` when its only operator has no value.
+    /// What a format makes: a number, or a string; `null` when its only operator has no value.
     Format(Format),
+    /// The same, without numbers.
+    Text(Format),
+    /// JSON that stays as it is.
+    Literal(String),
+    /// Several.
+    List(Vec<JsonValue>),
     /// An object.
     Object(Vec<(String, JsonValue)>),
 }
@@ -97,21 +103,37 @@ fn write_object(fields: &[(String, JsonValue)], facts: Facts<'_>, out: &mut Stri
         }
         write_string(name, out);
         out.push(':');
-        match value {
-            JsonValue::Object(inner) => write_object(inner, facts, out),
-            JsonValue::Format(format) => {
-                let mut text = String::new();
-                // A marker that no header can contain tells a missing value from the text "-".
-                format.render(facts, "\u{0}", &mut text);
-                if text == "\u{0}" {
-                    out.push_str("null");
-                } else {
-                    write_string(&text.replace('\u{0}', "-"), out);
+        write_value(value, facts, out);
+    }
+    out.push('}');
+}
+
+fn write_value(value: &JsonValue, facts: Facts<'_>, out: &mut String) {
+    match value {
+        JsonValue::Object(inner) => write_object(inner, facts, out),
+        JsonValue::List(values) => {
+            out.push('[');
+            for (i, value) in values.iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
                 }
+                write_value(value, facts, out);
+            }
+            out.push(']');
+        }
+        JsonValue::Literal(text) => out.push_str(text),
+        JsonValue::Format(format) | JsonValue::Text(format) => {
+            let mut text = String::new();
+            // A marker that no header can contain tells a missing value from the text "-".
+            format.render(facts, "\u{0}", &mut text);
+            let number = matches!(value, JsonValue::Format(_)) && format.is_number();
+            match text.as_str() {
+                "\u{0}" => out.push_str("null"),
+                count if number => out.push_str(count),
+                text => write_string(&text.replace('\u{0}', "-"), out),
             }
         }
     }
-    out.push('}');
 }
 
 /// JSON string syntax (RFC 8259 section 7).
@@ -159,10 +181,15 @@ mod tests {
             ("m".into(), f("%REQ(:METHOD)%")),
             ("none".into(), f("%UPSTREAM_HOST%")),
             ("in".into(), JsonValue::Object(vec![("x".into(), f("%REQ(X)% %REQ(Y)%"))])),
+            (
+                "of".into(),
+                JsonValue::List(vec![f("%BYTES_SENT%"), f("%BYTES_SENT% B"), JsonValue::Literal("true".into())]),
+            ),
+            ("text".into(), JsonValue::Text(Format::parse("%BYTES_SENT%").unwrap())),
         ]);
         assert_eq!(
             line(json, LogFilter::All, Flags::NONE),
-            "{\"m\":\"GET\",\"none\":null,\"in\":{\"x\":\"a\\\"\\u0001 -\"}}\n"
+            "{\"m\":\"GET\",\"none\":null,\"in\":{\"x\":\"a\\\"\\u0001 -\"},\"of\":[0,\"0 B\",true],\"text\":\"0\"}\n"
         );
     }
 

@@ -132,6 +132,23 @@ impl Format {
         }
     }
 
+    /// Whether the result is a number: that of one operator which counts something, and nothing else.
+    pub fn is_number(&self) -> bool {
+        let [Piece::Operator(operator, None)] = self.pieces.as_slice() else { return false };
+        match operator {
+            Operator::ResponseCode
+            | Operator::BytesReceived
+            | Operator::BytesSent
+            | Operator::Duration
+            | Operator::Attempts => true,
+            Operator::UpstreamLocal(part)
+            | Operator::DownstreamLocal(part)
+            | Operator::DownstreamRemote(part)
+            | Operator::DownstreamDirect(part) => *part == Part::Port,
+            _ => false,
+        }
+    }
+
     /// Writes the result; a value that is not there is written as `missing`.
     pub fn render(&self, facts: Facts<'_>, missing: &str, out: &mut String) {
         for piece in &self.pieces {

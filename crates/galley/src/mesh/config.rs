@@ -17,6 +17,10 @@ pub struct MeshConfig {
     pub protocol_detection_timeout: Option<Duration>,
     /// Where access logs are written; empty is nowhere.
     pub access_log_file: Option<String>,
+    /// What is written, instead of Istio's own lines: a line's text, or an object of JSON.
+    pub access_log_format: String,
+    /// Which of the two.
+    pub access_log_encoding: AccessLogEncoding,
     /// Hosts that the registry does not know.
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
     /// For Services and ServiceEntries that do not say who sees them.
@@ -55,6 +59,20 @@ pub struct MeshConfig {
     /// For proxies without settings of their own.
     pub default_config: ProxyConfig,
 }
+
+/// How lines of access logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum AccessLogEncoding {
+    /// As text.
+    #[default]
+    Text,
+    /// As objects.
+    Json,
+}
+
+/// Operators of access logs that are extensions of their own.
+const OTHER_OPERATORS: [&str; 2] = ["%REQ_WITHOUT_QUERY", "%METADATA"];
 
 /// Hosts that the registry does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -117,6 +135,9 @@ impl MeshConfig {
         }
         if let Some(file) = self.access_log_file.as_ref().filter(|file| !file.is_empty() && !file.starts_with('/')) {
             findings.error(format!("{at}: accessLogFile"), format!("{file:?} is not an absolute path"));
+        }
+        for operator in OTHER_OPERATORS.iter().filter(|operator| self.access_log_format.contains(**operator)) {
+            findings.error(format!("{at}: accessLogFormat"), format!("{operator}% is not supported yet"));
         }
         for (field, list) in [
             ("defaultServiceExportTo", &self.default_service_export_to),

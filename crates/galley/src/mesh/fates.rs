@@ -28,8 +28,6 @@ const MESH: &[(&str, Fate)] = &[
     ("ingressSelector", NoEffect),
     ("authPolicy", NoEffect),
     ("enableTracing", NoEffect),
-    ("accessLogFormat", Refused),
-    ("accessLogEncoding", RefusedUnless("TEXT")),
     ("enableEnvoyAccessLogService", RefusedUnless("false")),
     ("disableEnvoyListenerLog", RefusedUnless("false")),
     ("inboundTrafficPolicy", RefusedUnless("PASSTHROUGH")),

@@ -54,7 +54,11 @@ fn nothing_is_passed_over() {
             "data[\"mesh\"]: connectTimeout: 0.000001s is too short: 1ms at least",
         ]
     );
-    assert_eq!(said("accessLogEncoding: JSON").0, ["data[\"mesh\"]: accessLogEncoding: not supported yet"]);
+    assert_eq!(said("accessLogEncoding: JSON\naccessLogFormat: '{\"status\": \"%RESPONSE_CODE%\"}'").0, [""; 0]);
+    assert_eq!(
+        said("accessLogFormat: '%REQ_WITHOUT_QUERY(:PATH)%'").0,
+        ["data[\"mesh\"]: accessLogFormat: %REQ_WITHOUT_QUERY% is not supported yet"]
+    );
     assert_eq!(
         said("defaultConfig: {interceptionMode: TPROXY, proxyMetadata: {A: b}, proxyHeaders: {x: {}}}").0,
         [

@@ -4,6 +4,7 @@
 //! (buildGatewayConnectionManager). Envoy's `istio.*` filters are not in a plain Envoy and never written.
 
 use super::{access_log, authorization, named_hosts, request_authentication, route_filters, wire};
+use crate::config::LogFile;
 use crate::node::Families;
 use crate::rules::Access;
 use envoy_types::pb::envoy::config::core::v3 as core;
@@ -16,6 +17,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 use envoy_types::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 use lateen_galley::mesh::{CertDetails, Disabled, ForwardClientCert, Normalization, ProxyHeaders, Topology};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hcm::http_connection_manager::{
@@ -38,7 +40,7 @@ pub enum Side {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HttpSettings {
     /// Where access logs are written; none is nowhere.
-    pub access_log: Option<String>,
+    pub access_log: Option<Arc<LogFile>>,
     pub accept_http_10: bool,
     pub idle_timeout: Option<Duration>,
     pub normalization: Normalization,

@@ -3,6 +3,7 @@
 //! Source: Istio `core/networkfilter.go`.
 
 use super::{access_log, named_hosts, wire};
+use crate::config::LogFile;
 use crate::node::Families;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, filter::ConfigType};
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
@@ -41,13 +42,13 @@ impl TcpRoute {
 }
 
 /// The filters that carry out `route`, with its log written to `log`.
-pub fn filters(route: &TcpRoute, log: Option<&str>) -> Vec<Filter> {
+pub fn filters(route: &TcpRoute, log: Option<&LogFile>) -> Vec<Filter> {
     let named = route.named.map(|(port, families)| named_hosts::sni_filter(port, families));
     named.into_iter().chain([proxy(route, log)]).collect()
 }
 
 /// The filter that forwards bytes by `route`, with its log written to `log`.
-pub fn proxy(route: &TcpRoute, log: Option<&str>) -> Filter {
+pub fn proxy(route: &TcpRoute, log: Option<&LogFile>) -> Filter {
     let cluster = match route.clusters.as_slice() {
         [(cluster, _)] => ClusterSpecifier::Cluster(cluster.clone()),
         clusters => ClusterSpecifier::WeightedClusters(WeightedCluster {

@@ -33,6 +33,25 @@ pub fn text(value: &str) -> Value {
     Value { kind: Some(Kind::StringValue(value.to_owned())) }
 }
 
+/// An object of JSON.
+pub fn json(fields: serde_json::Map<String, serde_json::Value>) -> Struct {
+    Struct { fields: fields.into_iter().map(|(key, value)| (key, json_value(value))).collect() }
+}
+
+fn json_value(value: serde_json::Value) -> Value {
+    let kind = match value {
+        serde_json::Value::Null => Kind::NullValue(0),
+        serde_json::Value::Bool(value) => Kind::BoolValue(value),
+        serde_json::Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
+        serde_json::Value::String(text) => Kind::StringValue(text),
+        serde_json::Value::Array(values) => {
+            Kind::ListValue(protobuf::ListValue { values: values.into_iter().map(json_value).collect() })
+        }
+        serde_json::Value::Object(fields) => Kind::StructValue(json(fields)),
+    };
+    Value { kind: Some(kind) }
+}
+
 pub fn structure<const N: usize>(fields: [(&str, Value); N]) -> Struct {
     Struct { fields: fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect() }
 }

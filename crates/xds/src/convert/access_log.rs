@@ -66,8 +66,12 @@ fn file_log(log: FileAccessLog, notes: &mut Notes) -> Result<(Sink, LogFormat), 
         None => text(DEFAULT_FORMAT)?,
         Some(file_access_log::AccessLogFormat::Format(format)) if format.is_empty() => text(DEFAULT_FORMAT)?,
         Some(file_access_log::AccessLogFormat::Format(format)) => text(&format).at("format")?,
-        Some(file_access_log::AccessLogFormat::JsonFormat(fields)) => json(fields).at("json_format")?,
-        Some(file_access_log::AccessLogFormat::TypedJsonFormat(fields)) => json(fields).at("typed_json_format")?,
+        Some(file_access_log::AccessLogFormat::JsonFormat(fields)) => {
+            json(fields, JsonValue::Text).at("json_format")?
+        }
+        Some(file_access_log::AccessLogFormat::TypedJsonFormat(fields)) => {
+            json(fields, JsonValue::Format).at("typed_json_format")?
+        }
         Some(file_access_log::AccessLogFormat::LogFormat(format)) => log_format(format, notes).at("log_format")?,
     };
     Ok((sink, format))
@@ -86,7 +90,9 @@ fn log_format(format: SubstitutionFormatString, notes: &mut Notes) -> Result<Log
     note_if_set!(notes, "SubstitutionFormatString": content_type, json_format_options);
     match format {
         Some(substitution_format_string::Format::TextFormat(format)) => text(&format).at("text_format"),
-        Some(substitution_format_string::Format::JsonFormat(fields)) => json(fields).at("json_format"),
+        Some(substitution_format_string::Format::JsonFormat(fields)) => {
+            json(fields, JsonValue::Format).at("json_format")
+        }
         Some(substitution_format_string::Format::TextFormatSource(source)) => {
             text(&inline(source).at("text_format_source")?).at("text_format_source")
         }
@@ -113,27 +119,33 @@ fn text(format: &str) -> Result<LogFormat, Reject> {
     Format::parse(format).map(LogFormat::Text).map_err(Reject::new)
 }
 
-fn json(fields: Struct) -> Result<LogFormat, Reject> {
-    json_fields(fields).map(LogFormat::Json)
+/// `made`: how the results of formats are written.
+fn json(fields: Struct, made: fn(Format) -> JsonValue) -> Result<LogFormat, Reject> {
+    json_fields(fields, made).map(LogFormat::Json)
 }
 
-fn json_fields(fields: Struct) -> Result<Vec<(String, JsonValue)>, Reject> {
+fn json_fields(fields: Struct, made: fn(Format) -> JsonValue) -> Result<Vec<(String, JsonValue)>, Reject> {
     let Struct { fields } = fields;
     let mut fields: Vec<(String, Value)> = fields.into_iter().collect();
     // Protobuf maps have no order; Envoy writes keys sorted.
     fields.sort_by(|(a, _), (b, _)| a.cmp(b));
-    fields
-        .into_iter()
-        .map(|(name, value)| {
-            let Value { kind } = value;
-            let value = match kind {
-                Some(Kind::StringValue(format)) => Format::parse(&format).map(JsonValue::Format).map_err(Reject::new),
-                Some(Kind::StructValue(inner)) => json_fields(inner).map(JsonValue::Object),
-                _ => Err(Reject::new("only strings and objects are supported in a JSON log format")),
-            };
-            Ok((name.clone(), value.at(&name)?))
-        })
-        .collect()
+    fields.into_iter().map(|(name, value)| Ok((name.clone(), json_value(value, made).at(&name)?))).collect()
+}
+
+fn json_value(value: Value, made: fn(Format) -> JsonValue) -> Result<JsonValue, Reject> {
+    let Value { kind } = value;
+    match kind {
+        Some(Kind::StringValue(format)) => Format::parse(&format).map(made).map_err(Reject::new),
+        Some(Kind::StructValue(inner)) => json_fields(inner, made).map(JsonValue::Object),
+        Some(Kind::ListValue(list)) => {
+            let values = list.values.into_iter().map(|value| json_value(value, made));
+            values.collect::<Result<_, _>>().map(JsonValue::List)
+        }
+        Some(Kind::NumberValue(number)) if number.is_finite() => Ok(JsonValue::Literal(number.to_string())),
+        Some(Kind::NumberValue(_)) => Err(Reject::new("not a number of JSON")),
+        Some(Kind::BoolValue(value)) => Ok(JsonValue::Literal(value.to_string())),
+        Some(Kind::NullValue(_)) | None => Ok(JsonValue::Literal("null".to_owned())),
+    }
 }
 
 fn log_filter(filter: accesslog::AccessLogFilter) -> Result<LogFilter, Reject> {
