@@ -95,7 +95,7 @@ impl Proxy {
         let before = self.config();
         self.stats.retain(&config, &before);
         self.process.upstreams.retain(&config, &before);
-        self.process.upstreams.tls.retain_used();
+        self.process.upstreams.tls.follow(&config.secrets);
         self.process.upstreams.follow(config.clusters.changes_since(&before.clusters), &self.resolved());
         self.stats.cluster_manager.active_clusters.set(config.clusters.len() as i64);
         self.stats.listener_manager.total_listeners_active.set(config.listeners.len() as i64);

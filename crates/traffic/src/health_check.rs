@@ -9,6 +9,8 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::Dice;
+use crate::cluster::TransportLabels;
+use crate::filter::alpn::Protocols;
 use crate::health::{HealthFlag, HostHealth};
 
 pub use probe::{Asked, GrpcProbe, HttpProbe, Judged, Probe, Statuses, TcpProbe, finds};
@@ -42,6 +44,10 @@ pub struct HealthCheck {
     pub unhealthy_edge_interval: Duration,
     /// For hosts that succeed and are still unhealthy.
     pub healthy_edge_interval: Duration,
+    /// Offered by ALPN in place of what the cluster's transport says, where that is TLS.
+    pub alpn: Option<Protocols>,
+    /// Chooses the transport in place of the host's own labels.
+    pub transport_labels: Option<TransportLabels>,
     /// What is asked, and which answer is wanted.
     pub probe: Probe,
 }

@@ -1,18 +1,22 @@
 //! The connection that a host is asked over.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use lateen_traffic::cluster::UpstreamBind;
 use lateen_traffic::health_check::Probe;
 use lateen_traffic::proxy_protocol::{self, Told};
+use lateen_traffic::tls::{TransportSocket, UpstreamTls};
+use tokio::io::AsyncWriteExt as _;
 
-use super::NoAnswer;
 use super::tcp::Tcp;
+use super::{NoAnswer, Ways};
 use crate::http1::{Reader, Writer};
-use crate::io::{Io, OwnedIo};
-use crate::upstream::{Check, dial};
+use crate::io::{Io, OwnedIo, Socket};
+use crate::tls;
+use crate::tls::context::Contexts;
+use crate::upstream::{Check, dial, server_name};
 
 /// By the protocol of what is asked.
 pub enum Connection {
@@ -39,11 +43,17 @@ impl Drop for Http2 {
 }
 
 impl Connection {
-    pub(super) async fn open(check: &Check, bind: Option<&UpstreamBind>) -> Result<Self, NoAnswer> {
-        let io = Rc::new(Io::plain(dial(&check.at, &check.cluster, bind).await?, bytes::Bytes::new()));
+    pub(super) async fn open(check: &Check, ways: &Ways) -> Result<Self, NoAnswer> {
+        let mut socket = dial(&check.at, &check.cluster, ways.bind.as_ref()).await?;
         if let Some(version) = check.cluster.proxy_protocol {
-            tell_of_itself(&io, version).await?;
+            let Socket::Tcp(stream) = &mut socket else { return Err(NoAnswer) };
+            let told = Told { source: stream.local_addr()?, destination: stream.peer_addr()? };
+            stream.write_all(&proxy_protocol::write_local(version, told)).await?;
         }
+        let io = Rc::new(match &check.transport {
+            TransportSocket::Plain => Io::plain(socket, bytes::Bytes::new()),
+            TransportSocket::Tls(tls) => encrypted(check, tls, &ways.tls, socket).await?,
+        });
         let http2 = match &check.settings.probe {
             Probe::Http(probe) => probe.http2,
             Probe::Grpc(_) => true,
@@ -77,6 +87,23 @@ impl Connection {
             Self::Tcp(_) => true,
         }
     }
+}
+
+/// Speaks TLS, as traffic does.
+async fn encrypted(
+    check: &Check,
+    settings: &Arc<UpstreamTls>,
+    contexts: &Contexts,
+    socket: Socket,
+) -> Result<Io, NoAnswer> {
+    let client = contexts.client(settings, &contexts.secrets())?;
+    let name = server_name(settings, &check.hostname);
+    let mut config = client.for_host(name.is_some(), None);
+    if let Some(alpn) = &check.settings.alpn {
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    }
+    let (stream, facts) = tls::connect(&client, Arc::new(config), name.as_deref(), socket).await?;
+    Ok(Io::tls(stream, Arc::new(facts)))
 }
 
 /// The PROXY protocol's header of a connection that no client is behind.

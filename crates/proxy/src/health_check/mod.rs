@@ -8,6 +8,7 @@ pub mod grpc;
 pub mod http;
 mod tcp;
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use lateen_traffic::Dice;
@@ -17,6 +18,7 @@ use rand::rngs::SmallRng;
 use rand::{RngCore as _, SeedableRng as _};
 use tokio::time::{sleep, timeout};
 
+use crate::tls::context::Contexts;
 use crate::upstream::{Check, Shared, Until};
 use connection::Connection;
 
@@ -24,9 +26,16 @@ use connection::Connection;
 pub async fn tend(upstreams: &Shared) {
     loop {
         for (check, until) in upstreams.to_check().await {
-            tokio::task::spawn_local(follow(check, until, upstreams.default_bind.clone()));
+            let ways = Ways { bind: upstreams.default_bind.clone(), tls: Arc::clone(&upstreams.tls) };
+            tokio::task::spawn_local(follow(check, until, ways));
         }
     }
+}
+
+/// How hosts of all clusters are connected to.
+struct Ways {
+    bind: Option<UpstreamBind>,
+    tls: Arc<Contexts>,
 }
 
 /// The peer gave no answer of the protocol.
@@ -40,17 +49,17 @@ impl<E: std::error::Error> From<E> for NoAnswer {
 }
 
 /// Checks a host until it is no longer to be checked.
-async fn follow(check: Check, until: Until, bind: Option<UpstreamBind>) {
+async fn follow(check: Check, until: Until, ways: Ways) {
     let mut random = SmallRng::from_os_rng();
     let mut dice = move || random.next_u64();
     tokio::select! {
         biased;
         _ = until => {}
-        () = again_and_again(&check, bind.as_ref(), &mut dice) => {}
+        () = again_and_again(&check, &ways, &mut dice) => {}
     }
 }
 
-async fn again_and_again(check: &Check, bind: Option<&UpstreamBind>, dice: &mut dyn Dice) {
+async fn again_and_again(check: &Check, ways: &Ways, dice: &mut dyn Dice) {
     let settings = &check.settings;
     let mut connection = None;
     let mut wait = settings.first_wait(dice);
@@ -68,7 +77,7 @@ async fn again_and_again(check: &Check, bind: Option<&UpstreamBind>, dice: &mut 
         };
         let judged = if still_there {
             check.begins();
-            match timeout(settings.timeout, ask(check, &mut connection, bind)).await {
+            match timeout(settings.timeout, ask(check, &mut connection, ways)).await {
                 Ok(Ok(judged)) => judged,
                 Ok(Err(NoAnswer)) => Outcome::Network.into(),
                 Err(_) => Outcome::TimedOut.into(),
@@ -85,15 +94,11 @@ async fn again_and_again(check: &Check, bind: Option<&UpstreamBind>, dice: &mut 
 }
 
 /// One check. Leaves the connection for the next where it may be kept.
-async fn ask(
-    check: &Check,
-    connection: &mut Option<Connection>,
-    bind: Option<&UpstreamBind>,
-) -> Result<Judged, NoAnswer> {
+async fn ask(check: &Check, connection: &mut Option<Connection>, ways: &Ways) -> Result<Judged, NoAnswer> {
     let asked = Asked { name: &check.name, host: &check.host, at: SystemTime::now() };
     let mut used = match connection.take().filter(Connection::is_fresh) {
         Some(kept) => kept,
-        None => Connection::open(check, bind).await?,
+        None => Connection::open(check, ways).await?,
     };
     let (judged, keep) = match &check.settings.probe {
         Probe::Http(probe) => {

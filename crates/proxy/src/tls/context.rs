@@ -31,6 +31,8 @@ pub type Secrets = HashMap<SecretName, Secret>;
 pub struct Contexts {
     servers: Mutex<HashMap<usize, Kept<DownstreamTls, Server>>>,
     clients: Mutex<HashMap<usize, Kept<UpstreamTls, Client>>>,
+    // As they are now, for whoever is told of no configuration.
+    secrets: Mutex<Arc<Secrets>>,
 }
 
 /// A context, what it was made of, and what it was made into.
@@ -99,8 +101,14 @@ impl Contexts {
         kept(&self.clients, settings, &settings.settings, secrets, |parts| Client::new(settings, parts))
     }
 
-    /// Forgets contexts that nothing is configured with any longer.
-    pub fn retain_used(&self) {
+    /// Secrets as they are now.
+    pub fn secrets(&self) -> Arc<Secrets> {
+        Arc::clone(&self.secrets.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Secrets are these from now on. Forgets contexts that nothing is configured with any longer.
+    pub fn follow(&self, secrets: &Arc<Secrets>) {
+        *self.secrets.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(secrets);
         fn retain<T, R>(kept: &Mutex<HashMap<usize, Kept<T, R>>>) {
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
             kept.retain(|_, kept| Arc::strong_count(&kept.settings) > 1);

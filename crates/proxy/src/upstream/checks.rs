@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lateen_traffic::Dice;
-use lateen_traffic::cluster::{CheckedAs, Cluster, ClusterSettings, Endpoint, EndpointAddress};
+use lateen_traffic::cluster::{CheckedAs, Cluster, ClusterSettings, Endpoint, EndpointAddress, TransportLabels};
 use lateen_traffic::health::{HealthFlag, HostHealth};
 use lateen_traffic::health_check::{Change, Counts, HealthCheck, Judged, Probe, Session};
+use lateen_traffic::tls::TransportSocket;
 use tokio::sync::oneshot;
 
 use super::ClusterShared;
@@ -24,6 +25,7 @@ pub(super) struct Checks {
 struct Checked {
     session: Session,
     checked_as: Option<Arc<CheckedAs>>,
+    labels: TransportLabels,
     // Whoever checks the host stops when this goes.
     _until: oneshot::Sender<Infallible>,
 }
@@ -40,6 +42,10 @@ pub struct Check {
     pub at: EndpointAddress,
     /// The host name that is asked for.
     pub name: Arc<str>,
+    /// The host's own name, if it has one.
+    pub hostname: Arc<str>,
+    /// What connections are made of.
+    pub transport: TransportSocket,
     shared: Arc<ClusterShared>,
 }
 
@@ -92,7 +98,9 @@ impl Checks {
                 continue;
             }
             let session = match known_before.remove(target) {
-                Some(checked) if same && checked.checked_as == checked_as => {
+                Some(checked)
+                    if same && checked.checked_as == checked_as && checked.labels == endpoint.transport_labels =>
+                {
                     checks.hosts.insert(target.clone(), checked);
                     continue;
                 }
@@ -101,16 +109,22 @@ impl Checks {
                 None => Session::begin(health, cluster.settings.ignore_unchecked_hosts),
             };
             let (until_sender, until) = oneshot::channel();
+            let labels = settings.transport_labels.as_ref().unwrap_or(&endpoint.transport_labels);
             let check = Check {
                 settings: Arc::clone(settings),
                 cluster: Arc::clone(&cluster.settings),
                 host: target.clone(),
                 at: asked_at(target, checked_as.as_deref()),
                 name: name(cluster, checked_as.as_deref(), settings),
+                hostname: Arc::clone(&endpoint.hostname),
+                transport: cluster.settings.transport_for(labels).clone(),
                 shared: Arc::clone(shared),
             };
             begin.push((check, until));
-            checks.hosts.insert(target.clone(), Checked { session, checked_as, _until: until_sender });
+            checks.hosts.insert(
+                target.clone(),
+                Checked { session, checked_as, labels: endpoint.transport_labels.clone(), _until: until_sender },
+            );
         }
         *this = Some(checks);
     }

@@ -36,6 +36,7 @@ pub use http2::{Http2Lease, failure as http2_failure};
 pub use lease::{InFlight, Lease};
 pub use named::NameCaches;
 pub use pool::{Http1Lease, Pools, TcpLease};
+pub use tls::server_name;
 
 /// Addresses that DNS names of clusters resolve to, by name.
 pub type Resolved = Arc<HashMap<Arc<str>, Arc<[IpAddr]>>>;

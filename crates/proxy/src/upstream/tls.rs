@@ -73,7 +73,7 @@ impl Upstream {
             TransportSocket::Plain => return Ok(Io::plain(socket, bytes::Bytes::new())),
             TransportSocket::Tls(tls) => tls,
         };
-        let name = offer.wanted.server_name.clone().or_else(|| server_name(tls, host));
+        let name = offer.wanted.server_name.clone().or_else(|| server_name(tls, &host.hostname));
         let secrets = Arc::clone(&self.state.borrow().secrets);
         let client = self.tls.client(tls, &secrets).map_err(|error| {
             self.stats.tls().failed(Cause::NoSecret);
@@ -130,8 +130,8 @@ impl Host {
     }
 }
 
-/// The name that the host is asked for by.
-fn server_name(tls: &UpstreamTls, host: &Host) -> Option<Arc<str>> {
-    let own = (tls.host_name_as_server_name && !host.hostname.is_empty()).then(|| Arc::clone(&host.hostname));
+/// The name that a host is asked for by; it has a name of its own, or none.
+pub fn server_name(tls: &UpstreamTls, hostname: &Arc<str>) -> Option<Arc<str>> {
+    let own = (tls.host_name_as_server_name && !hostname.is_empty()).then(|| Arc::clone(hostname));
     own.or_else(|| tls.server_name.clone())
 }

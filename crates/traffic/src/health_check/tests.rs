@@ -19,6 +19,8 @@ fn settings() -> HealthCheck {
         unhealthy_interval: secs(20),
         unhealthy_edge_interval: secs(30),
         healthy_edge_interval: secs(40),
+        alpn: None,
+        transport_labels: None,
         probe: Probe::Http(http()),
     }
 }

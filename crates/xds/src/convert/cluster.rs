@@ -1,6 +1,6 @@
 //! Clusters.
 //!
-//! - reject: subset balancers, health checks over TLS,
+//! - reject: subset balancers,
 //!   filters, custom cluster types, because requests would go to other hosts, or differently, than meant
 //! - note: statistics, metadata, DNS tuning
 
@@ -298,9 +298,6 @@ pub fn cluster(cluster: pb::Cluster, notes: &mut Notes) -> Result<ConvertedClust
         close_connections_to_unhealthy: close_connections_on_host_health_failure,
         update_merge_window: lb.update_merge_window,
     };
-    if settings.health_check.is_some() && settings.speaks_tls() {
-        return Err(Reject::field("health_checks", "not supported yet over TLS"));
-    }
     Ok(ConvertedCluster { settings, endpoints })
 }
 

@@ -21,6 +21,8 @@ use lateen_traffic::health_check::{GrpcProbe, HealthCheck, HttpProbe, Probe, Sta
 use lateen_traffic::proxy_protocol::Version;
 
 use super::address::{duration, endpoint_address, port};
+use super::alpn;
+use super::cluster::transport_labels;
 use super::matcher::{self, edits};
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 
@@ -68,7 +70,14 @@ fn one(check: PbHealthCheck, http2: bool, notes: &mut Notes) -> Result<HealthChe
         transport_socket_match_criteria,
         health_checker,
     } = check;
-    reject_if_set!(alt_port, tls_options, transport_socket_match_criteria);
+    reject_if_set!(alt_port);
+    let alpn = tls_options
+        .map(|pb::TlsOptions { alpn_protocols }| each("alpn_protocols", alpn_protocols, alpn::name))
+        .transpose()
+        .at("tls_options")?
+        .filter(|names| !names.is_empty());
+    let transport_labels =
+        transport_socket_match_criteria.map(transport_labels).transpose().at("transport_socket_match_criteria")?;
     note_if_set!(notes, "HealthCheck":
         event_log_path, event_logger, event_service, always_log_health_check_failures, always_log_health_check_success);
     let needed = |field: &str, value| above_zero(field, value)?.ok_or_else(|| Reject::field(field, "missing"));
@@ -97,6 +106,8 @@ fn one(check: PbHealthCheck, http2: bool, notes: &mut Notes) -> Result<HealthChe
         unhealthy_edge_interval: above_zero("unhealthy_edge_interval", unhealthy_edge_interval)?
             .unwrap_or(unhealthy_interval),
         healthy_edge_interval: above_zero("healthy_edge_interval", healthy_edge_interval)?.unwrap_or(interval),
+        alpn: alpn.map(Into::into),
+        transport_labels,
         probe: match health_checker {
             Some(HealthChecker::HttpHealthCheck(check)) => Probe::Http(http(check).at("http_health_check")?),
             Some(HealthChecker::TcpHealthCheck(check)) => Probe::Tcp(tcp(check).at("tcp_health_check")?),

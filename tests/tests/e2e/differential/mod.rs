@@ -4,6 +4,7 @@
 mod admin;
 mod alpn;
 mod bad_requests;
+mod checks_over_tls;
 mod cors;
 mod counters;
 mod drawn;
