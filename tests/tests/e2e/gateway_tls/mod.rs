@@ -44,11 +44,15 @@ impl Stand {
         let dir = Mesh::place(User::Invoker);
         let manifests = dir.path().join("manifests");
         std::fs::create_dir(&manifests).unwrap();
+        let files = tempfile::tempdir().unwrap();
+        let from_files = authority.sign("files.test", "");
+        std::fs::write(files.path().join("files.crt"), &from_files.certificate).unwrap();
+        std::fs::write(files.path().join("files.key"), &from_files.key).unwrap();
         let text = include_str!("mesh.yaml")
+            .replace("FILES", files.path().to_str().unwrap())
             .replace("HASH", &hexadecimal(&sha256(&pins[0].der)))
             .replace("SPKI", &STANDARD.encode(sha256(&pins[1].public_key)));
         std::fs::write(manifests.join("mesh.yaml"), text).unwrap();
-        let files = tempfile::tempdir().unwrap();
         std::fs::write(files.path().join("ca.crt"), &authority.pem).unwrap();
         let mesh = Mesh::up(dir, User::Invoker, options);
         mesh.ready("shop", 1).await;
@@ -203,6 +207,12 @@ async fn admits(options: &[&str]) -> Stand {
     stand.lets_in("optional.test", None).await;
     stand.lets_in("optional.test", Some("alice")).await;
     stand.turns_away("optional.test", Some("foreign")).await;
+
+    stand.lets_in("files.test", None).await;
+    // The gateway's own certificate, and only for those who have one of the mesh too.
+    let (_, text) = stand.handshake(&["-servername", "mesh.test"]).await;
+    assert!(text.contains("verify error") && !text.contains("no peer certificate"), "{text}");
+    stand.turns_away("mesh.test", Some("alice")).await;
 
     // A host that nobody serves, none at all, and one whose Secret is missing.
     for names in [&["-servername", "other.test"][..], &["-noservername"], &["-servername", "missing.test"]] {
