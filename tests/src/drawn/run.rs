@@ -108,6 +108,17 @@ impl Run {
         format!("{}\n{last}", rules.join("\n"))
     }
 
+    /// What became of a round's requests at Envoy and at the proxy, and what differs.
+    pub async fn outcomes(&mut self, round: &Round) -> ([BTreeMap<String, Outcome>; 2], Vec<String>) {
+        let (theirs, ours, mut differences) = self.play(round, &round.rules, &round.requests).await;
+        for placed in &round.requests {
+            let name = &placed.case.name;
+            let different = compare(placed, &theirs[name], &ours[name]);
+            differences.extend(different.map(|text| format!("{name}\n{text}")));
+        }
+        ([theirs, ours], differences)
+    }
+
     async fn play(
         &mut self,
         round: &Round,

@@ -3,6 +3,7 @@
 
 mod admin;
 mod alpn;
+mod attempts;
 mod bad_requests;
 mod checks_over_tls;
 mod cors;
