@@ -54,7 +54,7 @@ test-only:
 	@.ci/test
 
 soak: ## Two minutes at 1,000 requests a second, certificates of ten seconds, an outage and a new root: none may fail
-	@cargo test --release -p lateen-tests --test e2e -- --ignored --nocapture two_minutes
+	@cargo test --release -p lateen-tests --features soak --test e2e -- --nocapture two_minutes
 
 differential: setup ## Drawn resources and requests for Envoy and for the proxy (SEED=, REQUESTS=): what differs, made small
 	@cargo run --quiet -p lateen-tests --example differential -- "$(SEED)" "$(REQUESTS)"
