@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::check;
 use crate::message::{Framing, Message};
 use crate::upstream::{Received, Stage};
 
@@ -109,6 +110,9 @@ async fn exchange(
     while let Some(Ok(chunk)) = body.data().await {
         let _ = body.flow_control().release_capacity(chunk.len());
         message.body.extend_from_slice(&chunk);
+    }
+    if message.start.contains(check::PATH) {
+        message.headers.extend(check::describe(&std::mem::take(&mut message.body)));
     }
     if let Ok(Some(trailers)) = body.trailers().await {
         message.trailers =

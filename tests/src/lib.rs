@@ -11,6 +11,7 @@ pub mod agent;
 pub mod bootstrap;
 pub mod case;
 pub mod chance;
+pub mod check;
 pub mod client;
 pub mod differential;
 pub mod drawn;

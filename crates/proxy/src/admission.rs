@@ -1,17 +1,44 @@
-//! Rules about connections (Envoy's network filter `envoy.filters.network.rbac`), asked when a client's first bytes, or its
-//! end, have come.
-
-use std::sync::Arc;
+//! Who may use a connection (Envoy's network filters `envoy.filters.network.rbac` and `envoy.filters.network.ext_authz`), asked
+//! when a client's first bytes, or its end, have come.
 
 use bytes::BytesMut;
+use lateen_traffic::ext_authz::{Attributes, ConnectionAuthz};
+use lateen_traffic::listener::Gate;
 use lateen_traffic::metadata::Metadata;
-use lateen_traffic::rbac::{Decision, Peer, Rbac};
+use lateen_traffic::rbac::Peer;
+use lateen_traffic::record::{Flags, Record};
+use lateen_xds::check;
 
 use crate::io::Io;
 use crate::listener::Accepted;
+use crate::router::call::{Call, MOST_ANSWER};
 
-/// Asks the rules in their order. The decision that denies, if one does.
-pub fn denial(accepted: &Accepted, rules: &[Arc<Rbac>], metadata: &mut Metadata) -> Option<Decision> {
+/// Why a connection may not go on.
+pub enum Denial {
+    /// By rules; the details name them.
+    Rules(String),
+    /// By a service, or for want of its answer.
+    Service(&'static str),
+}
+
+impl Denial {
+    /// What the record says of it.
+    pub fn tell(self, record: &mut Record) {
+        match self {
+            Self::Rules(details) => record.termination_details = details.into(),
+            Self::Service(details) => {
+                record.flags.add(Flags::UNAUTHORIZED);
+                record.details = details.into();
+            }
+        }
+    }
+}
+
+/// Asks at the gates in their order.
+///
+/// # Errors
+/// The first that does not let the connection pass.
+pub async fn admit(accepted: &Accepted, gates: &[Gate], metadata: &mut Metadata) -> Result<(), Denial> {
     let peer = Peer {
         source: accepted.peer.ip(),
         direct: accepted.direct.ip(),
@@ -20,15 +47,60 @@ pub fn denial(accepted: &Accepted, rules: &[Arc<Rbac>], metadata: &mut Metadata)
         server_name: accepted.server_name.as_deref(),
         tls: accepted.tls.as_deref(),
     };
-    rules.iter().find_map(|rbac| {
-        let verdict = rbac.decide(peer, None, metadata);
-        accepted.worker.stats.rbac(&rbac.stat_scope).count(rbac, &verdict);
-        verdict.denial().cloned()
-    })
+    for gate in gates {
+        match gate {
+            Gate::Rules(rbac) => {
+                let verdict = rbac.decide(peer, None, metadata);
+                accepted.worker.stats.rbac(&rbac.stat_scope).count(rbac, &verdict);
+                if let Some(denial) = verdict.denial() {
+                    return Err(Denial::Rules(denial.details()));
+                }
+            }
+            Gate::Ask(filter) => {
+                if filter.metadata.as_ref().is_none_or(|wanted| wanted.matches(metadata)) {
+                    // Apart, so that connections that nobody is asked about need no room for it.
+                    Box::pin(ask(accepted, filter, peer, metadata)).await?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
-/// Waits for a client's first bytes, which stay to be read, and asks the rules.
-pub async fn admits(accepted: &Accepted, rules: &[Arc<Rbac>], io: &Io) -> bool {
+async fn ask(
+    accepted: &Accepted,
+    filter: &ConnectionAuthz,
+    peer: Peer<'_>,
+    metadata: &Metadata,
+) -> Result<(), Denial> {
+    let (worker, service) = (&accepted.worker, &filter.service);
+    let attributes =
+        Attributes { told: &filter.told, context: &[], source: accepted.peer, peer, metadata, request: None };
+    let record = Record::begin(std::time::SystemTime::now(), accepted.local, accepted.peer);
+    let called = match worker.upstream(&service.cluster, &worker.config()) {
+        None => None,
+        Some(upstream) => {
+            let call = Call {
+                worker,
+                request: service.ask(None, &record, worker.process.own_address, upstream.settings().speaks_tls()),
+                upstream: &upstream,
+                body: check::question(&attributes).into(),
+                timeout: service.timeout,
+                most: service.most.map_or(MOST_ANSWER, |most| most.min(MOST_ANSWER)),
+                original: accepted.original,
+            };
+            call.make().await
+        }
+    };
+    let reply = called.and_then(|called| check::answer(called.grpc_message()?));
+    match filter.denial(reply.as_ref().map(|reply| &reply.answer)) {
+        Some(details) => Err(Denial::Service(details)),
+        None => Ok(()),
+    }
+}
+
+/// Waits for a client's first bytes, which stay to be read, and asks at the gates.
+pub async fn admits(accepted: &Accepted, gates: &[Gate], io: &Io) -> bool {
     let mut first = BytesMut::with_capacity(4096);
     tokio::select! {
         biased;
@@ -37,5 +109,5 @@ pub async fn admits(accepted: &Accepted, rules: &[Arc<Rbac>], io: &Io) -> bool {
         // Nothing was asked yet: the connection is idle.
         () = accepted.drain.begun() => return false,
     }
-    denial(accepted, rules, &mut Metadata::default()).is_none()
+    admit(accepted, gates, &mut Metadata::default()).await.is_ok()
 }

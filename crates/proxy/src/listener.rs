@@ -462,10 +462,10 @@ async fn serve(
     record.downstream_tls = accepted.tls.clone();
     match &chain.terminal {
         Terminal::Tcp(proxy) => {
-            record = crate::tcp::serve(Rc::clone(&io), accepted, Arc::clone(proxy), &chain.rbac, ready).await;
+            record = crate::tcp::serve(Rc::clone(&io), accepted, Arc::clone(proxy), &chain.gates, ready).await;
         }
         Terminal::Http(hcm) => {
-            if chain.rbac.is_empty() || admission::admits(&accepted, &chain.rbac, &io).await {
+            if chain.gates.is_empty() || admission::admits(&accepted, &chain.gates, &io).await {
                 record.protocol = serve_http(accepted, Arc::clone(hcm), Rc::clone(&io)).await;
             }
         }

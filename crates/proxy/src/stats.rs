@@ -21,7 +21,7 @@ use std::time::Instant;
 use lateen_traffic::Config;
 use lateen_traffic::cluster::{Cluster, ClusterSettings};
 use lateen_traffic::hcm::RouteSource;
-use lateen_traffic::listener::{Listener, Terminal};
+use lateen_traffic::listener::{Gate, Listener, Terminal};
 
 pub use cells::{BOUNDS_MS, Counter, Distribution, Gauge, Histogram, SharedCounter, SharedGauge};
 pub use scopes::{
@@ -298,7 +298,10 @@ impl ConfigScopes {
         for listener in config.listeners.values() {
             names.listeners.insert(listener_scope(listener));
             for chain in listener.chains.iter().chain(&listener.default_chain) {
-                names.rbac.extend(chain.rbac.iter().map(|rbac| rbac.stat_scope.clone()));
+                names.rbac.extend(chain.gates.iter().filter_map(|gate| match gate {
+                    Gate::Rules(rbac) => Some(rbac.stat_scope.clone()),
+                    Gate::Ask(_) => None,
+                }));
                 match &chain.terminal {
                     Terminal::Http(hcm) => names.http.insert(hcm.stat_prefix.clone()),
                     Terminal::Tcp(tcp) => names.tcp.insert(tcp.stat_prefix.clone()),

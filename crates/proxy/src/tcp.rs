@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::SystemTime;
 
+use bytes::BytesMut;
 use lateen_traffic::RequestHead;
 use lateen_traffic::cluster::{Discovery, NameCache};
 use lateen_traffic::format::Facts;
 use lateen_traffic::hashing;
+use lateen_traffic::listener::Gate;
 use lateen_traffic::metadata::Metadata;
 use lateen_traffic::outlier::Report;
-use lateen_traffic::rbac::Rbac;
 use lateen_traffic::record::{Flags, Record};
 use lateen_traffic::reply::UpstreamFailure;
 use lateen_traffic::tcp::TcpProxy;
@@ -23,7 +24,7 @@ use lateen_traffic::tls::Wanted;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::time::Instant;
 
-use crate::admission;
+use crate::admission::{self, Denial};
 use crate::io::Io;
 use crate::listener::Accepted;
 use crate::timer::Timer;
@@ -32,6 +33,9 @@ use crate::worker::Worker;
 
 /// Bytes moved at once. Measured: below 64 KiB the system calls dominate.
 const BUFFER: usize = 256 * 1024;
+
+/// Most that is read of a client before it is known whether it may go on.
+const FIRST: usize = 16 * 1024;
 
 thread_local! {
     // Filled and emptied within one poll, so all connections of a worker can share it.
@@ -86,12 +90,12 @@ pub async fn ask(
 }
 
 /// Serves a connection to its end and tells what happened, with a connection to a host that is there already or one that is made now.
-/// `rules` say whether the client may go on once it has spoken.
+/// `gates` say whether the client may go on once it has spoken.
 pub async fn serve(
     client: Rc<Io>,
     accepted: Accepted,
     proxy: Arc<TcpProxy>,
-    rules: &[Arc<Rbac>],
+    gates: &[Gate],
     ready: Option<Ready>,
 ) -> Record {
     let worker = &accepted.worker;
@@ -113,13 +117,20 @@ pub async fn serve(
             upstream.stats.upstream_rq_total.inc();
             record.upstream_local = upstream.io.local_addr();
             record.upstream_tls = upstream.io.facts().cloned();
-            let (mut metadata, mut denial) = (Metadata::default(), None);
-            let mut admit = || {
-                denial = admission::denial(&accepted, rules, &mut metadata);
-                denial.is_none()
+            let mut metadata = Metadata::default();
+            let admit = async {
+                let mut first = BytesMut::new();
+                if !gates.is_empty() {
+                    first.reserve(FIRST);
+                    client.read_into(&mut first).await?;
+                    admission::admit(&accepted, gates, &mut metadata).await.map_err(Stopped::Denied)?;
+                    // Whatever has come since stays where it is.
+                    client.put_back(first.split().freeze());
+                }
+                Ok(())
             };
             let over = tokio::select! {
-                over = exchange(&client, &upstream.io, &proxy, started, &mut admit) => over,
+                over = exchange(&client, &upstream.io, &proxy, started, admit) => over,
                 () = upstream.host_fell() => Over::Ended,
             };
             record.metadata = metadata;
@@ -127,9 +138,7 @@ pub async fn serve(
             record.bytes_sent = client.sent();
             match over {
                 Over::Ended => {}
-                Over::Denied => {
-                    record.termination_details = denial.map(|denial| denial.details()).unwrap_or_default().into();
-                }
+                Over::Denied(denial) => denial.tell(&mut record),
                 Over::Idle => stats.idle_timeout.inc(),
                 Over::Duration => {
                     stats.max_downstream_connection_duration.inc();
@@ -221,23 +230,26 @@ async fn named(accepted: &Accepted, proxy: &TcpProxy, cache: &NameCache) -> Opti
 
 enum Over {
     Ended,
-    Denied,
+    Denied(Denial),
     Broken,
     Idle,
     Duration,
 }
 
-/// `admit` is asked once, when the client's first bytes or its end have come.
+/// `admit` is over when the client's first bytes or its end have come, and may go on.
 async fn exchange(
     client: &Io,
     upstream: &Io,
     proxy: &TcpProxy,
     started: Instant,
-    admit: &mut dyn FnMut() -> bool,
+    admit: impl Future<Output = Result<(), Stopped>>,
 ) -> Over {
     let active = Cell::new(started);
-    let both =
-        async { tokio::try_join!(pump(client, upstream, &active, Some(admit)), pump(upstream, client, &active, None)) };
+    let up = async {
+        admit.await?;
+        pump(client, upstream, &active).await
+    };
+    let both = async { tokio::try_join!(up, pump(upstream, client, &active)) };
     let mut both = std::pin::pin!(both);
     let mut timer = Timer::default();
     let end = proxy.max_downstream_connection_duration.map(|t| started + t);
@@ -246,7 +258,7 @@ async fn exchange(
         let deadline = [idle, end].into_iter().flatten().min();
         match crate::timer::before(&mut timer, deadline, both.as_mut()).await {
             Some(Ok(_)) => return Over::Ended,
-            Some(Err(Stopped::Denied)) => return Over::Denied,
+            Some(Err(Stopped::Denied(denial))) => return Over::Denied(denial),
             Some(Err(Stopped::Broken)) => return Over::Broken,
             None => {
                 let now = Instant::now();
@@ -264,7 +276,7 @@ async fn exchange(
 /// Why bytes move no further before the end of their stream.
 enum Stopped {
     Broken,
-    Denied,
+    Denied(Denial),
 }
 
 impl From<io::Error> for Stopped {
@@ -273,22 +285,14 @@ impl From<io::Error> for Stopped {
     }
 }
 
-/// Moves bytes one way until the end of the stream, which is passed on. `admit` is asked once, before anything is moved.
-async fn pump(
-    from: &Io,
-    to: &Io,
-    active: &Cell<Instant>,
-    mut admit: Option<&mut dyn FnMut() -> bool>,
-) -> Result<(), Stopped> {
+/// Moves bytes one way until the end of the stream, which is passed on.
+async fn pump(from: &Io, to: &Io, active: &Cell<Instant>) -> Result<(), Stopped> {
     loop {
         let (ended, rest) = std::future::poll_fn(|cx| {
             SCRATCH.with_borrow_mut(|scratch| {
                 let mut buffer = ReadBuf::new(scratch);
                 let mut source = from;
                 ready!(Pin::new(&mut source).poll_read(cx, &mut buffer))?;
-                if admit.take().is_some_and(|admit| !admit()) {
-                    return Poll::Ready(Err(Stopped::Denied));
-                }
                 let mut data: &[u8] = buffer.filled();
                 let ended = data.is_empty();
                 let mut sink = to;

@@ -1,13 +1,14 @@
 //! Asking an authorization service about a request, and doing as it says.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use lateen_traffic::Dice as _;
 use lateen_traffic::ext_authz::{
-    self, Allowed, Answer, AskedRequest, Attributes, Denied, Edit, ExtAuthz, Failed, Gathered, Question, Reply, Service,
+    self, Allowed, Answer, AskedRequest, Attributes, ConnectionAuthz, Denied, Edit, ExtAuthz, Failed, Gathered, Question, Reply, Service,
 };
-use lateen_traffic::metadata::Value;
+use lateen_traffic::metadata::{Metadata, Value};
 use lateen_traffic::record::Flags;
 use lateen_traffic::route::{RouteConfig, Routed};
 use lateen_xds::check;
@@ -15,7 +16,9 @@ use lateen_xds::check;
 use crate::call::call;
 use crate::exchange::Exchange;
 use crate::message::Request;
-use crate::trace::Decision;
+use crate::proxy::{Downstream, Proxy};
+use crate::trace::{Decision, Trace};
+use crate::world::World;
 
 /// A request goes on.
 pub(crate) struct GoesOn {
@@ -89,28 +92,24 @@ impl Exchange<'_> {
         let failed = || Answer::Failed(Failed::default()).into();
         let Some(upstream) = self.proxy.upstream(self.world, name) else { return failed() };
         let timeout = question.service.timeout();
-        let (mut head, body) = match &*question.service {
+        let tls = upstream.settings().speaks_tls();
+        let (head, body) = match &*question.service {
             Service::Http(http) => {
-                let asked = http.ask(&question.filter.told, &self.request, &self.record, body.as_ref());
+                let asked = http.ask(&question.filter.told, &self.request, &self.record, body.as_ref(), tls);
                 (asked, body.map_or_else(Bytes::new, |body| body.bytes.into()))
             }
             Service::Grpc(grpc) => {
-                let asked = grpc.ask(Some(&self.request), &self.record);
+                let asked = grpc.ask(Some(&self.request), &self.record, self.proxy.pod.address(), tls);
                 (asked, check::question(&self.attributes(question, body.as_ref())).into())
             }
         };
-        ext_authz::sent_by_proxy(&mut head.headers, timeout);
         let original = self.meant(&upstream);
         let request = Request { head, body };
         let called = call(self.world, &upstream, original, request, timeout, &self.trace.deeper()).await;
         match (called, &*question.service) {
             (None, _) => failed(),
             (Some(answer), Service::Http(http)) => http.understand(answer.head, answer.body.into()),
-            (Some(answer), Service::Grpc(_)) => {
-                // Whoever answers is a program that says so in the head: there are no trailers here.
-                let good = answer.head.status == 200 && answer.head.headers.get("grpc-status") == Some(b"0");
-                good.then(|| check::answer(&answer.body)).flatten().unwrap_or_else(failed)
-            }
+            (Some(answer), Service::Grpc(_)) => grpc_reply(&answer).unwrap_or_else(failed),
         }
     }
 
@@ -175,4 +174,40 @@ impl Exchange<'_> {
         self.record.details = details.into();
         self.send_own(status, body.into(), None);
     }
+}
+
+impl Proxy {
+    /// Asks a service about a connection: why it may not go on, if it may not.
+    pub(crate) async fn ask(
+        &self,
+        world: &Rc<World>,
+        filter: &ConnectionAuthz,
+        downstream: &Downstream,
+        metadata: &Metadata,
+        trace: &Trace,
+    ) -> Option<&'static str> {
+        let service = &filter.service;
+        trace.tell(world, || Decision::Asked { cluster: service.cluster.to_string() });
+        let Some(upstream) = self.upstream(world, &service.cluster) else { return filter.denial(None) };
+        let attributes = Attributes {
+            told: &filter.told,
+            context: &[],
+            source: downstream.peer,
+            peer: downstream.ends(downstream.peer.ip()),
+            metadata,
+            request: None,
+        };
+        let tls = upstream.settings().speaks_tls();
+        let head = service.ask(None, &downstream.record(world), self.pod.address(), tls);
+        let request = Request { head, body: check::question(&attributes).into() };
+        let called = call(world, &upstream, downstream.original, request, service.timeout, &trace.deeper()).await;
+        let reply = called.as_ref().and_then(grpc_reply);
+        filter.denial(reply.as_ref().map(|reply| &reply.answer))
+    }
+}
+
+/// Whoever answers is a program that says in the head how the call went: there are no trailers here.
+fn grpc_reply(answer: &crate::message::Answer) -> Option<Reply> {
+    let good = answer.head.status == 200 && answer.head.headers.get("grpc-status") == Some(b"0");
+    good.then(|| check::answer(&answer.body)).flatten()
 }

@@ -10,9 +10,9 @@ use futures::future::LocalBoxFuture;
 use lateen_pilot::node::NodeType;
 use lateen_traffic::Config;
 use lateen_traffic::hcm::Hcm;
-use lateen_traffic::listener::{ConnectionFacts, Direction, FilterChain, Listener, Terminal, TransportProtocol};
+use lateen_traffic::listener::{Gate, ConnectionFacts, Direction, FilterChain, Listener, Terminal, TransportProtocol};
 use lateen_traffic::metadata::Metadata;
-use lateen_traffic::rbac::{self, Peer, Rbac};
+use lateen_traffic::rbac::{self, Peer};
 use lateen_traffic::record::{Flags, Record};
 use lateen_traffic::tls::{Certificate, TlsConnection};
 use lateen_traffic::{Protocol, RequestHead};
@@ -75,22 +75,6 @@ impl Downstream {
         }
     }
 
-    /// Asks rules about connections. What logs say of a denial, if it is denied.
-    pub(crate) fn denial(
-        &self,
-        world: &World,
-        rules: &[Arc<Rbac>],
-        metadata: &mut Metadata,
-        trace: &Trace,
-    ) -> Option<String> {
-        let ends = self.ends(self.peer.ip());
-        rules.iter().find_map(|rbac| {
-            let verdict = rbac.decide(ends, None, metadata);
-            trace.tell_policies(world, rbac, &verdict);
-            verdict.denial().map(rbac::Decision::details)
-        })
-    }
-
     pub(crate) fn record(&self, world: &World) -> Record {
         Record {
             server_name: self.server_name.clone(),
@@ -101,6 +85,34 @@ impl Downstream {
 }
 
 impl Proxy {
+    /// Asks at the gates that stand before connections. What logs say of a denial, if it is denied.
+    pub(crate) async fn denial(
+        &self,
+        world: &Rc<World>,
+        gates: &[Gate],
+        downstream: &Downstream,
+        metadata: &mut Metadata,
+        trace: &Trace,
+    ) -> Option<String> {
+        for gate in gates {
+            let denial = match gate {
+                Gate::Rules(rules) => {
+                    let verdict = rules.decide(downstream.ends(downstream.peer.ip()), None, metadata);
+                    trace.tell_policies(world, rules, &verdict);
+                    verdict.denial().map(rbac::Decision::details)
+                }
+                Gate::Ask(filter) if filter.metadata.as_ref().is_none_or(|wanted| wanted.matches(metadata)) => {
+                    self.ask(world, filter, downstream, metadata, trace).await.map(str::to_owned)
+                }
+                Gate::Ask(_) => None,
+            };
+            if denial.is_some() {
+                return denial;
+            }
+        }
+        None
+    }
+
     pub(crate) fn new(pod: Rc<Pod>, compiled: Compiled) -> Proxy {
         let Compiled { config, node_type, identity, problems: _ } = compiled;
         let addresses = |listener: &Arc<Listener>| {
@@ -263,9 +275,9 @@ impl Proxy {
         trace: &Trace,
     ) -> Heard {
         match (&chain.terminal, said) {
-            (Terminal::Tcp(tcp), said) => self.tunnel(world, tcp, &chain.rbac, &downstream, said, trace).await,
+            (Terminal::Tcp(tcp), said) => self.tunnel(world, tcp, &chain.gates, &downstream, said, trace).await,
             (Terminal::Http(hcm), said) => {
-                match (downstream.denial(world, &chain.rbac, &mut Metadata::default(), trace), said) {
+                match (self.denial(world, &chain.gates, &downstream, &mut Metadata::default(), trace).await, said) {
                     (Some(denial), _) => Heard::closed(denial),
                     (None, Said::Http(request)) => {
                         Exchange::new(world, self, hcm, &downstream, request, trace).serve().await

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use lateen_traffic::RequestHead;
 use lateen_traffic::cluster::{Discovery, NameCache};
 use lateen_traffic::hashing;
+use lateen_traffic::listener::Gate;
 use lateen_traffic::outlier::Report;
-use lateen_traffic::rbac::Rbac;
 use lateen_traffic::record::{Flags, Record};
 use lateen_traffic::reply::UpstreamFailure;
 use lateen_traffic::tcp::TcpProxy;
@@ -26,7 +26,7 @@ impl Proxy {
         self: &Rc<Self>,
         world: &Rc<World>,
         tcp: &TcpProxy,
-        rules: &[Arc<Rbac>],
+        gates: &[Gate],
         downstream: &Downstream,
         said: Said,
         trace: &Trace,
@@ -37,7 +37,7 @@ impl Proxy {
             Some((_lease, wire)) => {
                 record.upstream_local = Some(wire.source);
                 // Rules are asked once the client has spoken; the way on is open by then.
-                if let Some(denial) = downstream.denial(world, rules, &mut record.metadata, trace) {
+                if let Some(denial) = self.denial(world, gates, downstream, &mut record.metadata, trace).await {
                     record.termination_details = denial.clone().into();
                     Heard::closed(denial)
                 } else {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::access_log::AccessLog;
 use crate::hcm::Hcm;
 use crate::matcher::Cidr;
+use crate::ext_authz::ConnectionAuthz;
 use crate::rbac::Rbac;
 use crate::tcp::TcpProxy;
 use crate::tls::DownstreamTls;
@@ -96,9 +97,18 @@ pub struct FilterChain {
     /// Time allowed for the TLS handshake, if limited.
     pub handshake_timeout: Option<Duration>,
     /// Who may use it, as one says of connections. They act in order, on a client's first bytes.
-    pub rbac: Box<[Arc<Rbac>]>,
+    pub gates: Box<[Gate]>,
     /// What is done.
     pub terminal: Terminal,
+}
+
+/// What stands before the last filter of a chain.
+#[derive(Debug, Clone)]
+pub enum Gate {
+    /// Rules.
+    Rules(Arc<Rbac>),
+    /// The question to an authorization service.
+    Ask(Arc<ConnectionAuthz>),
 }
 
 /// The last filter of a chain.

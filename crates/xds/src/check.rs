@@ -37,14 +37,19 @@ pub fn question(attributes: &Attributes<'_>) -> Vec<u8> {
     body
 }
 
-/// The answer in the body of a call that succeeded; `None` if it is none.
-pub fn answer(body: &[u8]) -> Option<Reply> {
-    let (prefix, message) = body.split_at_checked(PREFIX)?;
-    let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]);
-    if prefix[0] != 0 || usize::try_from(length).ok()? != message.len() {
-        return None;
+/// The answer in the body of a call that succeeded; `None` if it is none. As in Envoy, of several messages the last counts.
+pub fn answer(mut body: &[u8]) -> Option<Reply> {
+    let mut last = None;
+    while let Some((prefix, after)) = body.split_at_checked(PREFIX) {
+        let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]);
+        let Some((message, rest)) = after.split_at_checked(usize::try_from(length).ok()?) else { break };
+        if prefix[0] != 0 && !message.is_empty() {
+            return None;
+        }
+        last = Some(CheckResponse::decode(message).ok()?);
+        body = rest;
     }
-    Some(reply(CheckResponse::decode(message).ok()?))
+    last.map(reply)
 }
 
 fn attributes(attributes: &Attributes<'_>) -> AttributeContext {
@@ -81,7 +86,10 @@ fn attributes(attributes: &Attributes<'_>) -> AttributeContext {
         context_extensions: context.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
         metadata_context: Some(Metadata { filter_metadata: found_out.collect(), ..Metadata::default() }),
         route_metadata_context: request.as_ref().map(|_| Metadata::default()),
-        tls_session: told.server_name.then(|| TlsSession { sni: peer.server_name.unwrap_or_default().to_owned() }),
+        tls_session: told.server_name.then(|| {
+            let asked_for = peer.tls.and_then(|tls| tls.server_name.as_deref()).or(peer.server_name);
+            TlsSession { sni: asked_for.unwrap_or_default().to_owned() }
+        }),
     }
 }
 
@@ -187,11 +195,11 @@ fn reply(response: CheckResponse) -> Reply {
         }
         (true, _) => Answer::Allowed(Allowed::default()),
         (false, Some(HttpResponse::ErrorResponse(error))) => {
-            let (status, edits, body) = refusal(error, &mut strange);
+            let (status, edits, body) = refusal(error);
             Answer::Failed(Failed { status, edits, body })
         }
         (false, Some(HttpResponse::DeniedResponse(denied))) => {
-            let (status, edits, body) = refusal(denied, &mut strange);
+            let (status, edits, body) = refusal(denied);
             Answer::Denied(Denied { status: if status == 0 { 403 } else { status }, edits, body })
         }
         (false, Some(HttpResponse::OkResponse(_)) | None) => {
@@ -211,42 +219,47 @@ fn allowed(value: OkHttpResponse, strange: &mut bool) -> (Allowed, Option<Struct
         query_parameters_to_remove,
     } = value;
     let allowed = Allowed {
-        edits: edits(headers, strange),
+        edits: edits(headers, |appends, _| Some(if appends == Some(true) { How::Append } else { How::Set })),
         remove: headers_to_remove.into_iter().map(|name| name.to_ascii_lowercase()).collect(),
         query: query_parameters_to_set.into_iter().map(|parameter| (parameter.key, parameter.value)).collect(),
         query_remove: query_parameters_to_remove,
-        response: edits(response_headers_to_add, strange),
+        response: edits(response_headers_to_add, |appends, action| {
+            *strange |= appends.is_none() && action.is_none();
+            match (appends, action?) {
+                (Some(true), _) | (None, HeaderAppendAction::AppendIfExistsOrAdd) => Some(How::Add),
+                (Some(false), _) | (None, HeaderAppendAction::OverwriteIfExistsOrAdd) => Some(How::Set),
+                (None, HeaderAppendAction::AddIfAbsent) => Some(How::AddIfAbsent),
+                (None, HeaderAppendAction::OverwriteIfExists) => Some(How::SetIfThere),
+            }
+        }),
     };
     (allowed, dynamic_metadata)
 }
 
 /// Status (0: none), header and body.
-fn refusal(value: DeniedHttpResponse, strange: &mut bool) -> (u16, Vec<Edit>, Vec<u8>) {
+fn refusal(value: DeniedHttpResponse) -> (u16, Vec<Edit>, Vec<u8>) {
     let DeniedHttpResponse { status, headers, body } = value;
     let status = status.and_then(|HttpStatus { code }| u16::try_from(code).ok());
     let status = status.filter(|status| (200..600).contains(status)).unwrap_or(0);
-    (status, edits(headers, strange), body.into_bytes())
+    // There is nothing to append to.
+    let edits = edits(headers, |appends, _| (appends != Some(true)).then_some(How::Add));
+    (status, edits, body.into_bytes())
 }
 
-fn edits(options: Vec<HeaderValueOption>, strange: &mut bool) -> Vec<Edit> {
+/// Edits, each as `how` understands `append` and the action (none if it is not known). Envoy does not look at an action in
+/// most places.
+fn edits(
+    options: Vec<HeaderValueOption>,
+    mut how: impl FnMut(Option<bool>, Option<HeaderAppendAction>) -> Option<How>,
+) -> Vec<Edit> {
     let edit = |option: HeaderValueOption| {
         // As Envoy has it, empty values are set too, and bytes are not looked at.
         let HeaderValueOption { header, append, append_action, keep_empty_value: _ } = option;
         let HeaderValue { key, value, raw_value: _ } = header.unwrap_or_default();
-        let how = match (append, HeaderAppendAction::try_from(append_action)) {
-            (Some(append), _) if append.value => How::Append,
-            (Some(_), _) | (None, Ok(HeaderAppendAction::OverwriteIfExistsOrAdd)) => How::Set,
-            (None, Ok(HeaderAppendAction::AppendIfExistsOrAdd)) => How::Add,
-            (None, Ok(HeaderAppendAction::AddIfAbsent)) => How::AddIfAbsent,
-            (None, Ok(HeaderAppendAction::OverwriteIfExists)) => How::SetIfThere,
-            (None, Err(_)) => {
-                *strange = true;
-                How::Set
-            }
-        };
-        Edit { name: key.to_ascii_lowercase(), value: value.into_bytes(), how }
+        let how = how(append.map(|append| append.value), HeaderAppendAction::try_from(append_action).ok())?;
+        Some(Edit { name: key.to_ascii_lowercase(), value: value.into_bytes(), how })
     };
-    options.into_iter().map(edit).collect()
+    options.into_iter().filter_map(edit).collect()
 }
 
 #[cfg(test)]

@@ -544,8 +544,10 @@ fn write_fields(headers: &Headers, framing: Framing, proper_case: bool, out: &mu
 
 /// The reason phrase Envoy gives a status.
 pub fn reason(status: u16) -> &'static str {
-    if status == 418 {
-        return "Unknown";
+    match status {
+        418 => return "Unknown",
+        599 => return "Last Unassigned Server Error Code",
+        _ => {}
     }
     http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Unknown")
 }

@@ -16,12 +16,9 @@ use tokio::time::Instant;
 
 use super::Exchange;
 use super::body::{Piece, SourceError};
-use super::call::{Call, Called};
+use super::call::{Call, Called, MOST_ANSWER};
 use super::filters::{On, Stopped};
 use crate::stats::{AuthorizationStats, Counter};
-
-/// Bytes of an answer. Envoy takes as many.
-const MOST_ANSWER: usize = 32 << 20;
 
 /// A request goes on.
 pub(super) struct GoesOn {
@@ -112,20 +109,17 @@ impl Exchange<'_, '_> {
         let failed = || Answer::Failed(Failed::default()).into();
         let Some(upstream) = worker.upstream(question.service.cluster(), on.config) else { return Ok(failed()) };
         let timeout = question.service.timeout();
-        let (mut request, body) = match &*question.service {
+        let tls = upstream.settings().speaks_tls();
+        let (request, body) = match &*question.service {
             Service::Http(http) => {
-                let asked = http.ask(&question.filter.told, self.request, &self.record, body.as_ref());
+                let asked = http.ask(&question.filter.told, self.request, &self.record, body.as_ref(), tls);
                 (asked, body.map_or_else(Bytes::new, |body| body.bytes.into()))
             }
             Service::Grpc(grpc) => {
-                let asked = grpc.ask(Some(self.request), &self.record);
+                let asked = grpc.ask(Some(self.request), &self.record, worker.process.own_address, tls);
                 (asked, check::question(&self.attributes(question, body.as_ref())).into())
             }
         };
-        if !matches!(&*question.service, Service::Grpc(GrpcService { silent: true, .. })) {
-            ext_authz::sent_by_proxy(&mut request.headers, timeout);
-        }
-        request.scheme = if upstream.settings().speaks_tls() { "https".into() } else { "http".into() };
         let call = Call {
             worker: &worker,
             upstream: &upstream,

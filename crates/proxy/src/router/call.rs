@@ -24,6 +24,9 @@ use crate::http1::head::{self, Framing};
 use crate::upstream::{Again, Host, InFlight, Lease, Upstream, http2_failure};
 use crate::worker::Worker;
 
+/// Bytes of an answer. Envoy takes as many.
+pub const MOST_ANSWER: usize = 32 << 20;
+
 /// What is to be sent, and how long that may take.
 pub struct Call<'a> {
     /// Who sends it.

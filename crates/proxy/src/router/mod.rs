@@ -6,7 +6,7 @@
 mod attempts;
 mod authorize;
 pub mod body;
-mod call;
+pub mod call;
 mod deadlines;
 mod feed;
 mod filters;

@@ -42,7 +42,7 @@ fn sniffing(address: SocketAddr, cluster: &str) -> Listener {
         default_chain: Some(Arc::new(FilterChain {
             name: "".into(),
             matches: ChainMatch::default(),
-            rbac: Box::default(),
+            gates: Box::default(),
             tls: None,
             handshake_timeout: None,
             terminal: Terminal::Tcp(Arc::new(tcp)),

@@ -145,7 +145,7 @@ pub fn config(address: SocketAddr, hcm: Hcm, clusters: Vec<Cluster>) -> Arc<Conf
         chains: vec![Arc::new(FilterChain {
             name: "".into(),
             matches: ChainMatch::default(),
-            rbac: Box::default(),
+            gates: Box::default(),
             tls: None,
             handshake_timeout: None,
             terminal: Terminal::Http(Arc::new(hcm)),

@@ -236,18 +236,19 @@ impl Edit {
     }
 }
 
-/// Appends to the first of the fields of that name.
+/// Appends to the first of the fields of that name, which all stay where they are.
 fn append(headers: &mut Headers, name: &str, value: &[u8]) {
-    let mut all: Vec<Vec<u8>> = headers.get_all(name).map(<[u8]>::to_vec).collect();
-    let Some(first) = all.first_mut() else { return };
-    if !first.is_empty() {
-        first.push(b',');
-    }
-    first.extend_from_slice(value);
-    headers.set(name, &all[0]);
-    for other in &all[1..] {
-        headers.append(name, other);
-    }
+    let mut first = true;
+    let all = headers.iter().map(|(known, before)| {
+        let here = known == name && std::mem::take(&mut first);
+        let after = match before {
+            before if !here => before.to_vec(),
+            [] => value.to_vec(),
+            before => [before, value].join(&b","[..]),
+        };
+        (known.to_owned(), after)
+    });
+    *headers = all.collect::<Vec<_>>().into_iter().collect();
 }
 
 fn edit_request(edit: &Edit, request: &mut RequestHead) -> Result<(), NotSound> {
@@ -279,33 +280,17 @@ fn edit_request(edit: &Edit, request: &mut RequestHead) -> Result<(), NotSound> 
     if sound { Ok(()) } else { Err(NotSound) }
 }
 
-/// Whether a part of a query needs no encoding.
+/// Whether Envoy takes a part of a query for one that needs no encoding.
 fn is_encoded(text: &str) -> bool {
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        let fine = match byte {
-            b'%' => {
-                bytes.next().is_some_and(|b| b.is_ascii_hexdigit())
-                    && bytes.next().is_some_and(|b| b.is_ascii_hexdigit())
-            }
-            byte => byte.is_ascii_alphanumeric() || b"-_.~+".contains(&byte),
-        };
-        if !fine {
-            return false;
-        }
-    }
-    true
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
 /// A path with parameters of its query set and removed. As in Envoy, parameters of one name come together, in the order
 /// of their names.
 fn set_query(path: &str, set: &[(String, String)], remove: &[String]) -> String {
     let (bare, query) = path.split_once('?').unwrap_or((path, ""));
-    let query = query.split('#').next().unwrap_or_default();
-    let mut all: Vec<(&str, &str)> = Vec::new();
-    for part in query.split('&').filter(|part| !part.is_empty()) {
-        all.push(part.split_once('=').unwrap_or((part, "")));
-    }
+    let parts = query.split('&').filter(|_| !query.is_empty());
+    let mut all: Vec<(&str, &str)> = parts.map(|part| part.split_once('=').unwrap_or((part, ""))).collect();
     for (name, value) in set {
         all.retain(|(known, _)| known != name);
         all.push((name, value));

@@ -1,11 +1,12 @@
 //! What a service is told of a request.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::{AskedPath, BodySettings, GrpcService, HttpService, Told};
 use crate::format::Facts;
+use crate::forwarding::add_to_list;
 use crate::headers::Headers;
 use crate::message::RequestHead;
 use crate::metadata::Metadata;
@@ -112,8 +113,12 @@ pub fn as_text(bytes: &[u8]) -> String {
     out
 }
 
+fn scheme(tls: bool) -> String {
+    if tls { "https".to_owned() } else { "http".to_owned() }
+}
+
 /// What every question says: that it comes from within the mesh, and how much time there is.
-pub fn sent_by_proxy(headers: &mut Headers, timeout: Option<Duration>) {
+fn sent_by_proxy(headers: &mut Headers, timeout: Option<Duration>) {
     headers.set("x-envoy-internal", "true");
     if let Some(timeout) = timeout {
         headers.set("x-envoy-expected-rq-timeout-ms", timeout.as_millis().to_string());
@@ -122,8 +127,8 @@ pub fn sent_by_proxy(headers: &mut Headers, timeout: Option<Duration>) {
 
 impl HttpService {
     /// What the service is asked: the request, as far as it is told of it, and the body, if that is.
-    pub fn ask(&self, told: &Told, request: &RequestHead, record: &Record, body: Option<&Gathered>) -> RequestHead {
-        let mut asked = RequestHead { scheme: request.scheme.clone(), ..RequestHead::default() };
+    pub fn ask(&self, told: &Told, request: &RequestHead, record: &Record, body: Option<&Gathered>, tls: bool) -> RequestHead {
+        let mut asked = RequestHead { scheme: scheme(tls), ..RequestHead::default() };
         let length = body.map_or(0, |body| body.bytes.len());
         asked.headers.append("content-length", length.to_string());
         for (name, value) in told.fields(request, body).iter() {
@@ -142,16 +147,17 @@ impl HttpService {
         }
         let values = self.adds.values(Facts { record, request, response: None });
         self.adds.apply(&mut asked.headers, &values);
+        sent_by_proxy(&mut asked.headers, self.timeout);
         asked
     }
 }
 
 impl GrpcService {
-    /// The head of a question.
-    pub fn ask(&self, request: Option<&RequestHead>, record: &Record) -> RequestHead {
+    /// The head of a question, asked by a proxy at the address `own`, over TLS or not.
+    pub fn ask(&self, request: Option<&RequestHead>, record: &Record, own: IpAddr, tls: bool) -> RequestHead {
         let mut asked = RequestHead {
             method: "POST".to_owned(),
-            scheme: "http".to_owned(),
+            scheme: scheme(tls),
             authority: self.authority.as_ref().to_owned(),
             path: "/envoy.service.auth.v3.Authorization/Check".to_owned(),
             ..RequestHead::default()
@@ -164,6 +170,12 @@ impl GrpcService {
         let none = RequestHead::default();
         let values = self.adds.values(Facts { record, request: request.unwrap_or(&none), response: None });
         self.adds.apply(&mut asked.headers, &values);
+        sent_by_proxy(&mut asked.headers, self.timeout);
+        if self.silent {
+            asked.headers.remove("x-envoy-internal");
+        } else {
+            add_to_list(&mut asked.headers, "x-forwarded-for", &own.to_string(), ",");
+        }
         asked
     }
 }

@@ -17,7 +17,7 @@ use crate::record::Flags;
 use crate::reply::LocalReply;
 
 pub use answer::{Allowed, Answer, Denied, Edit, Failed, How, NotSound, Reply, edit_own, edit_response};
-pub use ask::{AskedRequest, Attributes, Gathered, as_text, sent_by_proxy};
+pub use ask::{AskedRequest, Attributes, Gathered, as_text};
 
 /// The filter.
 #[derive(Debug, Clone)]
@@ -38,6 +38,30 @@ pub struct ExtAuthz {
     pub stat_prefix: Arc<str>,
     /// A refusal counts as an answer of the cluster that the request would have gone to.
     pub counts_refusals: bool,
+}
+
+/// The filter of connections.
+#[derive(Debug, Clone)]
+pub struct ConnectionAuthz {
+    /// Whom it asks.
+    pub service: GrpcService,
+    /// Only about those of which earlier filters found out this.
+    pub metadata: Option<MetadataMatcher>,
+    /// They may go on when there is no answer.
+    pub failure_allows: bool,
+    /// What is told.
+    pub told: Told,
+}
+
+impl ConnectionAuthz {
+    /// Why a connection may not go on, by the service's answer (none: it failed), if it may not.
+    pub fn denial(&self, answer: Option<&Answer>) -> Option<&'static str> {
+        match answer {
+            Some(Answer::Allowed(_)) => None,
+            Some(Answer::Denied(_)) => Some(DENIED),
+            Some(Answer::Failed(_)) | None => (!self.failure_allows).then_some(ERROR),
+        }
+    }
 }
 
 /// For which requests a service is asked.
@@ -123,7 +147,7 @@ pub struct GrpcService {
     pub adds: HeaderEdits,
     /// Bytes of an answer; `None`: as many as of any.
     pub most: Option<usize>,
-    /// Questions say nothing of the mesh and of the time there is.
+    /// Questions do not say that they come from within the mesh, and from where.
     pub silent: bool,
 }
 

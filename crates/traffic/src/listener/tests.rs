@@ -17,7 +17,7 @@ fn chain(name: &str, matches: ChainMatch) -> Arc<FilterChain> {
         matches,
         tls: None,
         handshake_timeout: None,
-        rbac: Box::default(),
+        gates: Box::default(),
         terminal: Terminal::Tcp(Arc::new(tcp)),
     })
 }

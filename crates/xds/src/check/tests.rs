@@ -113,33 +113,42 @@ fn status(code: i32) -> Option<envoy_types::pb::google::rpc::Status> {
 
 #[test]
 fn a_status_decides_and_edits_say_how() {
-    let ok = OkHttpResponse {
-        headers: vec![
+    let all = || {
+        vec![
             option("X-A", Some(false), 0),
             option("b", Some(true), 0),
             option("c", None, 0),
             option("d", None, 1),
             option("e", None, 2),
             option("f", None, 3),
-        ],
-        ..OkHttpResponse::default()
+        ]
     };
+    let ok = OkHttpResponse { headers: all(), response_headers_to_add: all(), ..OkHttpResponse::default() };
     let good = CheckResponse { http_response: Some(HttpResponse::OkResponse(ok)), ..CheckResponse::default() };
     let Some(Reply { answer: Answer::Allowed(allowed), strange: false, .. }) = answer(&framed(&good)) else { panic!() };
-    let how: Vec<How> = allowed.edits.iter().map(|edit| edit.how).collect();
-    assert_eq!(how, [How::Set, How::Append, How::Add, How::AddIfAbsent, How::Set, How::SetIfThere]);
+    let how = |edits: &[Edit]| edits.iter().map(|edit| edit.how).collect::<Vec<_>>();
+    assert_eq!(how(&allowed.edits), [How::Set, How::Append, How::Set, How::Set, How::Set, How::Set]);
+    assert_eq!(
+        how(&allowed.response),
+        [How::Set, How::Add, How::Add, How::AddIfAbsent, How::Set, How::SetIfThere]
+    );
     assert_eq!(allowed.edits[0].name, "x-a");
+    let odd = OkHttpResponse { response_headers_to_add: vec![option("a", None, 99)], ..OkHttpResponse::default() };
+    let odd = CheckResponse { http_response: Some(HttpResponse::OkResponse(odd)), ..CheckResponse::default() };
+    let Some(Reply { answer: Answer::Allowed(allowed), strange: true, .. }) = answer(&framed(&odd)) else { panic!() };
+    assert!(allowed.response.is_empty());
     let bad = CheckResponse { status: status(7), ..good.clone() };
     let Some(Reply { answer: Answer::Denied(denied), .. }) = answer(&framed(&bad)) else { panic!() };
     assert_eq!(denied, Denied { status: 403, ..Denied::default() });
     let denied = DeniedHttpResponse {
         status: Some(HttpStatus { code: 401 }),
-        headers: vec![option("a", None, 99)],
+        headers: vec![option("a", None, 99), option("b", Some(true), 0)],
         body: "no".into(),
     };
     let bad =
         CheckResponse { status: status(16), http_response: Some(HttpResponse::DeniedResponse(denied)), ..good.clone() };
-    let Some(Reply { answer: Answer::Denied(denied), strange: true, .. }) = answer(&framed(&bad)) else { panic!() };
+    let Some(Reply { answer: Answer::Denied(denied), strange: false, .. }) = answer(&framed(&bad)) else { panic!() };
+    assert_eq!(how(&denied.edits), [How::Add]);
     assert_eq!((denied.status, denied.body.as_slice()), (401, &b"no"[..]));
     let error = DeniedHttpResponse::default();
     let failed = CheckResponse { status: status(13), http_response: Some(HttpResponse::ErrorResponse(error)), ..good };
@@ -153,8 +162,8 @@ fn what_is_no_answer_is_none() {
     assert!(answer(&good).is_some());
     assert!(answer(&[]).is_none());
     assert!(answer(&good[..4]).is_none());
-    assert!(answer(&[&good[..], &[0]].concat()).is_none(), "one message, no more");
-    assert!(answer(&[1, 0, 0, 0, 0]).is_none(), "compressed");
+    assert!(answer(&[&good[..], &good, &[0]].concat()).is_some(), "the last counts");
+    assert!(answer(&[1, 0, 0, 0, 1, 0]).is_none(), "compressed");
     assert!(answer(&[0, 0, 0, 0, 1, 255]).is_none());
 }
 

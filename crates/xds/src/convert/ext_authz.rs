@@ -2,7 +2,7 @@
 //!
 //! - reject: services other than over Envoy's own HTTP and gRPC, repeated questions, rules for edits and their number,
 //!   typed metadata, metadata of routes, labels of the proxy, answers that are only tried
-//! - note: runtime keys (there is no runtime), spans, metadata and statistics for logs
+//! - note: runtime keys (there is no runtime), spans, metadata and statistics for logs, statistics of connections
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,12 +15,13 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{
     self as pb, check_settings::ServiceOverride, ext_authz::Services, ext_authz_per_route,
 };
+use envoy_types::pb::envoy::extensions::filters::network::ext_authz::v3::ExtAuthz as NetworkExtAuthz;
 use envoy_types::pb::envoy::r#type::matcher::v3::ListStringMatcher;
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::Duration as ProtoDuration;
 use lateen_traffic::edit::{AddAction, HeaderAdd, HeaderEdits};
 use lateen_traffic::ext_authz::{
-    AskedPath, BodySettings, CheckSettings, ExtAuthz, GrpcService, HttpService, Names, OnFailure, Service, Taken, Told,
+    AskedPath, BodySettings, CheckSettings, ConnectionAuthz, ExtAuthz, GrpcService, HttpService, Names, OnFailure, Service, Taken, Told,
     When,
 };
 use lateen_traffic::filter::Override;
@@ -132,6 +133,47 @@ pub(super) fn http(value: pb::ExtAuthz, notes: &mut Notes) -> Result<ExtAuthz, R
         stat_prefix: if stat_prefix.is_empty() { "".into() } else { format!("{stat_prefix}.").into() },
         counts_refusals: charge_cluster_response_stats.is_none_or(|on| on.value),
         service: Arc::new(service),
+    })
+}
+
+/// The filter of connections.
+pub(super) fn network(value: NetworkExtAuthz, notes: &mut Notes) -> Result<ConnectionAuthz, Reject> {
+    let NetworkExtAuthz {
+        stat_prefix,
+        grpc_service,
+        failure_mode_allow,
+        include_peer_certificate,
+        transport_api_version,
+        filter_enabled_metadata,
+        bootstrap_metadata_labels_key,
+        include_tls_session,
+        send_tls_alert_on_denial,
+        metadata_context_namespaces,
+        typed_metadata_context_namespaces,
+        shadow_mode,
+    } = value;
+    reject_if_set!(
+        bootstrap_metadata_labels_key,
+        send_tls_alert_on_denial,
+        typed_metadata_context_namespaces,
+        shadow_mode,
+    );
+    if stat_prefix.is_empty() {
+        return Err(Reject::field("stat_prefix", "empty"));
+    }
+    note_if_set!(notes, "network.ExtAuthz": stat_prefix);
+    version(transport_api_version)?;
+    let service = grpc_service.ok_or_else(|| Reject::field("grpc_service", "missing"))?;
+    Ok(ConnectionAuthz {
+        service: self::grpc_service(service).at("grpc_service")?,
+        metadata: filter_enabled_metadata.map(metadata).transpose().at("filter_enabled_metadata")?,
+        failure_allows: failure_mode_allow,
+        told: Told {
+            certificate: include_peer_certificate,
+            server_name: include_tls_session,
+            metadata: metadata_context_namespaces.into_iter().map(Into::into).collect(),
+            ..Told::default()
+        },
     })
 }
 

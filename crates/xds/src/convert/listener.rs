@@ -16,14 +16,12 @@ use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::Ori
 use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use envoy_types::pb::envoy::extensions::filters::network::ext_authz::v3::ExtAuthz as PbExtAuthz;
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as PbRbac;
 use envoy_types::pb::envoy::extensions::filters::network::sni_dynamic_forward_proxy::v3::FilterConfig as SniDynamicForwardProxy;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
-use lateen_traffic::listener::{
-    ChainMatch, Direction, ExpectHeader, FilterChain, Inspector, Listener, SourceType, Terminal, TransportProtocol,
-};
-use lateen_traffic::rbac::Rbac;
+use lateen_traffic::listener::{Gate, ChainMatch, Direction, ExpectHeader, FilterChain, Inspector, Listener, SourceType, Terminal, TransportProtocol,};
 use lateen_traffic::tls::NamedSecret;
 
 use super::access_log::access_logs;
@@ -31,6 +29,7 @@ use super::address::{cidr, port, socket_address, timeout, type_name, unpack};
 use super::dynamic_forward_proxy;
 use super::hcm::{Surroundings, http_connection_manager};
 use super::proxy_protocol;
+use super::ext_authz;
 use super::rbac;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 use super::tcp::tcp_proxy;
@@ -304,7 +303,7 @@ fn filter_chain(chain: pb::FilterChain, listener: Surroundings, notes: &mut Note
     let last = filters.len().checked_sub(1).ok_or_else(|| Reject::field("filters", "empty"))?;
     let mut terminal = None;
     let mut named_port = None;
-    let mut rbac = Vec::new();
+    let mut gates = Vec::new();
     let mut at = 0;
     each("filters", filters, |filter| {
         let found = match network_filter(filter, listener, notes)? {
@@ -313,8 +312,8 @@ fn filter_chain(chain: pb::FilterChain, listener: Surroundings, notes: &mut Note
                 named_port = Some(port);
                 None
             }
-            NetworkFilter::Rbac(rules) => {
-                rbac.push(rules);
+            NetworkFilter::Gate(gate) => {
+                gates.push(gate);
                 None
             }
             NetworkFilter::Passes => None,
@@ -330,7 +329,7 @@ fn filter_chain(chain: pb::FilterChain, listener: Surroundings, notes: &mut Note
     if let Terminal::Tcp(proxy) = &mut terminal {
         Arc::make_mut(proxy).named_port = named_port;
     }
-    Ok(FilterChain { name: name.into(), matches, tls, handshake_timeout, rbac: rbac.into(), terminal })
+    Ok(FilterChain { name: name.into(), matches, tls, handshake_timeout, gates: gates.into(), terminal })
 }
 
 /// What a network filter does.
@@ -339,8 +338,8 @@ enum NetworkFilter {
     Terminal(Terminal),
     /// It has the server name a client sends looked up, for a proxy to this port.
     Named { port: u16 },
-    /// Rules say who may go on.
-    Rbac(Arc<Rbac>),
+    /// It says who may go on.
+    Gate(Gate),
     /// Nothing, as it is configured.
     Passes,
 }
@@ -368,7 +367,11 @@ fn network_filter(value: pb::Filter, listener: Surroundings, notes: &mut Notes) 
     }
     if let Some(rbac) = unpack::<PbRbac>(&any).at("typed_config")? {
         let rbac = rbac::network(rbac).at("typed_config")?;
-        return Ok(rbac.map_or(NetworkFilter::Passes, |rbac| NetworkFilter::Rbac(Arc::new(rbac))));
+        return Ok(rbac.map_or(NetworkFilter::Passes, |rbac| NetworkFilter::Gate(Gate::Rules(Arc::new(rbac)))));
+    }
+    if let Some(asks) = unpack::<PbExtAuthz>(&any).at("typed_config")? {
+        let asks = ext_authz::network(asks, notes).at("typed_config")?;
+        return Ok(NetworkFilter::Gate(Gate::Ask(Arc::new(asks))));
     }
     let reason = format_args!("filter {name:?} of type {} is not supported yet", type_name(&any.type_url));
     Err(Reject::field("typed_config", reason))

@@ -6,6 +6,9 @@ use lateen_tests::differential::{Resources, Source, World, compare};
 use lateen_tests::upstream::{Act, Script, answer, send};
 use serde_json::{Value, json};
 
+mod counters;
+mod grpc;
+
 const FILTER: &str = "envoy.filters.http.ext_authz";
 const TYPE: &str = "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3";
 

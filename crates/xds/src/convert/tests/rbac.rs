@@ -2,6 +2,7 @@
 
 use lateen_traffic::RequestHead;
 use lateen_traffic::filter::FilterKind;
+use lateen_traffic::listener::Gate;
 use lateen_traffic::metadata::Metadata;
 use lateen_traffic::rbac::{Action, Peer, Rbac};
 
@@ -136,11 +137,11 @@ fn rules_of_connections_stand_before_what_ends_the_chain() {
         ))
     };
     let (found, _) = chain("stat_prefix: tcp., rules: {action: DENY}, shadow_rules_stat_prefix: dry_").unwrap();
-    let [rbac] = &*found.chains[0].rbac else { panic!("{:?}", found.chains) };
+    let [Gate::Rules(rbac)] = &*found.chains[0].gates else { panic!("{:?}", found.chains) };
     assert_eq!(&*rbac.stat_scope, "tcp.rbac");
     assert_eq!(rbac.rules.as_ref().unwrap().rules.action, Action::Deny);
     let (found, _) = chain("stat_prefix: tcp., enforcement_type: CONTINUOUS").unwrap();
-    assert!(found.chains[0].rbac.is_empty());
+    assert!(found.chains[0].gates.is_empty());
     let refused = chain("stat_prefix: tcp., rules: {}, enforcement_type: CONTINUOUS").unwrap_err().to_string();
     assert!(refused.ends_with("typed_config.enforcement_type: not supported yet"), "{refused}");
 }
