@@ -6,6 +6,7 @@
 //! warnings ([`fates`]). Fields that Istio does not know are refused.
 
 mod config;
+mod extension_provider;
 mod fates;
 mod identity;
 mod proxy;
@@ -19,6 +20,7 @@ pub use config::{
     AccessLogEncoding, MeshConfig, MeshH2UpgradePolicy, Normalization, OutboundMode, OutboundTrafficPolicy,
     ProxyPathNormalization,
 };
+pub use extension_provider::{ExtAuthzGrpc, ExtAuthzHttp, ExtensionProvider, RequestBody};
 pub use identity::{CertificateData, TlsConfig, TlsVersion};
 pub use proxy::{
     CertDetails, Disabled, Enabled, ForwardClientCert, ProxyConfig, ProxyHeaders, ProxyProtocol, SECRET_TTL,

@@ -58,7 +58,6 @@ const LINES: &[Line] = &[
     (SIDECAR, "spec.ingress[].tls", When::Given, "ending TLS at a sidecar"),
     (AUTHORIZATION, "spec.targetRef", When::Given, "applying to objects of the Gateway API or to waypoints"),
     (AUTHORIZATION, "spec.targetRefs", When::Given, "applying to objects of the Gateway API or to waypoints"),
-    (AUTHORIZATION, "spec.action", When::Is(&["CUSTOM"]), "asking an authorization service"),
     (AUTHENTICATION, "spec.targetRef", When::Given, "applying to objects of the Gateway API or to waypoints"),
     (AUTHENTICATION, "spec.targetRefs", When::Given, "applying to objects of the Gateway API or to waypoints"),
     (AUTHENTICATION, "spec.jwtRules[].presence", When::Is(&["REQUIRED"]), "demanding a token (a policy can)"),

@@ -28,6 +28,7 @@ use crate::object::{Object, Resource};
 use crate::problem::FieldProblem;
 pub use change::change;
 pub(crate) use destination_rule::localities;
+pub(crate) use headers::is_token;
 pub(crate) use virtual_service::retries;
 
 /// What was found in one object.

@@ -6,7 +6,8 @@ use lateen_galley::Snapshot;
 use lateen_galley::istio::destination_rule::LocalityLoadBalancerSetting;
 use lateen_galley::istio::virtual_service::HttpRetry;
 use lateen_galley::mesh::{
-    self, AccessLogEncoding, MeshConfig, MeshH2UpgradePolicy, Normalization, OutboundMode, ProxyConfig, TlsConfig,
+    self, AccessLogEncoding, ExtensionProvider, MeshConfig, MeshH2UpgradePolicy, Normalization, OutboundMode,
+    ProxyConfig, TlsConfig,
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -60,6 +61,8 @@ pub struct Config {
     pub retries: Option<HttpRetry>,
     /// Connections whose rule says nothing of them.
     pub connections: Connections,
+    /// Services that policies of action CUSTOM ask.
+    pub extension_providers: Vec<ExtensionProvider>,
     /// Of proxies that say nothing of theirs.
     pub proxy: ProxyConfig,
     /// Whether every client is told the addresses given to ServiceEntries without any, as the one-machine cluster's
@@ -92,6 +95,7 @@ impl Default for Config {
             detection_timeout: Duration::ZERO,
             retries: None,
             connections: Connections::default(),
+            extension_providers: Vec::new(),
             proxy: ProxyConfig::default(),
             automatic_addresses: true,
             locality_lb_setting: Some(LocalityLoadBalancerSetting::default()),
@@ -169,6 +173,7 @@ impl Config {
             ca_certificates,
             mesh_mtls,
             tls_defaults,
+            extension_providers,
             default_config,
         } = mesh;
         let mut config = self.clone();
@@ -187,6 +192,7 @@ impl Config {
                 OutboundMode::AllowAny => OutboundTrafficPolicy::AllowAny,
             };
         }
+        config.extension_providers = extension_providers;
         let exports = &mut config.export_to;
         for (list, given) in [
             (&mut exports.service, default_service_export_to),

@@ -67,12 +67,7 @@ pub async fn admit(accepted: &Accepted, gates: &[Gate], metadata: &mut Metadata)
     Ok(())
 }
 
-async fn ask(
-    accepted: &Accepted,
-    filter: &ConnectionAuthz,
-    peer: Peer<'_>,
-    metadata: &Metadata,
-) -> Result<(), Denial> {
+async fn ask(accepted: &Accepted, filter: &ConnectionAuthz, peer: Peer<'_>, metadata: &Metadata) -> Result<(), Denial> {
     let (worker, service) = (&accepted.worker, &filter.service);
     let attributes =
         Attributes { told: &filter.told, context: &[], source: accepted.peer, peer, metadata, request: None };

@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use lateen_traffic::Dice as _;
 use lateen_traffic::ext_authz::{
-    self, Allowed, Answer, AskedRequest, Attributes, ConnectionAuthz, Denied, Edit, ExtAuthz, Failed, Gathered, Question, Reply, Service,
+    self, Allowed, Answer, AskedRequest, Attributes, ConnectionAuthz, Denied, Edit, ExtAuthz, Failed, Gathered,
+    Question, Reply, Service,
 };
 use lateen_traffic::metadata::{Metadata, Value};
 use lateen_traffic::record::Flags;

@@ -10,7 +10,7 @@ use futures::future::LocalBoxFuture;
 use lateen_pilot::node::NodeType;
 use lateen_traffic::Config;
 use lateen_traffic::hcm::Hcm;
-use lateen_traffic::listener::{Gate, ConnectionFacts, Direction, FilterChain, Listener, Terminal, TransportProtocol};
+use lateen_traffic::listener::{ConnectionFacts, Direction, FilterChain, Gate, Listener, Terminal, TransportProtocol};
 use lateen_traffic::metadata::Metadata;
 use lateen_traffic::rbac::{self, Peer};
 use lateen_traffic::record::{Flags, Record};

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access_log::AccessLog;
+use crate::ext_authz::ConnectionAuthz;
 use crate::hcm::Hcm;
 use crate::matcher::Cidr;
-use crate::ext_authz::ConnectionAuthz;
 use crate::rbac::Rbac;
 use crate::tcp::TcpProxy;
 use crate::tls::DownstreamTls;

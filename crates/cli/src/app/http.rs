@@ -1,6 +1,6 @@
 //! Answers to HTTP requests.
 //!
-//! `/ready` is answered 200 at once, `/echo` sends the request's body back as it comes, `/ws` is a WebSocket echo, gRPC requests are known by their
+//! `/ready` is answered 200 at once. A service that says who may pass does nothing else; else `/echo` sends the request's body back as it comes, `/ws` is a WebSocket echo, gRPC requests are known by their
 //! content type, everything else is told what was seen of it.
 
 use std::convert::Infallible;
@@ -14,6 +14,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode, Version};
 
+use super::authorize::{self, Decision};
 use super::body::Body;
 use super::json::Object;
 use super::{Behaviour, Identity, Service, call, grpc, tls, websocket};
@@ -29,6 +30,10 @@ pub async fn answer(service: Arc<Service>, request: Request<Incoming>) -> Result
     // Whoever asks whether the service is ready does not ask how it behaves.
     if request.uri().path() == READY {
         return Ok(respond(&service, StatusCode::OK, Body::empty()));
+    }
+    if let Some(rule) = &service.allow_if {
+        let said = request.headers().get(rule.name()).map(HeaderValue::as_bytes);
+        return Ok(decision(&service, rule.decide(said)));
     }
     let behaviour = match request.uri().query().map(|query| service.behaviour.overridden(query)) {
         None => service.behaviour,
@@ -177,6 +182,14 @@ async fn echo(service: &Service, behaviour: Behaviour, parts: &Parts, body: Inco
             response.headers_mut().insert(name, value.clone());
         }
     }
+    response
+}
+
+fn decision(service: &Service, decision: Decision) -> Response<Body> {
+    service.next_call();
+    let status = StatusCode::from_u16(decision.status).unwrap_or(StatusCode::FORBIDDEN);
+    let mut response = respond(service, status, Bytes::from(decision.body).into());
+    response.headers_mut().insert(authorize::RESULT, HeaderValue::from_static(decision.result));
     response
 }
 

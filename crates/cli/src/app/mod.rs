@@ -3,6 +3,7 @@
 //!
 //! One thread serves all; an answer costs one allocation for its body.
 
+mod authorize;
 mod behaviour;
 mod body;
 mod call;
@@ -30,6 +31,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 
+pub use authorize::{AllowIf, parse as parse_allow_if};
 pub use behaviour::{Behaviour, parse_rate, parse_size};
 pub use call::parse_url;
 pub use simulated::Simulated;
@@ -67,6 +69,8 @@ pub struct Options {
     pub behaviour: Behaviour,
     /// Services asked before each answer, in order.
     pub calls: Vec<Uri>,
+    /// It says which requests of others may pass, and nothing else.
+    pub allow_if: Option<AllowIf>,
 }
 
 /// What all connections of one service share.
@@ -76,6 +80,7 @@ struct Service {
     version_header: HeaderValue,
     behaviour: Behaviour,
     calls: Vec<Uri>,
+    allow_if: Option<AllowIf>,
     /// Requests and gRPC messages answered so far.
     answered: AtomicU64,
 }
@@ -112,6 +117,7 @@ pub async fn serve(options: Options) -> Result<(), Error> {
         identity: options.identity,
         behaviour: options.behaviour,
         calls: options.calls,
+        allow_if: options.allow_if,
         answered: AtomicU64::new(0),
     });
     println!("lateen app {version} serves on port {}", options.port);

@@ -11,7 +11,7 @@ use lateen_simulation::{Answer, Application, Broken, Place, Request, Spoken, Tar
 use lateen_traffic::{Headers, Protocol, RequestHead, ResponseHead};
 
 use super::http::{READY, Seen};
-use super::{Behaviour, Identity, Options, call};
+use super::{Behaviour, Identity, Options, authorize, call};
 
 /// A sample service that is only computed. gRPC and WebSocket are answered as plain requests are.
 pub struct Simulated {
@@ -48,6 +48,13 @@ impl Simulated {
         let Request { head, body } = request;
         if head.path_only() == READY {
             return self.respond(200, "", Bytes::new());
+        }
+        if let Some(rule) = &self.options.allow_if {
+            self.next_call();
+            let decision = rule.decide(head.headers.get(rule.name()));
+            let mut answer = self.respond(decision.status, "", decision.body.into());
+            answer.head.headers.append(authorize::RESULT, decision.result);
+            return answer;
         }
         let own = self.options.behaviour;
         let behaviour = match head.query().map(|query| own.overridden(query)) {

@@ -8,7 +8,7 @@ use clap::builder::Resettable;
 use clap::{Args as _, Command, FromArgMatches as _};
 use hyper::Uri;
 
-use crate::app::{self, Behaviour, Identity, Options, TlsOptions};
+use crate::app::{self, AllowIf, Behaviour, Identity, Options, TlsOptions};
 use crate::duration;
 use crate::error::Error;
 
@@ -44,6 +44,10 @@ pub struct Arguments {
     /// Ask this service before each answer, and put its answer into the own one; may be given several times
     #[arg(long = "call", value_name = "URL", value_parser = app::parse_url)]
     calls: Vec<Uri>,
+    /// Say of every request whether it may pass, and nothing else: 200 if this header has this value, else 403. So it
+    /// serves as an authorization service over HTTP
+    #[arg(long, env = "ALLOW_IF", value_name = "NAME=VALUE", value_parser = app::parse_allow_if)]
+    allow_if: Option<AllowIf>,
     /// Wait this long before each answer
     #[arg(long, env = "DELAY", default_value = "0s", value_parser = duration::parse)]
     delay: Duration,
@@ -114,6 +118,7 @@ impl Arguments {
             tcp_port: self.tcp_port,
             tcp_says_who: self.tcp_says_who,
             calls: self.calls,
+            allow_if: self.allow_if,
             grace: self.grace,
             identity: Identity { pod: self.pod, version: self.version },
             behaviour: Behaviour {

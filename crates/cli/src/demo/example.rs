@@ -33,6 +33,7 @@ embedded!(
     "delay",
     "egress",
     "egress-tls",
+    "external-authorization",
     "fault-injection",
     "gateway-tls",
     "header",

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::ProxyConfig;
+use super::extension_provider::{self, ExtensionProvider};
 use super::identity::{CertificateData, TlsConfig, trust_domain};
 use crate::istio::Duration;
 use crate::istio::destination_rule::{LocalityLoadBalancerSetting, TcpKeepalive};
@@ -56,6 +57,8 @@ pub struct MeshConfig {
     pub mesh_mtls: TlsConfig,
     /// All other TLS.
     pub tls_defaults: TlsConfig,
+    /// Services that policies ask.
+    pub extension_providers: Vec<ExtensionProvider>,
     /// For proxies without settings of their own.
     pub default_config: ProxyConfig,
 }
@@ -188,6 +191,7 @@ impl MeshConfig {
             findings.error(format!("{at}: meshMTLS.ecdhCurves"), "are not the mesh's to say: use tlsDefaults");
         }
         self.tls_defaults.check(&format!("{at}: tlsDefaults"), findings);
+        extension_provider::check(&format!("{at}: extensionProviders"), &self.extension_providers, findings);
         self.default_config.check(&format!("{at}: defaultConfig"), findings);
     }
 }

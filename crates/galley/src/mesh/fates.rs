@@ -42,11 +42,27 @@ const MESH: &[(&str, Fate)] = &[
     ("enablePrometheusMerge", NoEffect),
     ("verifyCertificateAtClient", NoEffect),
     ("ca", NoEffect),
-    ("extensionProviders", NoEffect),
     ("defaultProviders", NoEffect),
     ("discoverySelectors", Refused),
     ("defaultTrafficPolicy", Refused),
     ("serviceEntryVisibility", Refused),
+];
+
+/// Providers for telemetry, of which there is none: a Telemetry that names one is refused itself.
+const PROVIDER: &[(&str, Fate)] = &[
+    ("zipkin", NoEffect),
+    ("lightstep", NoEffect),
+    ("datadog", NoEffect),
+    ("stackdriver", NoEffect),
+    ("opencensus", NoEffect),
+    ("skywalking", NoEffect),
+    ("opentelemetry", NoEffect),
+    ("prometheus", NoEffect),
+    ("envoyFileAccessLog", NoEffect),
+    ("envoyHttpAls", NoEffect),
+    ("envoyTcpAls", NoEffect),
+    ("envoyOtelAls", NoEffect),
+    ("sds", NoEffect),
 ];
 
 const PROXY: &[(&str, Fate)] = &[
@@ -98,6 +114,11 @@ const PROXY_HEADERS: &[(&str, Fate)] = &[
 /// Takes out of a `MeshConfig` what is not carried out.
 pub(super) fn mesh(value: &mut Value, at: &str, findings: &mut Findings) {
     take_out(value, at, MESH, findings);
+    if let Some(Value::Array(providers)) = value.get_mut("extensionProviders") {
+        for (index, provider) in providers.iter_mut().enumerate() {
+            take_out(provider, &format!("{at}: extensionProviders[{index}]"), PROVIDER, findings);
+        }
+    }
     if let Some(proxy_config) = value.get_mut("defaultConfig") {
         proxy(proxy_config, &format!("{at}: defaultConfig"), findings);
     }

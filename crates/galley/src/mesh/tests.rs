@@ -169,3 +169,55 @@ fn the_objects_that_hold_settings_are_checked() {
     assert_eq!(errors(pod), ["metadata.annotations[\"proxy.istio.io/config\"]: concurency: unknown field"]);
     assert_eq!(errors(deployment), ["spec.template.metadata.annotations[\"proxy.istio.io/config\"]: x: unknown field"]);
 }
+
+#[test]
+fn providers_are_read_and_checked() {
+    let text = "
+extensionProviders:
+- name: a
+  envoyExtAuthzHttp: {service: shop/a.test, port: 80, timeout: 1s, includeRequestHeadersInCheck: [x-*]}
+- name: b
+  envoyExtAuthzGrpc: {service: b.test, port: 9000, statusOnError: '503'}
+- name: told
+  prometheus: {}
+  zipkin: {service: z, port: 1}
+";
+    let (config, findings) = mesh_config(text, "");
+    let warnings: Vec<String> = findings.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings, [": extensionProviders[2].zipkin: has no effect here".replacen("[2].", "[2]: ", 1)]);
+    let providers = config.unwrap().extension_providers;
+    assert_eq!(providers[0].envoy_ext_authz_http.as_ref().unwrap().service, "shop/a.test");
+    assert_eq!(providers[1].envoy_ext_authz_grpc.as_ref().unwrap().port, 9000);
+    let bad = "
+extensionProviders:
+- envoyExtAuthzHttp: {port: 0, pathPrefix: x, statusOnError: '999', headersToUpstreamOnAllow: ['*'], includeAdditionalHeadersInCheck: {'a b': c}}
+- name: a
+  envoyExtAuthzGrpc: {service: a/b/c, port: 70000, includeRequestBodyInCheck: {}}
+- name: a
+  envoyExtAuthzHttp: {service: a, port: 1}
+  envoyExtAuthzGrpc: {service: a, port: 1}
+";
+    let at = "m: extensionProviders";
+    let (config, findings) = mesh_config(bad, "m");
+    assert!(config.is_none());
+    let errors: Vec<String> = findings.errors.iter().map(ToString::to_string).collect();
+    let http = format!("{at}[0].envoyExtAuthzHttp");
+    let grpc = format!("{at}[1].envoyExtAuthzGrpc");
+    assert_eq!(
+        errors,
+        [
+            format!("{at}[0].name: required"),
+            format!("{http}.service: \"\" is neither HOST nor NAMESPACE/HOST"),
+            format!("{http}.port: 0 is no port"),
+            format!("{http}.statusOnError: \"999\" is no HTTP status"),
+            format!("{http}.pathPrefix: should begin with a slash"),
+            format!("{http}.headersToUpstreamOnAllow[0]: should be a name, or one that begins or ends in *"),
+            format!("{http}.includeAdditionalHeadersInCheck: \"a b\" is no header name"),
+            format!("{grpc}.service: \"a/b/c\" is neither HOST nor NAMESPACE/HOST"),
+            format!("{grpc}.port: 70000 is no port"),
+            format!("{grpc}.includeRequestBodyInCheck.maxRequestBytes: should be above 0"),
+            format!("{at}[2].name: another provider is called \"a\" too"),
+            format!("{at}[2]: more than one kind of provider"),
+        ]
+    );
+}

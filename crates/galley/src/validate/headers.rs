@@ -4,7 +4,7 @@ use super::Findings;
 use crate::istio::virtual_service::{HeaderOperations, Headers};
 
 /// RFC 9110 token.
-pub(super) fn is_token(name: &str) -> bool {
+pub(crate) fn is_token(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 

@@ -40,7 +40,7 @@ impl<'a> Inbound<'a> {
                 by_target.entry(instance.target).or_default().push(instance);
             }
         }
-        let access = Arc::new(world.access.find(&node.namespace, labels));
+        let access = Arc::new(world.access.find(&world.registry, &node.namespace, labels));
         let modes = world.peers.of_workload(&node.namespace, labels);
         let tls = Arc::new(InboundTls::of_mesh(&world.config));
         Inbound { world, key, node, by_target, access, modes, tls }

@@ -1,8 +1,9 @@
 //! The filters that carry out AuthorizationPolicies.
 //!
-//! Source: Istio `pilot/pkg/security/authz/builder`. One filter an action, in the order AUDIT, DENY, ALLOW; an action that no
-//! policy has gets none. Names, keys and prefixes are Istio's.
+//! Source: Istio `pilot/pkg/security/authz/builder`. One filter an action, in the order CUSTOM, AUDIT, DENY, ALLOW (tokens are
+//! verified after CUSTOM); an action that no policy has gets none. Names, keys and prefixes are Istio's.
 
+mod custom;
 mod rule;
 
 use super::wire;
@@ -17,6 +18,8 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as NetworkRbac;
 use lateen_galley::istio::authorization_policy::Action;
 use std::sync::Arc;
+
+pub use custom::http_filters as custom_http_filters;
 
 const ACTIONS: [(Action, Does, &str); 3] = [
     (Action::Audit, Does::Log, ""),
@@ -51,7 +54,9 @@ pub fn network_filters(access: &Access) -> Vec<Filter> {
             ..Default::default()
         }))),
     };
-    rules(access, true).into_iter().map(filter).collect()
+    let mut filters = custom::network_filters(access);
+    filters.extend(rules(access, true).into_iter().map(filter));
+    filters
 }
 
 /// What one filter enforces, and what it only tries.
@@ -66,7 +71,7 @@ fn rules(access: &Access, tcp: bool) -> Vec<Rules> {
         let of = |dry_run: bool| {
             let of_kind = |policy: &&Arc<AccessPolicy>| policy.action == *action && policy.dry_run == dry_run;
             let policies: Vec<&Arc<AccessPolicy>> = access.policies.iter().filter(of_kind).collect();
-            let named = policies.iter().flat_map(|policy| named(policy, access, tcp));
+            let named = policies.iter().flat_map(|policy| named(policy, access, tcp, ""));
             (!policies.is_empty()).then(|| Rbac {
                 action: (*does).into(),
                 policies: named.collect(),
@@ -81,8 +86,8 @@ fn rules(access: &Access, tcp: bool) -> Vec<Rules> {
 }
 
 /// A policy's rules by their names. Without any it still stands for its action: as a rule that never matches.
-fn named(policy: &AccessPolicy, access: &Access, tcp: bool) -> Vec<(String, Policy)> {
-    let name = |index: usize| format!("ns[{}]-policy[{}]-rule[{index}]", policy.namespace, policy.name);
+fn named(policy: &AccessPolicy, access: &Access, tcp: bool, prefix: &str) -> Vec<(String, Policy)> {
+    let name = |index: usize| format!("{prefix}ns[{}]-policy[{}]-rule[{index}]", policy.namespace, policy.name);
     if policy.rules.is_empty() {
         return vec![(name(0), never())];
     }

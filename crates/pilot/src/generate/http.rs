@@ -96,7 +96,8 @@ fn manager(
         _ if inbound || gateway => "istio-envoy",
         _ => "",
     };
-    let mut filters: Vec<HttpFilter> = request_authentication::filter(access, gateway).into_iter().collect();
+    let mut filters: Vec<HttpFilter> = authorization::custom_http_filters(access);
+    filters.extend(request_authentication::filter(access, gateway));
     filters.extend(authorization::http_filters(access));
     if grpc_web {
         filters.push(http_filter("envoy.filters.http.grpc_web", wire::any(&GrpcWeb::default())));

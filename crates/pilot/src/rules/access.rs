@@ -4,10 +4,11 @@
 
 use super::{digest, oldest_first};
 use crate::config::Config as MeshSettings;
-use crate::registry::{Labels, selects};
+use crate::registry::{Labels, Registry, selects};
 use lateen_galley::istio::authorization_policy::{Action, DRY_RUN, Rule};
 use lateen_galley::istio::request_authentication::JwtRule;
 use lateen_galley::istio::{AuthorizationPolicy, RequestAuthentication};
+use lateen_galley::mesh::ExtensionProvider;
 use lateen_galley::{Config, Kind, Object, Snapshot};
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
@@ -135,6 +136,40 @@ pub struct Access {
     pub tokens: Vec<JwtKeys>,
     /// The mesh's own trust domain, then its aliases.
     pub trust_domains: Vec<String>,
+    /// Those of the mesh's that policies of action CUSTOM name, and that are there.
+    pub providers: Vec<Provider>,
+}
+
+/// An extension provider, and the service that it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Provider {
+    pub settings: Arc<ExtensionProvider>,
+    /// The service's host, and its port.
+    pub host: Arc<str>,
+    pub port: u16,
+}
+
+impl Provider {
+    /// The provider, if its service is known. Source: Istio `pilot/pkg/extensionproviders` (LookupCluster).
+    fn find(settings: &Arc<ExtensionProvider>, registry: &Registry) -> Option<Provider> {
+        let ExtensionProvider { envoy_ext_authz_http, envoy_ext_authz_grpc, .. } = &**settings;
+        let (service, port) = match (envoy_ext_authz_http, envoy_ext_authz_grpc) {
+            (Some(http), None) => (&http.service, http.port),
+            (None, Some(grpc)) => (&grpc.service, grpc.port),
+            (Some(_), Some(_)) | (None, None) => return None,
+        };
+        let (namespace, host) = match service.split_once('/') {
+            Some((namespace, host)) => (Some(namespace), host),
+            None => (None, service.as_str()),
+        };
+        let mut known = registry
+            .of_host(host)
+            .filter(|entry| namespace.is_none_or(|namespace| *namespace == *entry.service.namespace));
+        let host = Arc::clone(&known.next()?.service.host);
+        // A host that several namespaces have is nobody's unless it is said whose.
+        let only = known.next().is_none();
+        only.then(|| Some(Provider { settings: settings.clone(), host, port: u16::try_from(port).ok()? })).flatten()
+    }
 }
 
 /// All policies and token rules, by namespace.
@@ -144,6 +179,7 @@ pub struct AccessRules {
     tokens: BTreeMap<String, Vec<Tokens>>,
     root: String,
     trust_domains: Vec<String>,
+    providers: Vec<Arc<ExtensionProvider>>,
 }
 
 impl AccessRules {
@@ -152,6 +188,7 @@ impl AccessRules {
         let mut rules = AccessRules {
             root: config.root_namespace.clone(),
             trust_domains: config.trust_domains(),
+            providers: config.extension_providers.iter().cloned().map(Arc::new).collect(),
             ..AccessRules::default()
         };
         for object in oldest_first(snapshot, Kind::AuthorizationPolicy) {
@@ -170,8 +207,8 @@ impl AccessRules {
         rules
     }
 
-    /// What holds for a workload.
-    pub fn find(&self, namespace: &str, labels: &Labels) -> Access {
+    /// What holds for a workload. Providers are found among the services of `registry`.
+    pub fn find(&self, registry: &Registry, namespace: &str, labels: &Labels) -> Access {
         let own = (namespace != self.root).then_some(namespace);
         let namespaces: Vec<&str> = [self.root.as_str()].into_iter().chain(own).collect();
         let policies = namespaces.iter().filter_map(|namespace| self.policies.get(*namespace)).flatten();
@@ -182,6 +219,8 @@ impl AccessRules {
         let policies: Vec<_> = policies.filter(|policy| selects(&policy.selector, labels)).cloned().collect();
         // Where there is no policy, nothing depends on the mesh's name.
         let trust_domains = if policies.is_empty() { Vec::new() } else { self.trust_domains.clone() };
-        Access { policies, tokens, trust_domains }
+        let named = |provider: &&Arc<ExtensionProvider>| policies.iter().any(|policy| policy.provider == provider.name);
+        let providers = self.providers.iter().filter(named).filter_map(|one| Provider::find(one, registry)).collect();
+        Access { policies, tokens, trust_domains, providers }
     }
 }

@@ -11,7 +11,7 @@ mod policy;
 mod sidecar;
 mod virtual_service;
 
-pub use access::{Access, AccessPolicy, AccessRules, JwtKeys, Keys, KeysAt, keys_wanted};
+pub use access::{Access, AccessPolicy, AccessRules, JwtKeys, Keys, KeysAt, Provider, keys_wanted};
 pub use balancing::{Balancing, HashBy, Warmup};
 pub use destination_rule::{DestinationRules, Merged};
 pub use outlier::Outlier;

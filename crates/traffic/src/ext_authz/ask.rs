@@ -127,7 +127,14 @@ fn sent_by_proxy(headers: &mut Headers, timeout: Option<Duration>) {
 
 impl HttpService {
     /// What the service is asked: the request, as far as it is told of it, and the body, if that is.
-    pub fn ask(&self, told: &Told, request: &RequestHead, record: &Record, body: Option<&Gathered>, tls: bool) -> RequestHead {
+    pub fn ask(
+        &self,
+        told: &Told,
+        request: &RequestHead,
+        record: &Record,
+        body: Option<&Gathered>,
+        tls: bool,
+    ) -> RequestHead {
         let mut asked = RequestHead { scheme: scheme(tls), ..RequestHead::default() };
         let length = body.map_or(0, |body| body.bytes.len());
         asked.headers.append("content-length", length.to_string());

@@ -128,10 +128,7 @@ fn a_status_decides_and_edits_say_how() {
     let Some(Reply { answer: Answer::Allowed(allowed), strange: false, .. }) = answer(&framed(&good)) else { panic!() };
     let how = |edits: &[Edit]| edits.iter().map(|edit| edit.how).collect::<Vec<_>>();
     assert_eq!(how(&allowed.edits), [How::Set, How::Append, How::Set, How::Set, How::Set, How::Set]);
-    assert_eq!(
-        how(&allowed.response),
-        [How::Set, How::Add, How::Add, How::AddIfAbsent, How::Set, How::SetIfThere]
-    );
+    assert_eq!(how(&allowed.response), [How::Set, How::Add, How::Add, How::AddIfAbsent, How::Set, How::SetIfThere]);
     assert_eq!(allowed.edits[0].name, "x-a");
     let odd = OkHttpResponse { response_headers_to_add: vec![option("a", None, 99)], ..OkHttpResponse::default() };
     let odd = CheckResponse { http_response: Some(HttpResponse::OkResponse(odd)), ..CheckResponse::default() };

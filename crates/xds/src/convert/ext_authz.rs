@@ -21,8 +21,8 @@ use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::Duration as ProtoDuration;
 use lateen_traffic::edit::{AddAction, HeaderAdd, HeaderEdits};
 use lateen_traffic::ext_authz::{
-    AskedPath, BodySettings, CheckSettings, ConnectionAuthz, ExtAuthz, GrpcService, HttpService, Names, OnFailure, Service, Taken, Told,
-    When,
+    AskedPath, BodySettings, CheckSettings, ConnectionAuthz, ExtAuthz, GrpcService, HttpService, Names, OnFailure,
+    Service, Taken, Told, When,
 };
 use lateen_traffic::filter::Override;
 use lateen_traffic::filter::fault::Percentage;

@@ -15,21 +15,24 @@ use envoy_types::pb::envoy::config::listener::v3::{
 use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::filters::network::ext_authz::v3::ExtAuthz as PbExtAuthz;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as PbRbac;
 use envoy_types::pb::envoy::extensions::filters::network::sni_dynamic_forward_proxy::v3::FilterConfig as SniDynamicForwardProxy;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
-use lateen_traffic::listener::{Gate, ChainMatch, Direction, ExpectHeader, FilterChain, Inspector, Listener, SourceType, Terminal, TransportProtocol,};
+use lateen_traffic::listener::{
+    ChainMatch, Direction, ExpectHeader, FilterChain, Gate, Inspector, Listener, SourceType, Terminal,
+    TransportProtocol,
+};
 use lateen_traffic::tls::NamedSecret;
 
 use super::access_log::access_logs;
 use super::address::{cidr, port, socket_address, timeout, type_name, unpack};
 use super::dynamic_forward_proxy;
+use super::ext_authz;
 use super::hcm::{Surroundings, http_connection_manager};
 use super::proxy_protocol;
-use super::ext_authz;
 use super::rbac;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 use super::tcp::tcp_proxy;

@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use super::{FILTER, TYPE, filter, says, uri};
 
 fn traffic() -> Vec<Case> {
-    let case = |name: &str, path: &str, on: &'static str, script: Script| Case::get(name, path).on(on).at("auth", script);
+    let case =
+        |name: &str, path: &str, on: &'static str, script: Script| Case::get(name, path).on(on).at("auth", script);
     let ok = || says("200 OK", &[], "");
     let refused = |status: &str| says(status, &[("x-told", "why")], "no");
     let mut all = vec![
