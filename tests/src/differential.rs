@@ -132,14 +132,14 @@ pub async fn play(world: &World, kind: Kind, source: Source) -> BTreeMap<String,
         if !case.apart.is_empty() {
             all.sort_by(|a, b| a.upstream.cmp(&b.upstream));
         }
-        for mut received in all {
+        for (earlier, mut received) in all.into_iter().enumerate() {
             if case.unordered.contains(&&*received.upstream) {
                 received.message.headers.sort();
             }
             upstream.push(format!("at {}", received.upstream));
             let head = upstream.len();
             client::describe(&received.message, ">", case.ignore_upstream_body, &mut upstream);
-            settle_retry(&mut upstream[head..]);
+            settle_retry(&mut upstream[head..], earlier > 0);
             if !received.raw.is_empty() {
                 upstream.push(format!("> raw {}", client::show(&received.raw)));
             }
@@ -244,9 +244,10 @@ fn log_line(fields: &[String], case: &Case, layout: &Layout) -> String {
 }
 
 /// A retry that comes within the millisecond is told all of its route's time; the next run it is told less.
-fn settle_retry(message: &mut [String]) {
+/// `later`: it is not the first of its case; not every route tells which try it is.
+fn settle_retry(message: &mut [String], later: bool) {
     let retry = |line: &String| line.starts_with("> x-envoy-attempt-count: ") && !line.ends_with(": 1");
-    if message.iter().any(retry) {
+    if later || message.iter().any(retry) {
         for line in message.iter_mut().filter(|line| *line == "> x-envoy-expected-rq-timeout-ms: 15000") {
             "> x-envoy-expected-rq-timeout-ms: <under 15000>".clone_into(line);
         }
