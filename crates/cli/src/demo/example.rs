@@ -39,6 +39,7 @@ embedded!(
     "header",
     "jwt",
     "mirror",
+    "mtls",
     "one-way",
     "random",
     "retries",

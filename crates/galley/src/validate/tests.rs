@@ -1,4 +1,5 @@
-//! Golden pairs: `x-in.yaml` is stored into an empty store that has the namespace `default`; `x-err.txt` is every error and
+//! Golden pairs: `x-in.yaml` is stored into a store that has the namespaces `default` and
+//! `istio-system` alone; `x-err.txt` is every error and
 //! warning, one a line. `LATEEN_BLESS=1` writes the second files anew.
 
 use std::fs;
@@ -9,8 +10,10 @@ use crate::{Change, Object, ReadOptions, Store, StoreSettings, read_manifests};
 
 fn findings(source: &str, bytes: &[u8]) -> String {
     let store = Store::new(StoreSettings::default());
-    let namespace = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}});
-    store.write(Change::Create(Object::decode(namespace).unwrap()), SystemTime::UNIX_EPOCH).unwrap();
+    for name in ["default", "istio-system"] {
+        let namespace = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        store.write(Change::Create(Object::decode(namespace).unwrap()), SystemTime::UNIX_EPOCH).unwrap();
+    }
     let read = read_manifests(source, bytes, ReadOptions::default());
     let batch =
         read.manifests.into_iter().map(|manifest| (Change::Upsert(manifest.object), Some(manifest.origin))).collect();
