@@ -68,7 +68,6 @@ const LINES: &[Line] = &[
 /// Lines of a DestinationRule's policies, wherever one can stand.
 const POLICY_LINES: &[(&str, When, &str)] = &[
     ("loadBalancer.zoneAwareLbSetting", When::Given, "choosing endpoints by zone"),
-    ("tls.mode", When::Is(&["ISTIO_MUTUAL"]), "the mesh's own TLS towards a service"),
     ("tunnel", When::Given, "tunnelling"),
     ("retryBudget.budgetInterval", When::Given, "counting requests that are over"),
 ];

@@ -99,7 +99,7 @@ impl Default for Config {
             proxy: ProxyConfig::default(),
             automatic_addresses: true,
             locality_lb_setting: Some(LocalityLoadBalancerSetting::default()),
-            automatic_mutual_tls: false,
+            automatic_mutual_tls: true,
             debounce_quiet: Duration::from_millis(100),
             debounce_max: Duration::from_secs(10),
         }
@@ -171,6 +171,7 @@ impl Config {
             trust_domain,
             trust_domain_aliases,
             ca_certificates,
+            enable_auto_mtls,
             mesh_mtls,
             tls_defaults,
             extension_providers,
@@ -228,6 +229,7 @@ impl Config {
         config.trust_domain_aliases.extend(trust_domain_aliases);
         // Their roots are the agents' to know.
         config.federated_trust_domains.extend(ca_certificates.into_iter().flat_map(|roots| roots.trust_domains));
+        config.automatic_mutual_tls = enable_auto_mtls.unwrap_or(config.automatic_mutual_tls);
         config.mesh_mtls = mesh_mtls;
         config.tls_defaults = tls_defaults;
         config.proxy = default_config.over(&config.proxy);

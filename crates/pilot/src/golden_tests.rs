@@ -58,7 +58,7 @@ fn sidecars() {
 }
 
 fn quiet() -> Config {
-    Config { access_log: None, ..Config::default() }
+    Config { access_log: None, automatic_mutual_tls: false, ..Config::default() }
 }
 
 #[test]

@@ -52,6 +52,8 @@ pub struct MeshConfig {
     pub trust_domain_aliases: Vec<String>,
     /// Roots that are trusted beside the mesh's own.
     pub ca_certificates: Vec<CertificateData>,
+    /// Whether workloads speak mutual TLS with each other where no DestinationRule says; true if absent.
+    pub enable_auto_mtls: Option<bool>,
     /// TLS between workloads.
     #[serde(rename = "meshMTLS")]
     pub mesh_mtls: TlsConfig,

@@ -32,7 +32,6 @@ const MESH: &[(&str, Fate)] = &[
     ("disableEnvoyListenerLog", RefusedUnless("false")),
     ("inboundTrafficPolicy", RefusedUnless("PASSTHROUGH")),
     ("configSources", Refused),
-    ("enableAutoMtls", NoEffect),
     ("zoneAwareLbSetting", Refused),
     ("inboundClusterStatName", Refused),
     ("outboundClusterStatName", Refused),

@@ -28,14 +28,14 @@ fn what_cannot_be_done_is_named() {
             "DestinationRule",
             json!({
                 "host": "a",
-                "trafficPolicy": {"tls": {"mode": "DISABLE"}, "portLevelSettings": [{"tls": {"mode": "ISTIO_MUTUAL"}}]},
+                "trafficPolicy": {"tls": {"mode": "DISABLE"}, "portLevelSettings": [{"loadBalancer": {"zoneAwareLbSetting": {"enabled": true}}}]},
                 "subsets": [{"name": "s", "trafficPolicy": {
                     "loadBalancer": {"simple": "RANDOM", "zoneAwareLbSetting": {"enabled": true}}
                 }}],
             })
         ),
         [
-            "spec.trafficPolicy.portLevelSettings[0].tls.mode: the mesh's own TLS towards a service (ISTIO_MUTUAL) is not supported yet",
+            "spec.trafficPolicy.portLevelSettings[0].loadBalancer.zoneAwareLbSetting: choosing endpoints by zone is not supported yet",
             "spec.subsets[0].trafficPolicy.loadBalancer.zoneAwareLbSetting: choosing endpoints by zone is not supported yet",
         ]
     );
