@@ -77,6 +77,8 @@ pub struct Node {
     /// HTTP connections and TCP streams idle for this long are closed.
     pub idle_timeout: Option<Duration>,
     pub unprivileged: bool,
+    /// It is Lateen's own, and so has Istio's filters beside Envoy's.
+    pub own: bool,
     /// What its pod says of it, to go over the mesh's settings for proxies.
     pub proxy_config: ProxyConfig,
     pub locality: Locality,
@@ -150,6 +152,7 @@ impl Node {
             accept_http_10: metadata.text("HTTP10").as_deref() == Some("1"),
             idle_timeout: metadata.text("IDLE_TIMEOUT").and_then(|text| parse_duration(&text)),
             unprivileged: metadata.truth("UNPRIVILEGED_POD"),
+            own: node.user_agent_name == "lateen",
             proxy_config: metadata.proxy_config(),
             locality,
             node_name: metadata.text("NODE_NAME").filter(|name| !name.is_empty()),

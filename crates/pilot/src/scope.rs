@@ -152,6 +152,7 @@ fn settings(node: &Node, mesh: &Config) -> HttpSettings {
         detection_timeout: mesh.detection_timeout,
         topology: gateway_topology.unwrap_or_default(),
         headers: proxy_headers.unwrap_or_default(),
+        alpn: node.own,
         named_hosts: None,
     }
 }

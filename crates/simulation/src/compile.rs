@@ -12,6 +12,7 @@ use lateen_pilot::node::{Node, NodeError, NodeType};
 use lateen_pilot::scope::ScopeKey;
 use lateen_pilot::world::World;
 use lateen_traffic::Config;
+use lateen_xds::ads::client::introduced;
 use lateen_xds::bootstrap::Bootstrap;
 use lateen_xds::convert::Reject;
 use lateen_xds::state::{Received, State, Update};
@@ -57,7 +58,7 @@ impl Compiler {
     /// # Errors
     /// When it could not even start.
     pub fn compile(&self, bootstrap: &Bootstrap) -> Result<Compiled, CompileError> {
-        let node = Node::parse(&bootstrap.node)?;
+        let node = Node::parse(&introduced(bootstrap.node.clone()))?;
         let key = ScopeKey::new(&node, &assemble::labels(&node, &self.world), &self.world);
         let mut memo = self.memo.borrow_mut();
         let mut known = self.outbound.borrow_mut();

@@ -420,3 +420,24 @@ proptest! {
         }
     }
 }
+
+/// A plain Envoy refuses a listener with a filter it does not have.
+#[test]
+fn only_proxies_that_can_say_by_alpn_that_http_comes() {
+    let cluster = Cluster::read(testing::CANARY);
+    for (node, own) in [(SIDECAR, true), (SIDECAR, false), (GATEWAY, true), (GATEWAY, false)] {
+        let plain = testing::node(node, &[]);
+        let node = if own { lateen_xds::ads::client::introduced(plain) } else { plain };
+        let mut managers = 0;
+        for (name, listener) in decoded::<Listener>(&cluster.resources(&node), &ResourceType::Listener) {
+            let filters = chains(&listener).flat_map(|chain| &chain.filters);
+            for manager in filters.filter_map(config::<HttpConnectionManager>) {
+                let filters: Vec<&str> = manager.http_filters.iter().map(|filter| filter.name.as_str()).collect();
+                let expected = own && name != "virtualInbound";
+                assert_eq!(filters.contains(&"istio.alpn"), expected, "{name}: {filters:?}");
+                managers += 1;
+            }
+        }
+        assert!(managers > 0);
+    }
+}

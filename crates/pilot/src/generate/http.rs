@@ -1,9 +1,10 @@
 //! The HTTP connection manager of every HTTP filter chain.
 //!
 //! Source: Istio `core/listener_builder.go` (buildHTTPConnectionManager), `core/listener_inbound.go`, `core/gateway.go`
-//! (buildGatewayConnectionManager). Envoy's `istio.*` filters are not in a plain Envoy and never written.
+//! (buildGatewayConnectionManager). Of Istio's filters that are not in a plain Envoy only `istio.alpn` is written, and only for
+//! proxies that have it.
 
-use super::{access_log, authorization, named_hosts, request_authentication, route_filters, wire};
+use super::{access_log, alpn, authorization, named_hosts, request_authentication, route_filters, wire};
 use crate::config::LogFile;
 use crate::node::Families;
 use crate::rules::Access;
@@ -49,6 +50,8 @@ pub struct HttpSettings {
     /// What stands in front of a gateway.
     pub topology: Topology,
     pub headers: ProxyHeaders,
+    /// The proxy knows the filter `istio.alpn`.
+    pub alpn: bool,
     /// Some services' hosts are those that requests name: which addresses of these are used.
     pub named_hosts: Option<Families>,
 }
@@ -101,6 +104,9 @@ fn manager(
     filters.extend(authorization::http_filters(access));
     if grpc_web {
         filters.push(http_filter("envoy.filters.http.grpc_web", wire::any(&GrpcWeb::default())));
+    }
+    if settings.alpn && !inbound {
+        filters.push(http_filter(alpn::FILTER, alpn::config()));
     }
     filters.extend(route_filters::filters());
     let router = Router { suppress_envoy_headers: Disabled::is(headers.envoy_debug_headers), ..Default::default() };

@@ -4,6 +4,7 @@
 //! from its key. None does I/O, knows a connected proxy, or looks anything up.
 
 mod access_log;
+mod alpn;
 mod authorization;
 pub mod balancing;
 pub mod cluster;

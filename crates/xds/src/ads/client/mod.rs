@@ -9,5 +9,5 @@ mod transport;
 mod tests;
 
 pub use run::{Client, FileError, Handle, Status};
-pub use session::{Ask, ClientSession};
+pub use session::{Ask, ClientSession, introduced};
 pub use transport::{Connector, TransportError, connector};

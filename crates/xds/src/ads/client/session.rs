@@ -93,6 +93,11 @@ impl Interest {
     }
 }
 
+/// A node as this client names it to servers, which may tell it what they would not tell an Envoy.
+pub fn introduced(node: Node) -> Node {
+    Node { user_agent_name: "lateen".to_owned(), ..node }
+}
+
 /// The client's state over all streams it opens, one after the other.
 #[derive(Debug)]
 pub struct ClientSession {
@@ -109,6 +114,7 @@ pub struct ClientSession {
 impl ClientSession {
     /// `everything_of`: the types of which all resources are asked for.
     pub fn new(protocol: Protocol, node: Node, everything_of: impl IntoIterator<Item = ResourceType>) -> ClientSession {
+        let node = introduced(node);
         let interest = |r#type| (r#type, Interest { wildcard: true, ..Interest::default() });
         let interests = everything_of.into_iter().map(interest).collect();
         ClientSession { protocol, node, interests, asked: BTreeSet::new(), introduced: false, told_health: None }
