@@ -7,6 +7,7 @@ mod extract;
 mod keys;
 mod require;
 mod token;
+mod verified;
 
 use std::sync::Arc;
 

@@ -7,6 +7,7 @@ use aws_lc_rs::{constant_time, hmac};
 
 use super::Refusal;
 use super::token::{Token, base64url, json};
+use super::verified::{Mark, Verified};
 use crate::metadata::Value;
 
 /// More keys than this are more than a set has.
@@ -52,6 +53,7 @@ algorithms! {
 #[derive(Debug)]
 pub struct KeySet {
     keys: Vec<Key>,
+    verified: Verified,
 }
 
 #[derive(Debug)]
@@ -98,11 +100,15 @@ impl KeySet {
         let set = json(text.as_bytes()).ok_or(KeySetError::NotASet)?;
         let Some(Value::List(keys)) = set.member("keys") else { return Err(KeySetError::NotASet) };
         let keys: Vec<Key> = keys.iter().take(MOST_KEYS).filter_map(Key::read).collect();
-        if keys.is_empty() { Err(KeySetError::NoKeys) } else { Ok(Self { keys }) }
+        if keys.is_empty() { Err(KeySetError::NoKeys) } else { Ok(Self { keys, verified: Verified::default() }) }
     }
 
     /// Whether one of the keys signed a token.
     pub(super) fn verify(&self, token: &Token) -> Result<(), Refusal> {
+        let mark = Mark::of(&token.signed, &token.signature);
+        if self.verified.knows(mark) {
+            return Ok(());
+        }
         let mut candidate = false;
         for key in &self.keys {
             let other_id = token.key_id.is_some() && key.id.is_some() && key.id != token.key_id;
@@ -114,6 +120,7 @@ impl KeySet {
                 return Err(Refusal::Ed25519Length);
             }
             if key.material.signed(token) {
+                self.verified.remember(mark);
                 return Ok(());
             }
         }
