@@ -97,7 +97,6 @@ pub fn prepare_request(
             request.headers.set("x-envoy-external-address", address.ip().to_canonical().to_string());
         }
     }
-    client_certificate(&mut request.headers, edge, tls);
     if let Some(via) = &hcm.via {
         add_to_list(&mut request.headers, "via", via, ", ");
     }
@@ -110,6 +109,7 @@ pub fn prepare_request(
         });
     }
     request_id(&mut request.headers, hcm, internal, dice);
+    client_certificate(&mut request.headers, edge, tls);
     Client { address, internal }
 }
 
