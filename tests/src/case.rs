@@ -80,6 +80,8 @@ pub struct Case {
     pub h2: Option<H2Request>,
     /// How far the upstream got with a cancelled exchange depends on timing: compare heads only.
     pub ignore_upstream_body: bool,
+    /// Whether an upstream hears of it at all before it is cancelled depends on timing.
+    pub ignore_upstream: bool,
     /// How much of a cut answer gets through depends on timing.
     pub ignore_body: bool,
     /// Byte counts of the log depend on timing.
@@ -124,6 +126,7 @@ impl Case {
             better: None,
             h2: None,
             ignore_upstream_body: false,
+            ignore_upstream: false,
             ignore_body: false,
             ignore_bytes: false,
             by_chance: false,
@@ -250,6 +253,11 @@ impl Case {
 
     pub fn ignore_upstream_body(mut self) -> Case {
         self.ignore_upstream_body = true;
+        self
+    }
+
+    pub fn ignore_upstream(mut self) -> Case {
+        self.ignore_upstream = true;
         self
     }
 

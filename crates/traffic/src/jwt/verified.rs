@@ -73,7 +73,9 @@ mod tests {
         assert!(!table.knows(mark));
         table.remember(mark);
         assert!(table.knows(mark));
-        for other in [Mark::of("head.body", b"signaturf"), Mark::of("head.bodz", b"signature"), Mark::of("head.body", b"")] {
+        for other in
+            [Mark::of("head.body", b"signaturf"), Mark::of("head.bodz", b"signature"), Mark::of("head.body", b"")]
+        {
             assert!(!table.knows(other));
         }
         // As many as one likes may follow.
