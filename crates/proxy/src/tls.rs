@@ -58,8 +58,8 @@ pub async fn accept(
     }
     let config = server.for_client(&offered);
     let mut side = UnbufferedServerConnection::new(config).map_err(HandshakeError::Tls)?;
-    let plain = match shake(&mut side, &mut socket, &mut read).await {
-        Ok(plain) => plain,
+    let said = match shake(&mut side, &mut socket, &mut read).await {
+        Ok(said) => said,
         Err(error) => {
             so_far.version = version(&side);
             so_far.cipher = side.negotiated_cipher_suite().map_or("", |suite| cipher_name(suite.suite()));
@@ -71,7 +71,7 @@ pub async fn accept(
     };
     let facts = facts(&side, named, &server.local, server.verifier.as_deref(), false)?;
     let tls13 = facts.version == TlsVersion::Tls13;
-    let handshaken = finish(side, tls13, read, plain)?;
+    let handshaken = finish(side, tls13, read, said)?;
     Ok((stream(socket, handshaken)?, facts))
 }
 
@@ -91,11 +91,11 @@ pub async fn connect(
         .map_err(|_| HandshakeError::Tls(rustls::Error::General(format!("{asked:?} is no server name"))))?;
     let mut side = UnbufferedClientConnection::new(config, server_name).map_err(HandshakeError::Tls)?;
     let mut read = BytesMut::new();
-    let plain = shake(&mut side, &mut socket, &mut read).await?;
+    let said = shake(&mut side, &mut socket, &mut read).await?;
     let named = name.map(Arc::from);
     let facts = facts(&side, named, &client.local, Some(&client.verifier), true)?;
     let tls13 = facts.version == TlsVersion::Tls13;
-    let handshaken = finish(side, tls13, read, plain)?;
+    let handshaken = finish(side, tls13, read, said)?;
     Ok((stream(socket, handshaken)?, facts))
 }
 

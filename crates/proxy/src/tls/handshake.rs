@@ -120,8 +120,15 @@ impl Next {
     }
 }
 
+/// What the peer said with the end of its handshake.
+#[derive(Debug, Default)]
+pub struct Said {
+    plain: Vec<u8>,
+    // That was its last word.
+    ended: bool,
+}
+
 /// Makes the handshake. `incoming` was read from the socket before; afterwards it holds what came after the handshake.
-/// The result is what the peer said already.
 ///
 /// # Errors
 /// When it fails. The peer was told why, if it can be.
@@ -129,9 +136,9 @@ pub async fn shake<H: Handshake>(
     side: &mut H,
     socket: &mut Socket,
     incoming: &mut BytesMut,
-) -> Result<Vec<u8>, HandshakeError> {
+) -> Result<Said, HandshakeError> {
     let mut outgoing = Vec::new();
-    let mut plain = Vec::new();
+    let mut said = Said::default();
     let mut turn = Turn::take().await;
     loop {
         let UnbufferedStatus { discard, state, .. } = side.step(incoming);
@@ -144,13 +151,19 @@ pub async fn shake<H: Handshake>(
                 data.done();
                 Next::Again
             }
+            Ok(ConnectionState::BlockedHandshake) if said.ended => Next::Closed,
             Ok(ConnectionState::BlockedHandshake) => Next::Read,
+            // Who has little to say does so, and ends, in one packet with the end of the handshake.
+            Ok(ConnectionState::PeerClosed) => {
+                said.ended = true;
+                Next::Again
+            }
             Ok(ConnectionState::WriteTraffic(_)) => Next::Done,
             Ok(ConnectionState::ReadTraffic(mut data)) => {
                 let mut failed = None;
                 while let Some(record) = data.next_record() {
                     match record {
-                        Ok(record) => plain.extend_from_slice(record.payload),
+                        Ok(record) => said.plain.extend_from_slice(record.payload),
                         Err(error) => failed = Some(error),
                     }
                 }
@@ -190,7 +203,7 @@ pub async fn shake<H: Handshake>(
             }
         }
         if matches!(next, Next::Done) {
-            return Ok(plain);
+            return Ok(said);
         }
         if incoming.len() >= MAX_HELD {
             return Err(HandshakeError::Tls(Error::General("the peer sends too much".into())));
@@ -228,8 +241,9 @@ pub fn finish<H: Handshake>(
     side: H,
     tls13: bool,
     incoming: BytesMut,
-    plain: Vec<u8>,
+    said: Said,
 ) -> Result<Handshaken, HandshakeError> {
     let (secrets, kernel) = side.finish().map_err(HandshakeError::Tls)?;
-    Ok(Handshaken { kernel, secrets, tls13, sealed: incoming.to_vec(), plain })
+    let Said { plain, ended } = said;
+    Ok(Handshaken { kernel, secrets, tls13, sealed: incoming.to_vec(), plain, ended })
 }

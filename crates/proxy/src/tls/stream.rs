@@ -104,6 +104,8 @@ pub struct Handshaken {
     pub sealed: Vec<u8>,
     /// Opened already.
     pub plain: Vec<u8>,
+    /// The peer says no more.
+    pub ended: bool,
 }
 
 fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
@@ -116,7 +118,7 @@ impl TlsStream {
     /// # Errors
     /// When its keys are of a kind that is not known.
     pub fn new(socket: Socket, handshaken: Handshaken) -> Result<Self, RecordError> {
-        let Handshaken { kernel, secrets: ExtractedSecrets { tx, rx }, tls13, sealed, plain } = handshaken;
+        let Handshaken { kernel, secrets: ExtractedSecrets { tx, rx }, tls13, sealed, plain, ended } = handshaken;
         Ok(Self {
             socket,
             kernel,
@@ -132,7 +134,7 @@ impl TlsStream {
             unsent: Vec::new(),
             owed: 0,
             telling_key: false,
-            ended: false,
+            ended,
             broken: None,
             broke: false,
             closing: false,

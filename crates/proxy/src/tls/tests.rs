@@ -94,7 +94,7 @@ pub(super) struct Pair {
     pub(super) contexts: Contexts,
     pub(super) server: Arc<DownstreamTls>,
     pub(super) secrets: Secrets,
-    client: Arc<UpstreamTls>,
+    pub(super) client: Arc<UpstreamTls>,
     config: Option<(Arc<Client>, Arc<rustls::ClientConfig>)>,
     /// What the server knew of the client when the last handshake failed.
     so_far: TlsConnection,

@@ -299,3 +299,62 @@ async fn junk_instead_of_a_handshake_does_no_harm() {
         assert!(made.is_err(), "{seed}");
     }
 }
+
+/// A peer with little to say does so, and ends, in one packet with the end of its handshake; it is answered all the same.
+#[tokio::test]
+async fn the_end_of_a_handshake_may_be_the_end_of_what_a_peer_says() {
+    let ca = Authority::new("ours");
+    let pair = ca.pair("spiffe://t/ns/x/sa/a", |_| ());
+    let ours = || settings(Arc::clone(&pair), ca.rules("spiffe://t/"));
+    let both = Pair::new(sides(ours(), ours()));
+    let server = both.contexts.server(&both.server, &both.secrets).unwrap();
+    let config = both.contexts.client(&both.client, &both.secrets).unwrap().for_host(true, None);
+    for words in [&b"hello"[..], b""] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        let config = Arc::new(config.clone());
+        let peer = async {
+            let mut peer = rustls::ClientConnection::new(config, "a.test".try_into().unwrap()).unwrap();
+            let mut bytes = Vec::new();
+            peer.write_tls(&mut bytes).unwrap();
+            socket.write_all(&bytes).await.unwrap();
+            while peer.is_handshaking() {
+                bytes.clear();
+                socket.read_buf(&mut bytes).await.unwrap();
+                let mut read = bytes.as_slice();
+                while !read.is_empty() {
+                    peer.read_tls(&mut read).unwrap();
+                    peer.process_new_packets().unwrap();
+                }
+            }
+            peer.writer().write_all(words).unwrap();
+            peer.send_close_notify();
+            bytes.clear();
+            while peer.wants_write() {
+                peer.write_tls(&mut bytes).unwrap();
+            }
+            socket.write_all(&bytes).await.unwrap();
+            peer
+        };
+        let mut so_far = lateen_traffic::tls::TlsConnection::default();
+        let (accepted, mut peer) =
+            tokio::join!(crate::tls::accept(&server, Socket::Tcp(far), BytesMut::new(), &mut so_far), peer);
+        let (stream, facts) = accepted.unwrap();
+        let io = Io::tls(stream, Arc::new(facts));
+        assert_eq!(all(&io).await, (words.to_vec(), true));
+        io.write(b"bye").await.unwrap();
+        io.shutdown().await.unwrap();
+        drop(io);
+        let mut bytes = Vec::new();
+        socket.read_to_end(&mut bytes).await.unwrap();
+        let mut read = bytes.as_slice();
+        let mut answer = Vec::new();
+        while !read.is_empty() {
+            peer.read_tls(&mut read).unwrap();
+            peer.process_new_packets().unwrap();
+        }
+        peer.reader().read_to_end(&mut answer).unwrap();
+        assert_eq!(answer, b"bye");
+    }
+}
