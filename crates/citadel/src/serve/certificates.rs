@@ -43,16 +43,18 @@ impl CertificateService {
     }
 
     async fn in_turn(self, request: Request<CertificateRequest>) -> Result<Response<CertificateResponse>, Status> {
-        let _place = self.places.try_acquire().map_err(|_| {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
             tracing::warn!(waiting = WAITING, "certificate signing requests are more than can be signed");
             Status::resource_exhausted("too many requests are waiting: come again")
         })?;
-        let turns = Arc::clone(&self.turns);
-        let turn = turns.acquire().await.map_err(|_| Status::unavailable("the authority has ended"))?;
-        let service = self.clone();
-        let created = tokio::task::spawn_blocking(move || service.create(request)).await;
-        drop(turn);
-        created.map_err(|_| Status::internal("the request could not be looked at"))?
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        let turn = turn.map_err(|_| Status::unavailable("the authority has ended"))?;
+        let created = tokio::task::spawn_blocking(move || {
+            // The work goes on when the caller does not wait for it, and counts until it is done.
+            let _until_done = (place, turn);
+            self.create(request)
+        });
+        created.await.map_err(|_| Status::internal("the request could not be looked at"))?
     }
 
     fn create(&self, request: Request<CertificateRequest>) -> Result<Response<CertificateResponse>, Status> {

@@ -194,15 +194,22 @@ fn federated(snapshot: &Snapshot) -> String {
 
 /// Keeps the roots, and lists of revoked certificates if there are any, in every namespace.
 async fn distribute(client: Client, mut bundle: watch::Receiver<Arc<str>>, mut snapshots: Snapshots) {
+    let mut last = None;
     loop {
         let roots = Arc::clone(&bundle.borrow_and_update());
         let snapshot = snapshots.borrow_and_update().clone().unwrap_or_default();
-        let revoked = revocations(&snapshot).filter(|pem| certificate::revocations(pem).is_ok());
+        // Where a list is damaged the one before stays in force.
+        let revoked = match revocations(&snapshot) {
+            Some(pem) if certificate::revocations(&pem).is_err() => last.clone(),
+            list => Some(list),
+        };
+        last.clone_from(&revoked);
         let files = [(ROOTS_KEY, roots.to_string()), (FEDERATED_KEY, federated(&snapshot))];
         let roots = Data::from_iter(files.into_iter().filter(|(_, text)| !text.is_empty()));
-        let revoked = revoked.map(|text| Data::from([(REVOCATIONS_KEY, text)]));
+        let revoked = revoked.map(|list| list.map(|text| Data::from([(REVOCATIONS_KEY, text)])));
         let mut failed = false;
-        for (name, data) in [(ROOTS, Some(&roots)), (REVOCATIONS, revoked.as_ref())] {
+        let told = revoked.as_ref().map(|list| (REVOCATIONS, list.as_ref()));
+        for (name, data) in std::iter::once((ROOTS, Some(&roots))).chain(told) {
             for namespace in untold(&snapshot, name, data) {
                 if let Err(error) = tell(&client, &namespace, name, data).await {
                     tracing::warn!(namespace, name, %error, "a namespace is not told");

@@ -163,7 +163,7 @@ impl OwnTls {
                     secret::of_files(format!("file-root:{authorities}")),
                 )
             }
-            name => (secret::of_cluster(name), secret::of_cluster(&format!("{name}-cacert"))),
+            name => (secret::of_cluster(name), secret::of_cluster(&credentials::authorities_name(name))),
         };
         let crl = (!settings.ca_crl.is_empty()).then(|| DataSource {
             specifier: Some(Specifier::Filename(settings.ca_crl.clone())),

@@ -13,6 +13,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     tls_parameters::TlsProtocol,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+use lateen_galley::ciphers;
 use lateen_galley::mesh::{TlsConfig, TlsVersion};
 
 /// Suites of TLS 1.2, if the mesh says nothing of them.
@@ -46,7 +47,7 @@ impl InboundTls {
     pub fn socket(&self) -> TransportSocket {
         let suites = match self.mesh.cipher_suites.as_slice() {
             [] => CIPHER_SUITES.map(str::to_owned).to_vec(),
-            given => given.to_vec(),
+            given => ciphers::spoken(given),
         };
         let oldest = match self.mesh.min_protocol_version {
             TlsVersion::Auto | TlsVersion::V1_2 => TlsProtocol::TlSv12,
