@@ -137,7 +137,7 @@ fn write_value(value: &JsonValue, facts: Facts<'_>, out: &mut String) {
 }
 
 /// JSON string syntax (RFC 8259 section 7).
-fn write_string(text: &str, out: &mut String) {
+pub(crate) fn write_string(text: &str, out: &mut String) {
     out.push('"');
     for c in text.chars() {
         match c {

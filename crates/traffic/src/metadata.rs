@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::access_log::write_string;
 use crate::matcher::StringMatcher;
 
 /// A value of the shape of JSON. Clones share their parts.
@@ -50,7 +51,7 @@ impl Value {
                     out.push(',');
                 }
                 if let Some(name) = name {
-                    write_text(name, out);
+                    write_string(name, out);
                     out.push(':');
                 }
                 value.write_json(out);
@@ -62,29 +63,13 @@ impl Value {
             Self::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
             // Writing to a string cannot fail.
             Self::Number(value) => drop(write!(out, "{value}")),
-            Self::Text(text) => write_text(text, out),
+            Self::Text(text) => write_string(text, out),
             Self::List(values) => list(out, ('[', ']'), &mut values.iter().map(|value| (None, value))),
             Self::Struct(members) => {
                 list(out, ('{', '}'), &mut members.iter().map(|(name, value)| (Some(&**name), value)))
             }
         }
     }
-}
-
-fn write_text(text: &str, out: &mut String) {
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if (c as u32) < 0x20 => drop(write!(out, "\\u{:04x}", c as u32)),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
 }
 
 /// What filters found out, by the filter's name and a key. As much as usual filters tell costs no allocation.
