@@ -72,6 +72,7 @@ impl<'a> Server<'a> {
                 },
                 hosts_named_by_requests: service.resolution == Resolution::Named,
                 settings: tls.clone(),
+                defaults: self.view.world.config.tls_defaults.clone(),
             })),
         }
     }

@@ -16,7 +16,9 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::google::protobuf::{Any, Struct};
+use lateen_galley::ciphers;
 use lateen_galley::istio::destination_rule::{ClientTlsMode, ClientTlsSettings, ProxyProtocolVersion};
+use lateen_galley::mesh::TlsConfig;
 use std::sync::Arc;
 
 /// Metadata of endpoints by which connections to them are chosen, and what it says of those that speak the mesh's TLS.
@@ -50,6 +52,8 @@ pub struct MeshTls {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OwnTls {
     pub settings: ClientTlsSettings,
+    /// What the mesh says of all TLS that is not its own. Of the version it says nothing to clients.
+    pub defaults: TlsConfig,
     /// Names that the server's certificate must have one of.
     pub names: Vec<String>,
     /// The host that requests name is verified even if a server name is given.
@@ -179,7 +183,11 @@ impl OwnTls {
         UpstreamTlsContext {
             sni: settings.sni.clone(),
             common_tls_context: Some(CommonTlsContext {
-                tls_params: Some(versions()),
+                tls_params: Some(TlsParameters {
+                    cipher_suites: ciphers::spoken(&self.defaults.cipher_suites),
+                    ecdh_curves: self.defaults.ecdh_curves.clone(),
+                    ..versions()
+                }),
                 alpn_protocols: if http2 { vec!["h2".to_owned()] } else { Vec::new() },
                 tls_certificate_sds_secret_configs: if shows_certificate { vec![certificate] } else { Vec::new() },
                 validation_context_type: (!self.trusts_anybody()).then(verified),
