@@ -7,6 +7,8 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Probe};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use serde_json::Value;
+
 use super::{Findings, names, shared};
 use crate::mesh;
 
@@ -23,6 +25,18 @@ fn proxy_settings(path: &str, metadata: Option<&ObjectMeta>, findings: &mut Find
     let annotations = metadata.and_then(|metadata| metadata.annotations.as_ref());
     if let Some(text) = annotations.and_then(|annotations| annotations.get(mesh::ANNOTATION)) {
         findings.append(mesh::proxy_config(text, &format!("{path}.annotations[{:?}]", mesh::ANNOTATION)).1);
+    }
+    for name in ["sidecar.istio.io/userVolume", "sidecar.istio.io/userVolumeMount"] {
+        let Some(text) = annotations.and_then(|annotations| annotations.get(name)) else { continue };
+        let objects = match serde_json::from_str(text) {
+            Ok(Value::Array(list)) => list.iter().all(Value::is_object),
+            Ok(Value::Object(named)) => named.values().all(Value::is_object),
+            _ => false,
+        };
+        if !objects {
+            let message = "is no list of objects in JSON, nor such objects by their names";
+            findings.error(format!("{path}.annotations[{name:?}]"), message);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::istio::destination_rule::{
     ConsistentHashLb, Failover, HashAlgorithm, HashKey, LbPolicy, LoadBalancerSettings, LocalityLoadBalancerSetting,
-    WarmupConfiguration,
+    SimpleLb, WarmupConfiguration,
 };
 use crate::validate::{Findings, headers, shared};
 
@@ -43,6 +43,16 @@ pub(super) fn check(path: &str, settings: &LoadBalancerSettings, detects_outlier
         warm_up(&format!("{path}.warmup"), warmup, findings);
     }
     shared::given_duration(&format!("{path}.warmupDurationSecs"), settings.warmup_duration_secs, findings);
+    let takes_turns = match settings.policy {
+        Some(LbPolicy::ConsistentHash(_)) => false,
+        Some(LbPolicy::Simple(simple)) => !matches!(simple, SimpleLb::Random | SimpleLb::Passthrough),
+        None => true,
+    };
+    let given =
+        [("warmup", settings.warmup.is_some()), ("warmupDurationSecs", settings.warmup_duration_secs.is_some())];
+    for (field, _) in given.into_iter().filter(|(_, given)| *given && !takes_turns) {
+        findings.warning(format!("{path}.{field}"), "acts with LEAST_REQUEST and ROUND_ROBIN alone, as in Envoy");
+    }
 }
 
 fn consistent_hash(path: &str, hash: &ConsistentHashLb, findings: &mut Findings) {
