@@ -23,6 +23,9 @@ use crate::http1::{Reader, Writer};
 use crate::io::Io;
 use crate::stats::ClusterStats;
 
+/// Kinds of TLS to one host that are kept apart; beyond these only as many as requests use at the moment.
+const MOST_POOLS: usize = 64;
+
 /// All of a worker's connections to one host.
 #[derive(Default)]
 pub struct Pools(RefCell<Vec<Rc<Pool>>>);
@@ -122,6 +125,10 @@ impl Pools {
         if let Some(pool) = all.iter().find(|pool| pool.wanted == *wanted) {
             return Rc::clone(pool);
         }
+        if all.len() >= MOST_POOLS {
+            // Names may be the clients' to choose: those that no request uses now go, with their idle connections.
+            all.retain(|pool| Rc::strong_count(pool) > 1 || pool.is_used());
+        }
         let made = Rc::new(Pool { wanted: wanted.clone(), ..Pool::default() });
         all.push(Rc::clone(&made));
         made
@@ -187,6 +194,12 @@ impl Pool {
         drop(close);
         self.http2.borrow_mut().retain(|c| c.is_open() && !c.is_due(now, settings));
         self.open.get() as usize
+    }
+
+    /// Whether connections are open that would not end with it.
+    fn is_used(&self) -> bool {
+        let idle = self.idle.borrow().len() + self.http2.borrow().len();
+        self.open.get() as usize > idle
     }
 
     fn take_idle(&self, settings: &ClusterSettings) -> Option<Http1Connection> {
@@ -409,5 +422,26 @@ impl Http1Lease {
         if let Some(connection) = self.connection.take() {
             self.pool.put(connection);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_clients_choose_do_not_pile_up() {
+        let pools = Pools::default();
+        let named = |name: u32| Wanted { server_name: Some(name.to_string().into()), ..Wanted::default() };
+        let used = pools.of(&named(0));
+        let busy = Rc::downgrade(&pools.of(&named(1)));
+        // A connection for TCP holds no pool.
+        busy.upgrade().unwrap().open.set(1);
+        for name in 2..1000 {
+            pools.of(&named(name));
+        }
+        assert!(pools.0.borrow().len() <= MOST_POOLS);
+        assert!(Rc::ptr_eq(&used, &pools.of(&named(0))));
+        assert!(busy.upgrade().is_some());
     }
 }
