@@ -72,7 +72,7 @@ pub enum FetchError {
     Long,
     #[error("more than {REDIRECTIONS} redirections")]
     Redirections,
-    #[error("a redirection from https to http")]
+    #[error("https led to http")]
     Downgrade,
     #[error("the issuer's description names no jwks_uri")]
     NoKeysNamed,
@@ -95,10 +95,17 @@ impl Fetcher {
         let address = match source {
             Source::Address(address) => address.to_string(),
             Source::Issuer(issuer) => {
-                let described: Value = serde_json::from_slice(&self.get(&description(issuer), patience).await?)
+                let described_at = description(issuer);
+                let described: Value = serde_json::from_slice(&self.get(&described_at, patience).await?)
                     .map_err(|_| FetchError::NoKeysNamed)?;
                 let named = described.get("jwks_uri").and_then(Value::as_str).filter(|named| !named.is_empty());
-                named.ok_or(FetchError::NoKeysNamed)?.to_owned()
+                let named = named.ok_or(FetchError::NoKeysNamed)?;
+                if parse(&described_at)?.scheme() == Some(&Scheme::HTTPS)
+                    && parse(named)?.scheme() != Some(&Scheme::HTTPS)
+                {
+                    return Err(FetchError::Downgrade);
+                }
+                named.to_owned()
             }
         };
         let text = self.get(&address, patience).await?;

@@ -168,7 +168,13 @@ async fn over_tls_the_issuer_has_to_prove_its_name() {
     let good = trusting.fetch(&address("https://issuer.test/keys"), PATIENCE).await.unwrap();
     assert_eq!(&*good, r#"{"keys":[{"kty":"a"}]}"#);
     let down = trusting.fetch(&address("https://issuer.test/down"), PATIENCE).await.unwrap_err();
-    assert_eq!(down.to_string(), "a redirection from https to http");
+    assert_eq!(down.to_string(), "https led to http");
+    let description = "/.well-known/openid-configuration";
+    let of = Source::Issuer("https://issuer.test".into());
+    issuers.answers(description, "200", "", r#"{"jwks_uri": "http://issuer.test/keys"}"#);
+    assert_eq!(trusting.fetch(&of, PATIENCE).await.unwrap_err().to_string(), "https led to http");
+    issuers.answers(description, "200", "", r#"{"jwks_uri": "https://issuer.test/keys"}"#);
+    assert_eq!(trusting.fetch(&of, PATIENCE).await.unwrap(), good);
     assert!(trusting.fetch(&address("https://other.test/keys"), PATIENCE).await.is_err());
     assert!(fetcher(port, None).fetch(&address("https://issuer.test/keys"), PATIENCE).await.is_err());
 }
