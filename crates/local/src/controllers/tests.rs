@@ -212,6 +212,24 @@ fn service_entries_without_address_get_one_and_keep_it() {
     assert_eq!(backends.of(behind), [Endpoint::Address("192.0.2.1:80".parse().unwrap())]);
 }
 
+#[test]
+fn an_address_that_is_to_be_reached_itself_is_nobodys_virtual_address() {
+    let admission = cluster();
+    let ports = json!([{"number": 80, "name": "http", "protocol": "HTTP"}]);
+    let spec = |resolution: &str, address: &str| json!({"hosts": [format!("{resolution}.test").to_lowercase()], "addresses": [address], "ports": ports, "resolution": resolution});
+    put(&admission, entry("itself", spec("NONE", "192.0.2.7")));
+    put(&admission, entry("stands-for-another", spec("DNS", "192.0.2.8")));
+    let snapshot = snapshot(&admission);
+    let backends = views::backends(&snapshot);
+    assert_eq!(backends.behind("192.0.2.7:80".parse().unwrap()), None);
+    let port = backends.behind("192.0.2.8:80".parse().unwrap()).unwrap();
+    assert_eq!(backends.of(port), [Endpoint::Name("dns.test".to_owned(), 80)]);
+    let zone = views::zone(&snapshot);
+    assert!(
+        matches!(zone.find("none.test"), Found::Records(records) if records.v4.contains(&"192.0.2.7".parse().unwrap()))
+    );
+}
+
 #[tokio::test]
 async fn ports_that_belong_to_somebody_else_are_told_of_and_taken_when_free() {
     let admission = cluster();

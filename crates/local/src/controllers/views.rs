@@ -168,7 +168,9 @@ pub fn backends(snapshot: &Snapshot) -> Backends {
             for port in &entry.spec.ports {
                 let Ok(number) = u16::try_from(port.number) else { continue };
                 let key = ServicePort { namespace: object.namespace().to_owned(), service: host.clone(), port: number };
-                for ip in entry_addresses(entry, host) {
+                // Where clients connect to is then where they are led.
+                let itself = entry.spec.resolution == Resolution::None;
+                for ip in entry_addresses(entry, host).into_iter().filter(|_| !itself) {
                     backends.add_virtual_address(SocketAddr::new(ip, number), key.clone());
                 }
                 backends.add(key, entry_endpoints(snapshot, object.namespace(), &entry.spec, host, port));
