@@ -56,6 +56,27 @@ pub fn may_enter(arguments: &[String]) -> bool {
     false
 }
 
+/// The same for the calling test.
+///
+/// # Panics
+/// When it fails there.
+pub fn test_may_enter() -> bool {
+    let own = std::thread::current();
+    may_enter(&["--exact", own.name().unwrap_or_default(), "--nocapture"].map(str::to_owned))
+}
+
+/// The calling test, in a network of its own as [`enter`] makes it.
+///
+/// # Panics
+/// When the network cannot be made, and with the test.
+pub fn alone(pod: Ipv4Addr, direct: Ipv4Addr, test: impl Future<Output = ()>) {
+    if test_may_enter() {
+        enter(pod, direct);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.expect("a runtime").block_on(test);
+    }
+}
+
 /// The address of client number `index`.
 pub fn client(index: u32) -> Ipv4Addr {
     let room = 1 << (32 - CLIENTS_PREFIX);

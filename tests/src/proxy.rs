@@ -131,6 +131,12 @@ impl Proxy {
             .await
             .unwrap_or_else(|| panic!("no answer from {}'s admin port to {path}", self.kind.name()))
     }
+
+    /// A counter or gauge by its whole name; 0 while there is none.
+    pub async fn stat(&self, name: &str) -> u64 {
+        let text = self.admin(&format!("/stats?filter=%5E{name}%24")).await.text();
+        text.trim().rsplit_once(": ").and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
+    }
 }
 
 /// One request to 127.0.0.1:`port`, closed after the answer.

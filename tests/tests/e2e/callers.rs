@@ -257,23 +257,12 @@ async fn plainly() {
     assert!(heard.starts_with("HTTP/1.1 200 OK\r\n") && !heard.contains("alice"), "{heard}");
 }
 
-fn in_own_network(server: Kind) {
-    let own = std::thread::current();
-    let arguments = ["--exact", own.name().unwrap_or_default(), "--nocapture"];
-    if !network::may_enter(&arguments.map(str::to_owned)) {
-        return;
-    }
-    network::enter(POD, GATEWAY);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(get_in(server));
-}
-
 #[test]
 fn at_our_sidecar() {
-    in_own_network(Kind::Lateen);
+    network::alone(POD, GATEWAY, get_in(Kind::Lateen));
 }
 
 #[test]
 fn at_envoys() {
-    in_own_network(Kind::Envoy);
+    network::alone(POD, GATEWAY, get_in(Kind::Envoy));
 }

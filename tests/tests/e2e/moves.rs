@@ -300,23 +300,12 @@ async fn moves(role: Role) {
     assert!(samples.len() >= EDITS * BETWEEN);
 }
 
-fn in_own_network(role: Role) {
-    let own = std::thread::current();
-    let arguments = ["--exact", own.name().unwrap_or_default(), "--nocapture"];
-    if !network::may_enter(&arguments.map(str::to_owned)) {
-        return;
-    }
-    network::enter(POD, GATEWAY);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(moves(role));
-}
-
 #[test]
 fn through_a_gateway() {
-    in_own_network(Role::Gateway);
+    network::alone(POD, GATEWAY, moves(Role::Gateway));
 }
 
 #[test]
 fn through_a_sidecar() {
-    in_own_network(Role::Sidecar);
+    network::alone(POD, GATEWAY, moves(Role::Sidecar));
 }

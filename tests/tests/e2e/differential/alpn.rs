@@ -2,49 +2,21 @@
 
 use std::path::Path;
 
-use lateen_tests::bootstrap::{self, Layout, cluster, http, http2_upstream, listener, merge, router};
-use lateen_tests::proxy::{Kind, Proxy, admin};
-use lateen_tests::tls::{Authority, downstream, upstream};
+use lateen_tests::bootstrap::{Layout, cluster, http, http2_upstream, listener, merge, router};
+use lateen_tests::proxy::{Kind, admin};
+use lateen_tests::tls::{Authority, upstream};
 use serde_json::{Value, json};
+
+use super::named_chains::{self, Running, start};
 
 /// Chains of the server, by what they are chosen by.
 const CHAINS: [&str; 5] = ["istio-http/1.1", "istio-h2", "istio", "http/1.1", "h2"];
 
-struct Running {
-    layout: Layout,
-    _proxy: Proxy,
-}
-
-async fn start(kind: Kind, dir: &Path, layout: Layout, listeners: &[Value], clusters: &[Value]) -> Running {
-    let proxy = Proxy::start(kind, &bootstrap::fixed(&layout, listeners, clusters), layout.admin, dir).await;
-    Running { layout, _proxy: proxy }
-}
-
-/// Answers every request with the name of the chain that it came by.
+/// A server whose chains are chosen by what is offered.
 async fn server(kind: Kind, dir: &Path) -> Running {
-    let authority = Authority::new("ours");
-    let certified = authority.sign("a.test", "spiffe://mesh.test/ns/x/sa/server");
-    let layout = Layout::new(dir, &["in"], &[]);
-    let chain = |name: &str| {
-        let routes = json!([{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"},
-            "direct_response": {"status": 200, "body": {"inline_string": name}}}]}]);
-        let mut one = listener(&layout, "in", http(&layout, "in", routes, json!({})))["filter_chains"][0].take();
-        one["transport_socket"] = downstream(json!({"common_tls_context": {
-            "tls_certificates": [certified.json()], "alpn_protocols": ["h2", "http/1.1"]}}));
-        one["name"] = name.into();
-        one
-    };
-    let mut only = listener(&layout, "in", Value::Null);
-    only["listener_filters"] = json!([{"name": "tls", "typed_config": {
-        "@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"}}]);
-    let chains = CHAINS.map(|name| {
-        let mut one = chain(name);
-        one["filter_chain_match"] = json!({"application_protocols": [name]});
-        one
-    });
-    only["filter_chains"] = chains.to_vec().into();
-    only["default_filter_chain"] = chain("none");
-    start(kind, dir, layout, &[only], &[]).await
+    let certified = Authority::new("ours").sign("a.test", "spiffe://mesh.test/ns/x/sa/server");
+    let common = json!({"tls_certificates": [certified.json()], "alpn_protocols": ["h2", "http/1.1"]});
+    named_chains::server(kind, dir, &CHAINS, "application_protocols", common).await
 }
 
 /// Clusters of one server: name, what its transport offers, whether it is spoken to in HTTP/2, more.
@@ -97,16 +69,14 @@ async fn client(kind: Kind, dir: &Path, server: &Running, filter: bool) -> Runni
     start(kind, dir, layout, &listeners, &clusters).await
 }
 
-impl Running {
-    /// The chains by which requests to all clusters came.
-    async fn came_by(&self, listener: &str) -> Vec<(String, String)> {
-        let mut all = Vec::new();
-        for name in ["bare", "bare-h2", "mesh", "mesh-h2", "kept", "not-kept"] {
-            let answer = admin(self.layout.listener(listener), "GET", &format!("/{name}")).await.expect("an answer");
-            all.push((name.to_owned(), answer.text()));
-        }
-        all
+/// The chains by which requests to all clusters came.
+async fn came_by(client: &Running, listener: &str) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for name in ["bare", "bare-h2", "mesh", "mesh-h2", "kept", "not-kept"] {
+        let answer = admin(client.layout.listener(listener), "GET", &format!("/{name}")).await.expect("an answer");
+        all.push((name.to_owned(), answer.text()));
     }
+    all
 }
 
 fn pairs(all: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -128,7 +98,7 @@ async fn what_clusters_offer_by_alpn() {
     let server = server(Kind::Envoy, dir.path()).await;
     for kind in [Kind::Envoy, Kind::Lateen] {
         let client = client(kind, other.path(), &server, false).await;
-        assert_eq!(client.came_by("main").await, pairs(&OF_CLUSTERS), "{}", kind.name());
+        assert_eq!(came_by(&client, "main").await, pairs(&OF_CLUSTERS), "{}", kind.name());
     }
 }
 
@@ -148,8 +118,8 @@ async fn istio_alpn_says_that_http_comes() {
         ]);
         // A connection that offered the one is not used for what is to offer the other.
         for _ in 0..2 {
-            assert_eq!(client.came_by("filtered").await, filtered, "{}", kind.name());
-            assert_eq!(client.came_by("main").await, pairs(&OF_CLUSTERS), "{}", kind.name());
+            assert_eq!(came_by(&client, "filtered").await, filtered, "{}", kind.name());
+            assert_eq!(came_by(&client, "main").await, pairs(&OF_CLUSTERS), "{}", kind.name());
         }
     }
 }

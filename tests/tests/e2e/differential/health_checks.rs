@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures::StreamExt;
 use lateen_tests::bootstrap::{self, Layout, cluster, http, http2_upstream, listener, merge, tcp};
 use lateen_tests::case::Case;
 use lateen_tests::client;
@@ -17,8 +16,7 @@ use lateen_tests::{ports, wait};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-/// Scenes played at a time.
-const TOGETHER: usize = 6;
+use super::scenes;
 
 /// Requests by which every host that serves is found: 0.7 to the power of it is nothing.
 const ROUND: usize = 40;
@@ -291,7 +289,7 @@ async fn play(kind: Kind, scene: &Scene) -> Vec<String> {
     let waits = !scene.dead && scene.h2.is_none() && scene.check.get("timeout").is_none();
     let attempts = if waits { scene.through + 1 } else { scene.through };
     wait::until(&format!("{kind:?}, {}: all checks are through", scene.name), || async {
-        let count = async |name| stat(&proxy, name).await;
+        let count = async |name| proxy.stat(&format!("cluster.hosts.health_check.{name}")).await;
         let (attempt, done) = (count("attempt").await, count("success").await + count("failure").await);
         (attempt >= attempts as u64 && done >= scene.through as u64).then_some(())
     })
@@ -308,7 +306,7 @@ async fn play(kind: Kind, scene: &Scene) -> Vec<String> {
     if !scene.serves.is_empty() {
         wait::until(&format!("{kind:?}: the host is left alone"), || async {
             ask().await;
-            (stat(&proxy, "passive_failure").await == 1).then_some(())
+            (proxy.stat("cluster.hosts.health_check.passive_failure").await == 1).then_some(())
         })
         .await;
     }
@@ -356,30 +354,9 @@ async fn play(kind: Kind, scene: &Scene) -> Vec<String> {
     facts
 }
 
-/// One of the cluster's statistics of health checks.
-async fn stat(proxy: &Proxy, name: &str) -> u64 {
-    let text = proxy.admin("/stats?filter=health_check").await.text();
-    let line = text.lines().find(|line| line.starts_with(&format!("cluster.hosts.health_check.{name}: ")));
-    line.and_then(|line| line.rsplit_once(": ")?.1.parse().ok()).unwrap_or(0)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checks() {
-    let mut wrong = Vec::new();
-    let scenes = scenes();
-    let played = futures::stream::iter(&scenes)
-        .map(async |scene| (scene, play(Kind::Envoy, scene).await, play(Kind::Lateen, scene).await))
-        .buffered(TOGETHER);
-    let played: Vec<_> = played.collect().await;
-    for (scene, theirs, ours) in played {
-        if theirs != ours {
-            let of = |facts: &[String], others: &[String]| {
-                facts.iter().filter(|fact| !others.contains(fact)).cloned().collect::<Vec<_>>().join("\n  ")
-            };
-            wrong.push(format!("== {}\nEnvoy\n  {}\nours\n  {}", scene.name, of(&theirs, &ours), of(&ours, &theirs)));
-        }
-    }
-    assert!(wrong.is_empty(), "{} scenes differ:\n{}", wrong.len(), wrong.join("\n"));
+    scenes::agree(&scenes(), |scene| scene.name, play).await;
 }
 
 /// What becomes of connections when the host fails its check and comes back.
@@ -429,7 +406,10 @@ async fn connections(kind: Kind, close: bool) -> Vec<String> {
     let mut hello = [0; 5];
     raw.read_exact(&mut hello).await.unwrap();
     stage.cue(CASE);
-    wait::until("the host is back", || async { (stat(&proxy, "success").await == 3).then_some(()) }).await;
+    wait::until("the host is back", || async {
+        (proxy.stat("cluster.hosts.health_check.success").await == 3).then_some(())
+    })
+    .await;
     facts.push(if close {
         format!("then: {:?}", raw.read(&mut hello).await.map_err(|error| error.kind()))
     } else {

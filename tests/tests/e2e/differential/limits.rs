@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt;
 use lateen_tests::bootstrap::{self, Layout, cluster, http, listener, merge};
 use lateen_tests::case::Case;
 use lateen_tests::client;
@@ -11,8 +10,7 @@ use lateen_tests::upstream::{self, Act, Stage, answer};
 use lateen_tests::{ports, wait};
 use serde_json::{Value, json};
 
-/// Scenes played at a time.
-const TOGETHER: usize = 6;
+use super::scenes;
 
 struct Scene {
     name: &'static str,
@@ -88,7 +86,7 @@ async fn play(kind: Kind, scene: &Scene) -> Vec<String> {
     let mut places = Vec::new();
     for case in cases {
         let (port, stage) = (layout.listener("main"), stage.clone());
-        let waiting = stat(&proxy, "upstream_rq_pending_active").await;
+        let waiting = proxy.stat("cluster.hosts.upstream_rq_pending_active").await;
         let name = case.name.clone();
         let own = stage.clone();
         let request = tokio::spawn(async move {
@@ -121,13 +119,17 @@ async fn play(kind: Kind, scene: &Scene) -> Vec<String> {
         facts.push(answer.iter().filter(told).cloned().collect::<Vec<_>>().join(" "));
     }
     wait::until("all is over", || async {
-        (stat(&proxy, "upstream_rq_active").await == 0 && stat(&proxy, "upstream_rq_pending_active").await == 0)
+        (proxy.stat("cluster.hosts.upstream_rq_active").await == 0
+            && proxy.stat("cluster.hosts.upstream_rq_pending_active").await == 0)
             .then_some(())
     })
     .await;
     // Connections that are to be closed are closed a moment later.
     if !scene.cluster.is_null() && scene.name.contains("a connection") {
-        wait::until("no connection", || async { (stat(&proxy, "upstream_cx_active").await == 0).then_some(()) }).await;
+        wait::until("no connection", || async {
+            (proxy.stat("cluster.hosts.upstream_cx_active").await == 0).then_some(())
+        })
+        .await;
     }
     facts.extend(numbers(&proxy).await);
     let log = wait::until("the log", || async {
@@ -150,15 +152,15 @@ async fn play(kind: Kind, scene: &Scene) -> Vec<String> {
 
 /// Whether more requests wait than before.
 async fn waits(proxy: &Proxy, before: u64) -> bool {
-    stat(proxy, "upstream_rq_pending_active").await > before
+    proxy.stat("cluster.hosts.upstream_rq_pending_active").await > before
 }
 
 /// Whether every connection that was begun is there: what waits then waits for another reason.
 async fn settled(proxy: &Proxy) -> bool {
-    let made = stat(proxy, "upstream_cx_total").await;
+    let made = proxy.stat("cluster.hosts.upstream_cx_total").await;
     let text = proxy.admin("/stats?filter=upstream_cx_http1_total").await.text();
     let there: u64 = text.trim().rsplit_once(": ").and_then(|(_, n)| n.parse().ok()).unwrap_or(0);
-    made > 0 && made == there && stat(proxy, "upstream_rq_active").await >= 1
+    made > 0 && made == there && proxy.stat("cluster.hosts.upstream_rq_active").await >= 1
 }
 
 async fn numbers(proxy: &Proxy) -> Vec<String> {
@@ -173,28 +175,7 @@ async fn numbers(proxy: &Proxy) -> Vec<String> {
         .collect()
 }
 
-async fn stat(proxy: &Proxy, name: &str) -> u64 {
-    let text = proxy.admin(&format!("/stats?filter=cluster.hosts.{name}%24")).await.text();
-    text.trim().rsplit_once(": ").and_then(|(_, n)| n.parse().ok()).unwrap_or(0)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn limits() {
-    let scenes = scenes();
-    let played = futures::stream::iter(&scenes)
-        .map(async |scene| (scene, play(Kind::Envoy, scene).await, play(Kind::Lateen, scene).await))
-        .buffered(TOGETHER);
-    let played: Vec<_> = played.collect().await;
-    let mut wrong = Vec::new();
-    for (scene, theirs, ours) in played {
-        if theirs != ours {
-            let lines = |mark: &str, these: &[String], others: &[String]| {
-                let own = these.iter().filter(|line| !others.contains(line));
-                own.map(|line| format!("  {mark} {line}\n")).collect::<String>()
-            };
-            let (missing, more) = (lines("-", &theirs, &ours), lines("+", &ours, &theirs));
-            wrong.push(format!("== {}\n{missing}{more}", scene.name));
-        }
-    }
-    assert!(wrong.is_empty(), "{} scenes differ:\n{}", wrong.len(), wrong.join("\n"));
+    scenes::agree(&scenes(), |scene| scene.name, play).await;
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures::StreamExt;
 use lateen_tests::bootstrap::{self, Layout, cluster, http, listener, merge, tcp};
 use lateen_tests::case::{Case, Do, say};
 use lateen_tests::client;
@@ -12,8 +11,7 @@ use lateen_tests::upstream::{self, Act, Script, Stage, answer};
 use lateen_tests::{ports, wait};
 use serde_json::{Value, json};
 
-/// Scenes played at a time.
-const TOGETHER: usize = 6;
+use super::scenes;
 
 /// Requests after which a host should long be ejected.
 const ENOUGH: usize = 2000;
@@ -236,7 +234,8 @@ async fn play(kind: Kind, scene: &Scene) -> Vec<String> {
     let mut facts = Vec::new();
     // Until the ejections are there; where none is to come, for a while.
     let mut asked = 0;
-    while asked < ENOUGH && stat(&proxy, "ejections_enforced_total").await < scene.ejections
+    while asked < ENOUGH
+        && proxy.stat("cluster.hosts.outlier_detection.ejections_enforced_total").await < scene.ejections
         || asked < 12 && scene.ejections == 0
     {
         ask().await;
@@ -288,24 +287,7 @@ async fn play(kind: Kind, scene: &Scene) -> Vec<String> {
     facts
 }
 
-async fn stat(proxy: &Proxy, name: &str) -> u64 {
-    let text = proxy.admin("/stats?filter=outlier_detection").await.text();
-    let line = text.lines().find(|line| line.starts_with(&format!("cluster.hosts.outlier_detection.{name}: ")));
-    line.and_then(|line| line.rsplit_once(": ")?.1.parse().ok()).unwrap_or(0)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ejections() {
-    let mut wrong = Vec::new();
-    let scenes = scenes();
-    let played = futures::stream::iter(&scenes)
-        .map(async |scene| (scene, play(Kind::Envoy, scene).await, play(Kind::Lateen, scene).await))
-        .buffered(TOGETHER);
-    let played: Vec<_> = played.collect().await;
-    for (scene, theirs, ours) in played {
-        if theirs != ours {
-            wrong.push(format!("== {}\nEnvoy\n  {}\nours\n  {}", scene.name, theirs.join("\n  "), ours.join("\n  ")));
-        }
-    }
-    assert!(wrong.is_empty(), "{} scenes differ:\n{}", wrong.len(), wrong.join("\n"));
+    scenes::agree(&scenes(), |scene| scene.name, play).await;
 }

@@ -3,50 +3,22 @@
 
 use std::path::Path;
 
-use lateen_tests::bootstrap::{self, Layout, cluster, http, listener};
+use lateen_tests::bootstrap::{Layout, cluster, http, listener};
 use lateen_tests::message::{Message, Reader, Side};
-use lateen_tests::proxy::{Kind, Proxy};
-use lateen_tests::tls::{Authority, downstream, upstream};
+use lateen_tests::proxy::Kind;
+use lateen_tests::tls::{Authority, upstream};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
+use super::named_chains::{self, Running, start};
+
 /// Names that the server has a chain for. Its certificate is of the first.
 const NAMES: [&str; 4] = ["a.test", "b.test", "given.test", "rewritten.test"];
 
-struct Running {
-    layout: Layout,
-    _proxy: Proxy,
-}
-
-async fn start(kind: Kind, dir: &Path, layout: Layout, listeners: &[Value], clusters: &[Value]) -> Running {
-    let proxy = Proxy::start(kind, &bootstrap::fixed(&layout, listeners, clusters), layout.admin, dir).await;
-    Running { layout, _proxy: proxy }
-}
-
-/// Answers every request with the name of the chain that it came by.
 async fn server(kind: Kind, dir: &Path, authority: &Authority) -> Running {
     let certified = authority.sign(NAMES[0], "spiffe://mesh.test/ns/x/sa/server");
-    let layout = Layout::new(dir, &["in"], &[]);
-    let chain = |name: &str| {
-        let routes = json!([{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"},
-            "direct_response": {"status": 200, "body": {"inline_string": name}}}]}]);
-        let mut one = listener(&layout, "in", http(&layout, "in", routes, json!({})))["filter_chains"][0].take();
-        one["transport_socket"] = downstream(json!({"common_tls_context": {"tls_certificates": [certified.json()]}}));
-        one["name"] = name.into();
-        one
-    };
-    let mut only = listener(&layout, "in", Value::Null);
-    only["listener_filters"] = json!([{"name": "tls", "typed_config": {
-        "@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"}}]);
-    let chains = NAMES.map(|name| {
-        let mut one = chain(name);
-        one["filter_chain_match"] = json!({"server_names": [name]});
-        one
-    });
-    only["filter_chains"] = chains.to_vec().into();
-    only["default_filter_chain"] = chain("none");
-    start(kind, dir, layout, &[only], &[]).await
+    named_chains::server(kind, dir, &NAMES, "server_names", json!({"tls_certificates": [certified.json()]})).await
 }
 
 fn options(auto: Value) -> Value {
