@@ -3,6 +3,7 @@
 //! and `istio-ca-crl`), all as in Istio.
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,8 +21,12 @@ use lateen_galley::{Kind, Snapshot, mesh};
 use lateen_local::client::{Client, ClientError};
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use crate::error::Error;
+
+/// Kinds of which the authority hears.
+const CONCERNED: [Kind; 3] = [Kind::Secret, Kind::ConfigMap, Kind::Namespace];
 
 const SYSTEM_NAMESPACE: &str = "istio-system";
 const BROUGHT: &str = "cacerts";
@@ -31,7 +36,7 @@ const ROOTS_KEY: &str = "root-cert.pem";
 const FEDERATED_KEY: &str = "federated-roots.pem";
 const REVOCATIONS: &str = "istio-ca-crl";
 const REVOCATIONS_KEY: &str = "ca-crl.pem";
-/// How soon a namespace that could not be told is told again.
+/// How soon what failed is tried again: a namespace that could not be told, an issuer that is not valid yet.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What a control plane's authority is told.
@@ -103,9 +108,33 @@ pub fn reviewer(client: Client) -> Reviewer {
 
 /// Has the authority follow what people change while it works.
 async fn follow(ca: Arc<Ca>, mut snapshots: Snapshots, mut seen: Brought, own: TrustDomain) {
-    while snapshots.changed().await.is_ok() {
-        let snapshot = snapshots.borrow_and_update().clone().unwrap_or_default();
+    let mut snapshot = current(&mut snapshots);
+    loop {
         seen.follow(&ca, &snapshot, &own);
+        let again = async { if seen.trouble.is_some() { sleep(RETRY).await } else { pending().await } };
+        tokio::select! {
+            next = changed(&mut snapshots, &snapshot) => match next {
+                Some(next) => snapshot = next,
+                None => return,
+            },
+            () = again => {}
+        }
+    }
+}
+
+/// Of what there is now, the kinds that concern the authority: all else may go when it changes.
+fn current(snapshots: &mut Snapshots) -> Snapshot {
+    snapshots.borrow_and_update().as_ref().map(|now| Snapshot::default().with(&CONCERNED, now)).unwrap_or_default()
+}
+
+/// The same of the next snapshot in which these are others than in `last`; nothing when there are no more.
+async fn changed(snapshots: &mut Snapshots, last: &Snapshot) -> Option<Snapshot> {
+    loop {
+        snapshots.changed().await.ok()?;
+        let now = current(snapshots);
+        if CONCERNED.iter().any(|kind| !now.same(last, *kind)) {
+            return Some(now);
+        }
     }
 }
 
@@ -195,9 +224,9 @@ fn federated(snapshot: &Snapshot) -> String {
 /// Keeps the roots, and lists of revoked certificates if there are any, in every namespace.
 async fn distribute(client: Client, mut bundle: watch::Receiver<Arc<str>>, mut snapshots: Snapshots) {
     let mut last = None;
+    let mut snapshot = current(&mut snapshots);
     loop {
         let roots = Arc::clone(&bundle.borrow_and_update());
-        let snapshot = snapshots.borrow_and_update().clone().unwrap_or_default();
         // Where a list is damaged the one before stays in force.
         let revoked = match revocations(&snapshot) {
             Some(pem) if certificate::revocations(&pem).is_err() => last.clone(),
@@ -217,10 +246,13 @@ async fn distribute(client: Client, mut bundle: watch::Receiver<Arc<str>>, mut s
                 }
             }
         }
-        let retry = async { if failed { tokio::time::sleep(RETRY).await } else { std::future::pending().await } };
+        let retry = async { if failed { sleep(RETRY).await } else { pending().await } };
         tokio::select! {
             changed = bundle.changed() => if changed.is_err() { return },
-            changed = snapshots.changed() => if changed.is_err() { return },
+            next = changed(&mut snapshots, &snapshot) => match next {
+                Some(next) => snapshot = next,
+                None => return,
+            },
             () = retry => {}
         }
     }
@@ -269,6 +301,23 @@ mod tests {
             snapshot.insert(Arc::new(Object::decode(object.clone()).unwrap()));
         }
         snapshot
+    }
+
+    #[tokio::test]
+    async fn what_concerns_other_kinds_passes_by() {
+        let of = |kind: &str, name: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": "a"}});
+        let first = snapshot(&[of("Secret", "a")]);
+        let second = first.with(&[Kind::ServiceAccount], &snapshot(&[of("ServiceAccount", "a")]));
+        let third = second.with(&[Kind::Secret], &snapshot(&[of("Secret", "b")]));
+        let (teller, mut snapshots) = watch::channel(Some(first.clone()));
+        teller.send_replace(Some(second));
+        let (next, ()) = tokio::join!(changed(&mut snapshots, &first), async {
+            teller.send_replace(Some(third.clone()));
+        });
+        let next = next.unwrap();
+        assert!(next.same(&third, Kind::Secret) && !next.same(&third, Kind::ServiceAccount));
+        drop(teller);
+        assert!(changed(&mut snapshots, &third).await.is_none());
     }
 
     #[test]
