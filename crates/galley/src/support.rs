@@ -69,7 +69,6 @@ const LINES: &[Line] = &[
 const POLICY_LINES: &[(&str, When, &str)] = &[
     ("loadBalancer.zoneAwareLbSetting", When::Given, "choosing endpoints by zone"),
     ("tunnel", When::Given, "tunnelling"),
-    ("retryBudget.budgetInterval", When::Given, "counting requests that are over"),
 ];
 
 const POLICIES: [&str; 4] = [

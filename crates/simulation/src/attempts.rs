@@ -164,7 +164,8 @@ impl Exchange<'_> {
             return false;
         }
         let active = plan.upstream.requests.get() + plan.upstream.pending.get();
-        let most = plan.settings.limits.retries(active + u32::from(over));
+        let begun = |interval| plan.upstream.begun.count(interval, self.world.clock.now());
+        let most = plan.settings.limits.retries(active + u32::from(over), begun);
         let Some(counted) = Counted::take(&plan.upstream.retries, most) else {
             self.record.flags.add(Flags::UPSTREAM_OVERFLOW);
             return false;
@@ -202,7 +203,7 @@ impl Exchange<'_> {
             Err(expired) => return End::Expired(expired),
         };
         plan.upstream.report(world, host, Report::Connected);
-        let Some(_in_flight) = Counted::take(&plan.upstream.requests, plan.settings.limits.max_requests) else {
+        let Some(_in_flight) = plan.upstream.begin(world) else {
             lease.release(world, &plan.settings, false);
             return End::Failed(UpstreamFailure::Overflow, Failed::Overflow);
         };

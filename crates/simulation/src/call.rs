@@ -69,7 +69,7 @@ async fn attempt(
         }
     };
     upstream.report(world, &host, Report::Connected);
-    let Some(_in_flight) = Counted::take(&upstream.requests, settings.limits.max_requests) else {
+    let Some(_in_flight) = upstream.begin(world) else {
         lease.release(world, settings, false);
         return None;
     };

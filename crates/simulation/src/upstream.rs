@@ -13,6 +13,7 @@ use lateen_traffic::cluster::{
 };
 use lateen_traffic::health::{HostHealth, Showing};
 use lateen_traffic::outlier::{Detector, Report};
+use lateen_traffic::retry::Window;
 use lateen_traffic::tls::{TransportSocket, UpstreamTls};
 
 use crate::pool::Pool;
@@ -31,6 +32,8 @@ pub(crate) struct Upstream {
     pub requests: Cell<u32>,
     /// Retries in flight.
     pub retries: Cell<u32>,
+    /// Requests that began lately, if the cluster's retry budget asks.
+    pub begun: Window,
     hosts: Vec<Rc<Host>>,
     // What discovery tells of each: priority and health.
     discovered: Vec<(u32, Health)>,
@@ -142,6 +145,7 @@ impl Upstream {
             pending: Cell::new(0),
             requests: Cell::new(0),
             retries: Cell::new(0),
+            begun: Window::default(),
             state: RefCell::new(State { set: HostSet::default(), turn, detector, showing: Showing::default() }),
             hosts,
             discovered,
@@ -154,6 +158,16 @@ impl Upstream {
 
     pub fn settings(&self) -> &Arc<ClusterSettings> {
         &self.cluster.settings
+    }
+
+    /// A request has got its connection; `None` if there are as many requests as there may be.
+    pub fn begin(&self, world: &World) -> Option<Counted<'_>> {
+        let limits = &self.settings().limits;
+        let counted = Counted::take(&self.requests, limits.max_requests)?;
+        if let Some(interval) = limits.retry_budget.and_then(|budget| budget.interval) {
+            self.begun.begin(interval, world.clock.now());
+        }
+        Some(counted)
     }
 
     /// How TLS is spoken to a host, if it is.

@@ -241,21 +241,27 @@ impl SlowStart {
     }
 }
 
-/// How many retries may be in flight, as a share of requests in flight (Envoy's `RetryBudget`).
+/// How many retries may be in flight, as a share of requests (Envoy's `RetryBudget`).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryBudget {
-    /// Percent of the requests that are waiting or in flight. Envoy's default is 20.
+    /// Percent of the requests. Envoy's default is 20.
     pub percent: f64,
+    /// The requests that began in this time before are meant, retries too; if absent those that are waiting or in flight.
+    pub interval: Option<Duration>,
     /// So many are always allowed. Envoy's default is 3.
     pub min_concurrency: u32,
 }
 
 impl CircuitLimits {
-    /// Retries allowed at once while `active` requests are waiting or in flight.
-    pub fn retries(&self, active: u32) -> u32 {
+    /// Retries allowed at once while `active` requests are waiting or in flight; `begun` tells how many began in a time
+    /// before now.
+    pub fn retries(&self, active: u32, begun: impl FnOnce(Duration) -> u32) -> u32 {
         match self.retry_budget {
-            // Saturates.
-            Some(budget) => ((budget.percent / 100.0 * f64::from(active)) as u32).max(budget.min_concurrency),
+            Some(budget) => {
+                let requests = budget.interval.map_or(active, begun);
+                // Saturates.
+                ((budget.percent / 100.0 * f64::from(requests)) as u32).max(budget.min_concurrency)
+            }
             None => self.max_retries,
         }
     }

@@ -7,8 +7,10 @@ use crate::matcher::HeaderMatcher;
 use crate::message::{RequestHead, ResponseHead};
 
 mod pause;
+mod window;
 
 pub use pause::{PauseHeader, PauseUnit, ToldPause};
+pub use window::Window;
 
 /// Envoy's `RetryPolicy`.
 #[derive(Debug, Clone)]

@@ -86,7 +86,11 @@ fn traffic_policy(dice: &mut Dice) -> Value {
         );
     }
     if dice.chance(10) {
-        policy.insert("retryBudget".to_owned(), json!({"percent": 100.0, "minRetryConcurrency": 1000}));
+        let mut budget = json!({"percent": 100.0, "minRetryConcurrency": 1000});
+        if dice.chance(50) {
+            budget["budgetInterval"] = json!("10s");
+        }
+        policy.insert("retryBudget".to_owned(), budget);
     }
     Value::Object(policy)
 }

@@ -58,7 +58,7 @@ fn every_path_is_a_field() {
         POLICY_LINES.iter().map(move |(path, ..)| (Kind::DestinationRule, format!("{place}.{path}")))
     });
     let lines = LINES.iter().map(|(kind, path, ..)| (*kind, (*path).to_owned())).chain(policies);
-    let only_whole_policies = [".tunnel", ".proxyProtocol", ".retryBudget"];
+    let only_whole_policies = [".tunnel", ".proxyProtocol"];
     for (kind, path) in lines {
         // Port-level settings have fewer fields than policies.
         if path.contains("portLevelSettings") && only_whole_policies.iter().any(|field| path.contains(field)) {

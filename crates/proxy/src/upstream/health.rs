@@ -32,7 +32,7 @@ impl Default for Pulse {
 }
 
 impl Pulse {
-    fn now(&self) -> Duration {
+    pub(super) fn now(&self) -> Duration {
         self.begun.elapsed()
     }
 }

@@ -60,7 +60,9 @@ impl Upstream {
     pub fn most_retries(&self, settings: &ClusterSettings, over: bool) -> u32 {
         let count = |of: &AtomicU32| of.load(Ordering::Relaxed);
         let active = count(&self.shared.requests).saturating_add(count(&self.shared.pending));
-        settings.limits.retries(active.saturating_add(u32::from(over)))
+        let begun =
+            |interval| self.shared.begun.get().map_or(0, |begun| begun.count(interval, self.shared.pulse.now()));
+        settings.limits.retries(active.saturating_add(u32::from(over)), begun)
     }
 }
 
@@ -78,6 +80,9 @@ impl InFlight {
             upstream.stats.upstream_rq_active_overflow.inc();
             return None;
         };
+        if let Some(interval) = settings.limits.retry_budget.and_then(|budget| budget.interval) {
+            upstream.shared.begun.get_or_init(Box::default).begin(interval, upstream.shared.pulse.now());
+        }
         upstream.stats.upstream_rq_total.inc();
         upstream.stats.upstream_rq_active.inc();
         host.shared.requests.fetch_add(1, Ordering::Relaxed);

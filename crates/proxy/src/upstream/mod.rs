@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lateen_traffic::balance::{HostSet, Rotation, Standing, Turn};
 use lateen_traffic::cluster::{
@@ -25,6 +25,7 @@ use lateen_traffic::cluster::{
 use lateen_traffic::health::HostHealth;
 use lateen_traffic::outlier::Report;
 use lateen_traffic::proxy_protocol::Told;
+use lateen_traffic::retry::Window;
 use lateen_traffic::{ClusterChange, Config, Dice, ResponseHead};
 
 use crate::stats::{ClusterStats, WorkerStats};
@@ -71,6 +72,8 @@ pub struct ClusterShared {
     pub requests: AtomicU32,
     /// Retries in flight.
     pub retries: AtomicU32,
+    // Those of clusters whose retry budget has an interval.
+    begun: OnceLock<Box<Window>>,
     hosts: Mutex<HashMap<EndpointAddress, Arc<HostShared>>>,
     health: health::ClusterHealth,
     pulse: Arc<health::Pulse>,

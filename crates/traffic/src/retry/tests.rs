@@ -104,3 +104,28 @@ fn answers_tell_pauses() {
         assert_eq!(pause(fields, 0), None, "{fields:?}");
     }
 }
+
+#[test]
+fn a_window_forgets_a_tenth_at_a_time() {
+    let (window, interval) = (Window::default(), Duration::from_secs(10));
+    let counted = |milliseconds| window.count(interval, Duration::from_millis(milliseconds));
+    let begin = |milliseconds| window.begin(interval, Duration::from_millis(milliseconds));
+    assert_eq!(counted(0), 0);
+    for at in [100, 900, 1000, 5500, 5500] {
+        begin(at);
+    }
+    assert_eq!(counted(5500), 5);
+    assert_eq!(counted(9999), 5);
+    assert_eq!(counted(10_000), 3);
+    assert_eq!(counted(11_000), 2);
+    begin(15_500);
+    assert_eq!(counted(15_500), 1);
+    assert_eq!(counted(5_000_000), 0);
+}
+
+#[test]
+fn a_window_of_no_length_counts_nothing_of_before() {
+    let (window, interval) = (Window::default(), Duration::from_nanos(1));
+    window.begin(interval, Duration::from_secs(1));
+    assert_eq!(window.count(interval, Duration::from_secs(2)), 0);
+}

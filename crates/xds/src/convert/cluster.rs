@@ -18,7 +18,9 @@ use lateen_traffic::cluster::{
 };
 use lateen_traffic::tls::{NamedSecret, TransportSocket};
 
-use super::address::{config_source, duration, percent, tcp_keepalive, text, type_name, unpack, upstream_bind};
+use super::address::{
+    config_source, duration, percent, tcp_keepalive, text, timeout, type_name, unpack, upstream_bind,
+};
 use super::alpn;
 use super::balance::balancer;
 use super::dynamic_forward_proxy;
@@ -351,11 +353,9 @@ pub(super) fn dns_family(value: i32) -> Result<DnsFamily, Reject> {
 
 fn retry_budget(budget: circuit_breakers::thresholds::RetryBudget) -> Result<RetryBudget, Reject> {
     let circuit_breakers::thresholds::RetryBudget { budget_percent, budget_interval, min_retry_concurrency } = budget;
-    if budget_interval.is_some_and(|interval| interval.seconds != 0 || interval.nanos != 0) {
-        return Err(Reject::field("budget_interval", "not supported yet: only requests in flight are counted"));
-    }
     Ok(RetryBudget {
         percent: budget_percent.map_or(Ok(20.0), |share| percent("budget_percent", share))?,
+        interval: timeout("budget_interval", budget_interval)?.flatten(),
         min_concurrency: min_retry_concurrency.map_or(3, |least| least.value),
     })
 }

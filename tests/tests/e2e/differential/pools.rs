@@ -1,12 +1,15 @@
 //! Connections to upstreams: their limits, their ends, and how many retries they carry.
 
 use lateen_tests::bootstrap::{Layout, cluster, http, http2_upstream, listener, merge};
-use lateen_tests::case::Case;
+use lateen_tests::case::{Case, Do};
 use lateen_tests::differential::{Resources, Source, World, compare};
 use lateen_tests::upstream::{Act, Script, answer, send};
 use serde_json::{Value, json};
 
 const GOING: &[&str] = &["goaway-0", "goaway-0-plain", "goaway-2", "goaway-after"];
+
+/// Budgets that count requests which are over, and percents with which two are too few for a retry, or enough.
+const LATELY: &[(&str, f64)] = &[("lately-too-few", 49.0), ("lately-enough", 50.0)];
 
 /// How an upstream fails, and the budget its requests have: each a cluster of its own, since all requests of a cluster
 /// count. Name, percent, and how many at least.
@@ -26,6 +29,9 @@ fn resources(layout: &Layout) -> Resources {
         json!({"name": path, "match": {"path_separated_prefix": path}, "route": action})
     };
     let mut routes: Vec<Value> = budgets().map(|(name, ..)| route(&format!("/{name}"), &name, "5xx")).collect();
+    for (name, _) in LATELY {
+        routes.push(route(&format!("/{name}"), name, "5xx"));
+    }
     routes.push(route("/refused-none", "refused-none", "5xx"));
     routes.push(route("/refused-all", "refused-all", "5xx"));
     for name in GOING {
@@ -41,6 +47,11 @@ fn resources(layout: &Layout) -> Resources {
     };
     let mut clusters = vec![budget("refused-none", "dead", 0.0, 0), budget("refused-all", "dead", 100.0, 0)];
     clusters.extend(budgets().map(|(name, percent, least)| budget(&name, "up", percent, least)));
+    for (name, percent) in LATELY {
+        let threshold = json!({"max_retries": 0, "retry_budget": {
+            "budget_percent": {"value": percent}, "min_retry_concurrency": 0, "budget_interval": "1000s"}});
+        clusters.push(cluster(layout, name, &["up"], json!({"circuit_breakers": {"thresholds": [threshold]}})));
+    }
     for name in GOING {
         clusters.push(cluster(layout, name, &[name], http2_upstream()));
     }
@@ -68,6 +79,12 @@ fn cases() -> Vec<Case> {
             Case::get(&name, &format!("/{name}")).tries(script)
         })
         .collect();
+    for (name, _) in LATELY {
+        let get = format!("GET /{name} HTTP/1.1\r\nhost: a.test\r\n@@\r\n\r\n").into_bytes();
+        let twice = vec![Do::Send(get.clone()), Do::Answer, Do::Send(get), Do::Answer];
+        let script = vec![failing[1].clone(), failing[0].clone(), failing[0].clone(), failing[1].clone()];
+        cases.push(Case::of(name).client(twice).tries(script));
+    }
     cases.push(Case::get("refused, no budget", "/refused-none"));
     cases.push(Case::get("refused, budget", "/refused-all"));
     for name in GOING {

@@ -54,8 +54,8 @@ fn clusters_refused() {
             "transport_socket_matches: not all begin with the same PROXY protocol header",
         ),
         (
-            "{name: a, circuit_breakers: {thresholds: [{}, {retry_budget: {budget_interval: 10s}}]}}",
-            "circuit_breakers.thresholds[1].retry_budget.budget_interval: not supported yet: only requests in flight are counted",
+            "{name: a, circuit_breakers: {thresholds: [{}, {retry_budget: {budget_interval: -10s}}]}}",
+            "circuit_breakers.thresholds[1].retry_budget.budget_interval: -10 s 0 ns is no duration",
         ),
         (
             "{name: a, load_assignment: {cluster_name: a, endpoints: [{lb_endpoints: [{endpoint: {address: \
