@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use lateen_galley::Kind;
 use lateen_local::client::Client;
+use lateen_local::controllers;
 use serde_json::Value;
 
 use crate::error::Error;
@@ -24,12 +25,13 @@ pub struct Arguments {
     state_dir: StateDir,
 }
 
-/// Prints `http://HOST:PORT`.
+/// Prints `http://HOST:PORT`. An address that somebody else holds is not told, and the exit code is 1.
 pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     let client = arguments.state_dir.client();
     let ingress = super::block_on(Ingress::find(&client))?;
     if arguments.json {
         println!("{}", ingress.to_json());
+        ingress.ports.iter().try_for_each(|port| ingress.authority(port.port).map(drop))?;
     } else {
         let (scheme, port) = if arguments.https { ("https", 443) } else { ("http", 80) };
         println!("{scheme}://{}", ingress.authority(port)?);
@@ -52,6 +54,8 @@ struct Port {
     port: u64,
     /// Where that is reached.
     reached: u64,
+    /// Why it is not reached there, if somebody else is there.
+    held: Option<String>,
 }
 
 impl Ingress {
@@ -67,36 +71,44 @@ impl Ingress {
     fn of(service: &Value) -> Ingress {
         let balancer = service.pointer("/status/loadBalancer/ingress/0");
         let external = balancer.and_then(|balancer| balancer["ip"].as_str().or(balancer["hostname"].as_str()));
+        // Node ports of this one-machine cluster are on the loopback address.
+        let host = external.unwrap_or("127.0.0.1");
         let ports = service.pointer("/spec/ports").and_then(Value::as_array);
         let read = |port: &Value| {
             let own = port["port"].as_u64()?;
+            let reached = if external.is_some() { own } else { port["nodePort"].as_u64()? };
             Some(Port {
                 name: port["name"].as_str().unwrap_or_default().to_string(),
                 port: own,
-                reached: if external.is_some() { own } else { port["nodePort"].as_u64()? },
+                reached,
+                held: controllers::unbound(service, &format!("{host}:{reached}")).map(str::to_owned),
             })
         };
-        Ingress {
-            // Node ports of this one-machine cluster are on the loopback address.
-            host: external.unwrap_or("127.0.0.1").to_string(),
-            ports: ports.into_iter().flatten().filter_map(read).collect(),
-        }
+        Ingress { host: host.to_string(), ports: ports.into_iter().flatten().filter_map(read).collect() }
     }
 
     /// `HOST:PORT` of one of the service's ports.
     ///
     /// # Errors
-    /// When the service has no such port.
+    /// When the service has no such port, or somebody else is where it is to be.
     pub fn authority(&self, port: u64) -> Result<String, Error> {
         let found = self.ports.iter().find(|candidate| candidate.port == port);
         let found =
             found.ok_or_else(|| Error::Usage(format!("{SERVICE} has no port {port} that is reached from here")))?;
-        Ok(format!("{}:{}", self.host, found.reached))
+        let authority = format!("{}:{}", self.host, found.reached);
+        match &found.held {
+            None => Ok(authority),
+            Some(why) => Err(Error::Usage(format!(
+                "{authority}, where {SERVICE} is to serve its port {port}, cannot be bound: {why}. Another mesh may be there; \
+                 it is tried again, and `lateen get svc {SERVICE} -n {NAMESPACE} -o yaml` tells"
+            ))),
+        }
     }
 
     fn to_json(&self) -> Value {
+        let served = self.ports.iter().filter(|port| port.held.is_none());
         let ports: serde_json::Map<String, Value> =
-            self.ports.iter().map(|port| (port.name.clone(), port.reached.into())).collect();
+            served.map(|port| (port.name.clone(), port.reached.into())).collect();
         serde_json::json!({"host": self.host, "ports": ports})
     }
 }
@@ -116,6 +128,23 @@ mod tests {
         assert_eq!(ingress.authority(80).unwrap(), "127.0.0.1:31380");
         assert!(ingress.authority(443).is_err());
         assert_eq!(ingress.to_json(), json!({"host": "127.0.0.1", "ports": {"http2": 31380}}));
+    }
+
+    #[test]
+    fn an_address_that_another_holds_is_not_told() {
+        let mut service = service();
+        service["spec"]["ports"][1]["nodePort"] = json!(31390);
+        let message = "127.0.0.1:31380: Address already in use (os error 98), 127.0.0.1:9: no";
+        service["status"] = json!({"conditions": [
+            {"type": controllers::HOST_PORTS_BOUND, "status": "False", "message": message}]});
+        let ingress = Ingress::of(&service);
+        let told = ingress.authority(80).unwrap_err().to_string();
+        assert!(
+            told.starts_with("127.0.0.1:31380, ") && told.contains("Address already in use (os error 98). "),
+            "{told}"
+        );
+        assert_eq!(ingress.authority(443).unwrap(), "127.0.0.1:31390");
+        assert_eq!(ingress.to_json(), json!({"host": "127.0.0.1", "ports": {"https": 31390}}));
     }
 
     #[test]

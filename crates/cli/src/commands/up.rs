@@ -237,11 +237,13 @@ async fn watch(
     reporter: Option<&mut Option<Reporter>>,
 ) -> Result<(), Error> {
     let announced = match tokio::time::timeout(PATIENCE, ready(cluster, state)).await {
-        Ok(ingress) => Ok(format!(
-            "the mesh is up in {:.2} s, its ingress gateway at http://{}",
-            began.elapsed().as_secs_f64(),
-            ingress?
-        )),
+        Ok(ingress) => {
+            let took = began.elapsed().as_secs_f64();
+            Ok(match ingress?.authority(HTTP) {
+                Ok(authority) => format!("the mesh is up in {took:.2} s, its ingress gateway at http://{authority}"),
+                Err(error) => format!("the mesh is up in {took:.2} s, its ingress gateway not: {error}"),
+            })
+        }
         Err(_) => {
             let waiting = cluster.waiting();
             let lines: Vec<_> = waiting.iter().map(|one| format!("  {}: {}", one.object, one.state)).collect();
@@ -261,13 +263,13 @@ async fn watch(
     std::future::pending().await
 }
 
-/// Waits until pods are ready and every proxy has taken what the manifests say; gives the ingress gateway's address.
-async fn ready(cluster: &Cluster, state: &StateDir) -> Result<String, Error> {
+/// Waits until pods are ready and every proxy has taken what the manifests say; gives where the ingress gateway is.
+async fn ready(cluster: &Cluster, state: &StateDir) -> Result<Ingress, Error> {
     cluster.ready().await;
     let client = cluster.client();
     let now = client.list(Kind::Namespace, &Selection::default()).await?;
     waiting::in_force(client, state, &[now], PATIENCE).await?;
-    Ingress::find(client).await?.authority(HTTP)
+    Ingress::find(client).await
 }
 
 /// Tells what happens in words.

@@ -23,6 +23,9 @@ const ADDRESSES: (u8, u8) = (11, 250);
 /// while that is so.
 pub const HOST_PORTS_BOUND: &str = "lateen.local/HostPortsBound";
 
+/// Between the ports in that condition's message.
+const BETWEEN: &str = ", ";
+
 /// The controller.
 #[derive(Debug)]
 pub struct LoadBalancers {
@@ -90,7 +93,7 @@ impl LoadBalancers {
             let own = |port: &ServicePort| port.namespace == object.namespace() && port.service == object.name();
             let unbound = self.unbound.iter().filter(|(address, _)| wanted.get(address).is_some_and(own));
             let unbound: Vec<String> = unbound.map(|(address, error)| format!("{address}: {error}")).collect();
-            tell(&self.store, &object, address, &unbound.join(", "));
+            tell(&self.store, &object, address, &unbound.join(BETWEEN));
         }
     }
 
@@ -151,6 +154,15 @@ fn service_port(object: &Object, port: u16) -> ServicePort {
 
 fn address_of(object: &Object) -> Option<Ipv4Addr> {
     object.raw().pointer("/status/loadBalancer/ingress/0/ip")?.as_str()?.parse().ok()
+}
+
+/// Why an address of the host (`HOST:PORT`) is not this Service's, though it is to be, as its status tells.
+pub fn unbound<'a>(service: &'a Value, address: &str) -> Option<&'a str> {
+    let mut conditions = service.pointer("/status/conditions")?.as_array()?.iter();
+    let condition =
+        conditions.find(|condition| condition["type"] == HOST_PORTS_BOUND && condition["status"] == "False")?;
+    let mut unbound = condition["message"].as_str()?.split(BETWEEN);
+    unbound.find_map(|one| one.strip_prefix(address)?.strip_prefix(": "))
 }
 
 /// Writes a Service's status; a condition says whether the host's ports are there. `unbound` is empty if all are.

@@ -26,7 +26,7 @@ use crate::admission::Admission;
 use crate::dns::Zone;
 use crate::hosts::Backends;
 
-pub use load_balancers::{HOST_PORTS_BOUND, LoadBalancers};
+pub use load_balancers::{HOST_PORTS_BOUND, LoadBalancers, unbound};
 
 /// How often ports of the host that belong to somebody else are tried again.
 const BIND_RETRY: Duration = Duration::from_secs(2);

@@ -253,6 +253,9 @@ async fn ports_that_belong_to_somebody_else_are_told_of_and_taken_when_free() {
     assert!(balancers.wants_retry());
     assert_eq!(conditions()[0]["type"], super::HOST_PORTS_BOUND);
     assert!(conditions()[0]["message"].as_str().unwrap().starts_with(&format!("127.0.0.1:{port}: ")));
+    let service = snapshot(&admission).find(Kind::Service, "shop", "web").cloned().unwrap();
+    assert!(super::unbound(service.raw(), &format!("127.0.0.1:{port}")).unwrap().contains("in use"));
+    assert_eq!(super::unbound(service.raw(), "127.0.0.1:1"), None);
     drop(other);
     balancers.reconcile(&snapshot(&admission));
     assert!(!balancers.wants_retry());
