@@ -61,6 +61,8 @@ pub enum Instead {
     Status(u16),
     /// Exactly these facts for the client.
     Facts(Vec<String>),
+    /// The same, and a line in the access log as Envoy's but for the details' words.
+    Told(Vec<String>),
 }
 
 /// A row.

@@ -305,7 +305,7 @@ pub async fn compare(world: &World, source: Source) {
         let (theirs, ours) = (&envoy[&case.name], &lateen[&case.name]);
         match &case.better {
             Some(better) => {
-                for fact in unlike(&better.instead, ours) {
+                for fact in unlike(&better.instead, theirs, ours) {
                     failures.push(format!("{} ({}): {fact}\n{}", case.name, better.reason, show(ours)));
                 }
             }
@@ -327,12 +327,28 @@ fn report(world: &World, failures: &[String], what: &str) {
     );
 }
 
-fn unlike(instead: &Instead, ours: &Outcome) -> Vec<String> {
+fn unlike(instead: &Instead, theirs: &Outcome, ours: &Outcome) -> Vec<String> {
     match instead {
+        Instead::Told(facts) => {
+            let mut unlike = unlike(&Instead::Facts(facts.clone()), theirs, ours);
+            if without_details(theirs) != without_details(ours) {
+                unlike.push(format!("the log is not like {:?}", theirs.log));
+            }
+            unlike
+        }
         Instead::Status(status) => contradictions(&Seen { status: Some(*status), ..Seen::default() }, ours),
         Instead::Facts(facts) if *facts != ours.client => vec![format!("not {facts:?}")],
         Instead::Facts(_) => Vec::new(),
     }
+}
+
+/// Lines of the access log whose second field, flags and details, is cut to the flags.
+fn without_details(outcome: &Outcome) -> Vec<Vec<&str>> {
+    let mut lines: Vec<Vec<&str>> = outcome.log.iter().map(|line| line.split('\t').collect()).collect();
+    for field in lines.iter_mut().filter_map(|line| line.get_mut(1)) {
+        *field = field.split(' ').next().unwrap_or_default();
+    }
+    lines
 }
 
 fn contradictions(seen: &Seen, outcome: &Outcome) -> Vec<String> {

@@ -17,6 +17,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use lateen_traffic::tls::TlsConnection;
 
+use crate::http2::Frames;
 use crate::tls::stream::TlsStream;
 
 /// A connection.
@@ -267,6 +268,7 @@ pub struct OwnedIo {
     pending: BytesMut,
     // The flush was put off for one turn, so that streams that are ready now can add to it.
     put_off: bool,
+    watch: Option<Rc<Frames>>,
 }
 
 /// Gathered bytes beyond which a write goes out at once.
@@ -275,7 +277,12 @@ const GATHER: usize = 64 * 1024;
 impl OwnedIo {
     /// Wraps a shared connection.
     pub fn new(io: Rc<Io>) -> Self {
-        Self { io, pending: BytesMut::new(), put_off: false }
+        Self { io, pending: BytesMut::new(), put_off: false, watch: None }
+    }
+
+    /// Wraps a client's connection, whose frames somebody wants to know of.
+    pub fn watched(io: Rc<Io>, frames: Rc<Frames>) -> Self {
+        Self { watch: Some(frames), ..Self::new(io) }
     }
 
     fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -294,8 +301,13 @@ impl OwnedIo {
 
 impl AsyncRead for OwnedIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         let mut io = &*self.io;
-        Pin::new(&mut io).poll_read(cx, buf)
+        let polled = Pin::new(&mut io).poll_read(cx, buf);
+        if let Some(frames) = &self.watch {
+            frames.received(&buf.filled()[before..]);
+        }
+        polled
     }
 }
 
@@ -305,6 +317,9 @@ impl AsyncWrite for OwnedIo {
             ready!(self.poll_pending(cx))?;
         }
         self.pending.extend_from_slice(bytes);
+        if let Some(frames) = &self.watch {
+            frames.sent(bytes);
+        }
         Poll::Ready(Ok(bytes.len()))
     }
 

@@ -25,8 +25,8 @@ use lateen_traffic::listener::{Gate, Listener, Terminal};
 
 pub use cells::{BOUNDS_MS, Counter, Distribution, Gauge, Histogram, SharedCounter, SharedGauge};
 pub use scopes::{
-    AuthorizationStats, ClusterManagerStats, ClusterStats, ControlPlaneStats, DnsStats, FilesystemStats, HttpStats,
-    ListenerManagerStats, ListenerStats, RbacStats, RouteStats, ServerStats, TcpStats,
+    AuthorizationStats, ClusterManagerStats, ClusterStats, ControlPlaneStats, DnsStats, FilesystemStats, Http2Stats,
+    HttpStats, ListenerManagerStats, ListenerStats, RbacStats, RouteStats, ServerStats, TcpStats,
 };
 pub use snapshot::{Buckets, ClusterFacts, Filter, Snapshot, Types};
 
@@ -50,6 +50,8 @@ pub struct Stats {
     pub control_plane: ControlPlaneStats,
     /// `filesystem.`
     pub filesystem: FilesystemStats,
+    /// `http2.`
+    pub http2: Http2Stats,
     /// `dns.getaddrinfo.`
     pub dns: DnsStats,
 }
@@ -129,6 +131,7 @@ impl Stats {
             cluster_manager: ClusterManagerStats::default(),
             control_plane: ControlPlaneStats::default(),
             filesystem: FilesystemStats::default(),
+            http2: Http2Stats::default(),
             dns: DnsStats::default(),
         };
         stats.server.concurrency.set(stats.workers.len() as i64);

@@ -1,22 +1,29 @@
 //! Serving an HTTP/2 connection: many requests at once, on the `h2` crate's framing and flow control.
 
+mod frames;
 pub mod keepalive;
 
+use std::borrow::Cow;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use lateen_traffic::hcm::Underscores;
+use lateen_traffic::record::Flags;
 use lateen_traffic::{Protocol, RequestHead, ResponseHead};
 use tokio::time::Instant;
 
+pub use self::frames::Frames;
+use self::frames::Refused;
 use crate::connection::Connection;
 use crate::http1::head::{Framing, valid_authority};
 use crate::io::{Io, OwnedIo};
 use crate::router::body::Source;
 use crate::router::respond::{Http2Responder, Responder};
-use crate::router::{Exchange, Filtered, Incoming};
+use crate::router::{self, Exchange, Filtered, Incoming};
 use crate::timer::Timer;
 
 /// The client's connection preface (RFC 9113 section 3.4).
@@ -42,7 +49,9 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
     if settings.allow_connect {
         builder.enable_connect_protocol();
     }
-    let Ok(mut http2) = builder.handshake::<_, Bytes>(OwnedIo::new(Rc::clone(&io))).await else {
+    let frames = Rc::new(Frames::new());
+    let watched = OwnedIo::watched(Rc::clone(&io), Rc::clone(&frames));
+    let Ok(mut http2) = builder.handshake::<_, Bytes>(watched).await else {
         connection.stats.downstream_cx_protocol_error.inc();
         return;
     };
@@ -56,13 +65,20 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
     let mut draining = false;
     let mut idle_since = Instant::now();
     loop {
+        tell(&connection, &frames);
         let timeouts = &connection.hcm.timeouts;
         let idle_at = timeouts.idle.filter(|_| open_streams.get() == 0).map(|t| idle_since + t);
         let age_at = timeouts.max_connection_duration.map(|t| opened + t);
         let deadline = if draining { None } else { [idle_at, age_at].into_iter().flatten().min() };
         let accepted = tokio::select! {
             biased;
-            accepted = http2.accept() => accepted,
+            accepted = poll_fn(|cx| match http2.poll_accept(cx) {
+                Poll::Pending if frames.has_refused() => Poll::Ready(None),
+                polled => polled.map(Some),
+            }) => match accepted {
+                Some(accepted) => accepted,
+                None => continue,
+            },
             () = &mut unanswered => return,
             () = connection.drain.begun(), if !draining => {
                 connection.stats.downstream_cx_drain_close.inc();
@@ -83,6 +99,7 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
         };
         match accepted {
             Some(Ok((request, respond))) => {
+                frames.accepted(respond.stream_id().as_u32());
                 idle_since = Instant::now();
                 open_streams.set(open_streams.get() + 1);
                 let (connection, open_streams) = (Rc::clone(&connection), Rc::clone(&open_streams));
@@ -92,24 +109,77 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
                 });
             }
             Some(Err(error)) => {
+                tell(&connection, &frames);
                 if !error.is_io() {
                     connection.stats.downstream_cx_protocol_error.inc();
+                    // What could not be decoded was to begin a request.
+                    for _ in 0..frames.abandoned() {
+                        connection.worker.stats.all().http2.rx_messaging_error.inc();
+                        refused(&connection, 0, Flags::DOWNSTREAM_PROTOCOL_ERROR, "http2.invalid.header.field");
+                    }
                 }
                 return;
             }
-            None => return,
+            None => return tell(&connection, &frames),
         }
     }
+}
+
+/// Counts what passed, and records the requests that the library refused since it was last asked.
+fn tell(connection: &Connection, frames: &Frames) {
+    let stats = &connection.worker.stats.all().http2;
+    let (received, sent) = frames.resets();
+    if received + sent > 0 {
+        stats.rx_reset.add(received);
+        stats.tx_reset.add(sent);
+    }
+    while let Some(of) = frames.next_refused() {
+        match of {
+            Refused::Malformed => {
+                stats.rx_messaging_error.inc();
+                connection.stats.downstream_cx_protocol_error.inc();
+                refused(connection, 0, Flags::DOWNSTREAM_PROTOCOL_ERROR, VIOLATION);
+            }
+            Refused::TooLarge => {
+                stats.header_overflow.inc();
+                refused(connection, 431, Flags::DOWNSTREAM_RESET, "http2.header_list_size_too_large");
+            }
+        }
+    }
+}
+
+/// Records a request that came to nothing before it was read. `code`: what its client was told.
+fn refused(connection: &Connection, code: u16, flags: Flags, details: &'static str) {
+    let mut record = connection.record();
+    record.code = code;
+    record.protocol = Some(Protocol::Http2);
+    record.flags.add(flags);
+    record.details = Cow::Borrowed(details);
+    router::record_unread(connection, &record);
 }
 
 async fn stream(connection: &Connection, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let started = Instant::now();
     let (parts, mut body) = request.into_parts();
     let mut head = RequestHead { protocol: Protocol::Http2, ..RequestHead::default() };
-    let Some(framing) = read_head(&parts, &body, connection, &mut head) else {
-        connection.stats.downstream_cx_protocol_error.inc();
-        respond.send_reset(h2::Reason::PROTOCOL_ERROR);
-        return;
+    let framing = match read_head(&parts, &body, connection, &mut head) {
+        Ok(framing) => framing,
+        Err(wrong) => {
+            let stats = &connection.worker.stats.all().http2;
+            let (reason, flags) = match wrong {
+                TOO_MANY => {
+                    stats.header_overflow.inc();
+                    (h2::Reason::INTERNAL_ERROR, Flags::DOWNSTREAM_RESET)
+                }
+                _ => {
+                    stats.rx_messaging_error.inc();
+                    connection.stats.downstream_cx_protocol_error.inc();
+                    (h2::Reason::PROTOCOL_ERROR, Flags::DOWNSTREAM_PROTOCOL_ERROR)
+                }
+            };
+            respond.send_reset(reason);
+            return refused(connection, 0, flags, wrong);
+        }
     };
     let mut responder = Responder::Http2(Http2Responder { respond, stream: None });
     let mut response = ResponseHead::default();
@@ -130,16 +200,21 @@ async fn stream(connection: &Connection, request: http::Request<RecvStream>, mut
     exchange.serve().await;
 }
 
-/// The head as the router takes it; `None` if the request is malformed (RFC 9113 section 8.1.1).
+/// More header fields than the listener takes, in Envoy's words for the access log.
+const TOO_MANY: &str = "http2.too_many_headers";
+/// A request against the rules of RFC 9113, section 8, likewise.
+const VIOLATION: &str = "http2.violation.of.messaging.rule";
+
+/// The head as the router takes it; else what is wrong with it, for the access log.
 fn read_head(
     parts: &http::request::Parts,
     body: &RecvStream,
     connection: &Connection,
     head: &mut RequestHead,
-) -> Option<Framing> {
+) -> Result<Framing, &'static str> {
     let limits = &connection.hcm.limits;
     if parts.headers.len() > limits.max_headers {
-        return None;
+        return Err(TOO_MANY);
     }
     head.method.push_str(parts.method.as_str());
     head.scheme.push_str(parts.uri.scheme_str().unwrap_or("http"));
@@ -157,7 +232,7 @@ fn read_head(
         let (name, value) = (name.as_str(), value.as_bytes());
         match name {
             "host" => {
-                let host = std::str::from_utf8(value).ok()?;
+                let host = std::str::from_utf8(value).map_err(|_| VIOLATION)?;
                 if head.authority.is_empty() {
                     head.authority.push_str(host);
                 }
@@ -173,7 +248,7 @@ fn read_head(
             }
             _ if name.contains('_') => match limits.underscores {
                 Underscores::Allow => {}
-                Underscores::Reject => return None,
+                Underscores::Reject => return Err("http2.unexpected_underscore"),
                 Underscores::Drop => continue,
             },
             _ => {}
@@ -184,7 +259,7 @@ fn read_head(
         head.headers.append("cookie", &cookies);
     }
     if head.authority.is_empty() || !valid_authority(&head.authority) {
-        return None;
+        return Err(VIOLATION);
     }
-    Some(if body.is_end_stream() { Framing::None } else { Framing::Chunked })
+    Ok(if body.is_end_stream() { Framing::None } else { Framing::Chunked })
 }

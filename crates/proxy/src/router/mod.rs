@@ -401,5 +401,16 @@ pub async fn refuse(
     exchange.finish();
 }
 
+/// Records a request over HTTP/2 that ended before it was read.
+pub fn record_unread(connection: &Connection, record: &Record) {
+    let stats = &connection.stats;
+    stats.downstream_rq_total.inc();
+    stats.downstream_rq_http2_total.inc();
+    stats.downstream_rq_rx_reset.inc();
+    stats.response(record.code);
+    let facts = Facts { record, request: &RequestHead::default(), response: None };
+    connection.worker.logs.write(&connection.hcm.access_log, facts);
+}
+
 /// What is kept of a host between attempts.
 type Tried = Vec<Rc<crate::upstream::Host>>;

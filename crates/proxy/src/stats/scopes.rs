@@ -453,6 +453,16 @@ scope! {
 }
 
 scope! {
+    /// What breaks the rules of HTTP/2 on clients' connections (`http2.`).
+    Http2Stats {
+        header_overflow: SharedCounter,
+        rx_messaging_error: SharedCounter,
+        rx_reset: SharedCounter,
+        tx_reset: SharedCounter,
+    }
+}
+
+scope! {
     /// Name resolution (`dns.getaddrinfo.`).
     DnsStats {
         resolve_total: SharedCounter,

@@ -70,6 +70,7 @@ pub(super) enum Kind {
     Dns,
     Filesystem,
     Http,
+    Http2,
     Listener,
     ListenerManager,
     /// Rules about connections, whose whole name is the configuration's.
@@ -89,6 +90,7 @@ impl Kind {
             Self::Dns => "dns.getaddrinfo",
             Self::Filesystem => "filesystem",
             Self::Http => "http",
+            Self::Http2 => "http2",
             Self::Listener => "listener",
             Self::ListenerManager => "listener_manager",
             Self::Rbac => "",
@@ -145,6 +147,7 @@ pub(super) fn merge(stats: &Stats, config: &Config, facts: &dyn Fn(&Cluster) -> 
     single(Kind::ControlPlane, &|out| stats.control_plane.read(out));
     single(Kind::Dns, &|out| stats.dns.read(out));
     single(Kind::Filesystem, &|out| stats.filesystem.read(out));
+    single(Kind::Http2, &|out| stats.http2.read(out));
     for (name, workers) in stats.by_name(|s| &s.http) {
         let values = workers.iter().map(|(_, http): &(_, Arc<HttpStats>)| {
             let mut out = Vec::with_capacity(64);

@@ -141,7 +141,7 @@ async fn counted(kind: Kind) -> BTreeMap<String, u64> {
     statistics(&proxy.admin("/stats").await.text())
 }
 
-fn statistics(text: &str) -> BTreeMap<String, u64> {
+pub(super) fn statistics(text: &str) -> BTreeMap<String, u64> {
     let lines = text.lines().filter_map(|line| line.rsplit_once(": "));
     lines.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect()
 }

@@ -23,6 +23,7 @@ mod jwt;
 mod limits;
 mod local_replies;
 mod localities;
+mod malformed_http2;
 mod mirror;
 mod named_chains;
 mod outliers;
