@@ -140,7 +140,7 @@ fn mirrors(path: &str, route: &HttpRoute, findings: &mut Findings) {
         shared::destination(&format!("{path}.mirror"), mirror, findings);
     }
     if let Some(percent) = route.mirror_percent {
-        findings.warning(format!("{path}.mirrorPercent"), "deprecated, use mirrorPercentage");
+        older_share(&format!("{path}.mirrorPercent"), "mirrorPercentage", route.mirror_percentage, findings);
         percentage(&format!("{path}.mirrorPercent"), percent.into(), findings);
     }
     if let Some(percent) = route.mirror_percentage {
@@ -243,7 +243,17 @@ fn share(path: &str, percent: i32, percentage: Option<Percent>, findings: &mut F
     if !(0..=100).contains(&percent) {
         findings.error(at, format!("{percent} is not a percentage: 0 to 100"));
     } else if percent != 0 {
-        findings.warning(at, "deprecated: write percentage.value");
+        older_share(&at, "percentage", percentage, findings);
+    }
+}
+
+/// A share is given by a field of whole percents. As in Istio it counts only without its `successor`.
+fn older_share(at: &str, successor: &str, value: Option<Percent>, findings: &mut Findings) {
+    match value {
+        Some(Percent { value }) => {
+            findings.warning(at, format!("without effect: {successor} is given, too, and counts ({value})"));
+        }
+        None => findings.warning(at, format!("deprecated: write {successor}.value")),
     }
 }
 
