@@ -155,7 +155,7 @@ fn run_offline(written: &Written, mesh: &mut Offline, explain: bool, report: &Re
     let mut result = Tested::of(written);
     for step in &test.spec.steps {
         if step.live_only {
-            report.passed_over(&step.name);
+            report.passed_over(&step.name, "only a running mesh can tell");
             continue;
         }
         match mesh.step(step, &test.metadata.namespace) {
@@ -185,6 +185,10 @@ pub async fn run_live(written: &Written, live: &mut Live, report: &Report) -> Te
         return result;
     }
     for step in &test.spec.steps {
+        if step.offline_only {
+            report.passed_over(&step.name, "only computed, where time takes none");
+            continue;
+        }
         let done = Rc::default();
         let running = live.step(step, &test.metadata.namespace, Rc::clone(&done));
         let ran: Result<Ran, Error> = report.progress(&step.name, step.send.count, done, running).await;

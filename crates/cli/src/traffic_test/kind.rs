@@ -74,6 +74,9 @@ pub struct Step {
     /// Only a running mesh can tell, which a computed one then does not try.
     #[serde(default, rename = "liveOnly")]
     pub live_only: bool,
+    /// Only a computed mesh has the time, which a running one then is not asked for.
+    #[serde(default, rename = "offlineOnly")]
+    pub offline_only: bool,
     pub send: Send,
     pub expect: Expect,
 }
@@ -342,6 +345,9 @@ impl TrafficTest {
             if step.name.is_empty() {
                 problems.push(FieldProblem::new(format!("{at}.name"), "required"));
             }
+            if step.live_only && step.offline_only {
+                problems.push(FieldProblem::new(&at, "only one of liveOnly, offlineOnly can be given"));
+            }
             step.send.problems(&format!("{at}.send"), &mut problems);
             step.expect.problems(&format!("{at}.expect"), &step.send, &mut problems);
         }
@@ -570,6 +576,7 @@ spec:
     #[test]
     fn what_is_wrong_is_told_with_its_field() {
         let cases = [
+            ("wait: 1.5s", "liveOnly: true\n    offlineOnly: true", "spec.steps[0]: only one of liveOnly, offlineOnly"),
             ("count: 100", "count: 0", "spec.steps[0].send.count: must be from 1"),
             ("count: 100", "cuont: 100", "spec.steps[0].send.cuont: unknown field, did you mean \"count\"?"),
             ("http://web:8080/x?y=z", "web", "spec.steps[0].send.url: \"web\" is not of the form"),

@@ -59,8 +59,9 @@ impl Report {
         }
     }
 
-    pub fn passed_over(&self, step: &str) {
-        println!("  {step}  {}", self.style.dim("only a running mesh can tell"));
+    /// A step that is not run, and why.
+    pub fn passed_over(&self, step: &str, why: &str) {
+        println!("  {step}  {}", self.style.dim(why));
     }
 
     pub fn step(&self, ran: &Ran) {
