@@ -205,7 +205,14 @@ fn full_specs_survive_writing_and_reading() {
                     "queryParams": {"q": text}, "ignoreUriCase": true, "withoutHeaders": {"a": text},
                     "sourceNamespace": "n", "statPrefix": "s",
                 }],
-                "route": [{"destination": destination, "weight": 1, "headers": headers}],
+                "route": [{
+                    "destination": destination, "weight": 1, "headers": headers,
+                    "appendRequestHeaders": {"a": "b"}, "removeRequestHeaders": ["a"],
+                    "appendResponseHeaders": {"a": "b"}, "removeResponseHeaders": ["a"],
+                }],
+                "websocketUpgrade": true, "appendHeaders": {"a": "b"},
+                "appendRequestHeaders": {"a": "b"}, "removeRequestHeaders": ["a"],
+                "appendResponseHeaders": {"a": "b"}, "removeResponseHeaders": ["a"],
                 "rewrite": {"uri": "/", "authority": "a", "uriRegexRewrite": {"match": "a", "rewrite": "b"}},
                 "timeout": "1s",
                 "retries": {

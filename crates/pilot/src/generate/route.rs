@@ -152,7 +152,7 @@ fn route(
     if let Some(block) = block.filter(|block| !block.name.is_empty()) {
         name = format!("{name}.{}", block.name);
     }
-    let edits = Edits::of(http.headers.as_ref());
+    let edits = Edits::of(http.header_edits().as_ref());
     let mut route = Route {
         name,
         metadata: Some(wire::config_metadata(&rule.config_path())),
@@ -268,7 +268,7 @@ fn forward(
     let weighted: Vec<&HttpRouteDestination> = http.route.iter().filter(|to| to.weight > 0).collect();
     action.cluster_specifier = Some(match (http.route.as_slice(), weighted.as_slice()) {
         ([only], _) => {
-            let edits = Edits::of(only.headers.as_ref());
+            let edits = Edits::of(only.header_edits().as_ref());
             route.request_headers_to_add.extend(edits.request_add);
             route.request_headers_to_remove.extend(edits.request_remove);
             route.response_headers_to_add.extend(edits.response_add);
@@ -305,7 +305,7 @@ pub fn weight_shift(weights: impl Iterator<Item = i32>) -> u32 {
 }
 
 fn weighted_cluster(to: &HttpRouteDestination, name: String, shift: u32) -> ClusterWeight {
-    let edits = Edits::of(to.headers.as_ref());
+    let edits = Edits::of(to.header_edits().as_ref());
     ClusterWeight {
         name,
         weight: Some(wire::number(u32::try_from(to.weight).unwrap_or(0) >> shift)),

@@ -28,6 +28,7 @@ pub fn delegated(root: &HttpRoute, delegate: &[HttpRoute]) -> Delegated {
 }
 
 fn merged(root: &HttpRoute, delegate: &HttpRoute, matches: Vec<HttpMatchRequest>) -> HttpRoute {
+    let headers = delegate.header_edits();
     let HttpRoute {
         name,
         matches: _,
@@ -44,8 +45,15 @@ fn merged(root: &HttpRoute, delegate: &HttpRoute, matches: Vec<HttpMatchRequest>
         mirror_percent,
         mirror_percentage,
         cors_policy,
-        headers,
+        headers: _,
+        websocket_upgrade: _,
+        append_headers: _,
+        append_request_headers: _,
+        remove_request_headers: _,
+        append_response_headers: _,
+        remove_response_headers: _,
     } = delegate.clone();
+    let root_headers = root.header_edits();
     let root = root.clone();
     HttpRoute {
         name: joined(&root.name, name),
@@ -63,7 +71,8 @@ fn merged(root: &HttpRoute, delegate: &HttpRoute, matches: Vec<HttpMatchRequest>
         mirror_percent: mirror_percent.or(root.mirror_percent),
         mirror_percentage: mirror_percentage.or(root.mirror_percentage),
         cors_policy: cors_policy.or(root.cors_policy),
-        headers: headers.or(root.headers),
+        headers: headers.or(root_headers),
+        ..HttpRoute::default()
     }
 }
 

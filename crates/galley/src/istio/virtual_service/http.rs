@@ -47,6 +47,31 @@ pub struct HttpRoute {
     pub cors_policy: Option<CorsPolicy>,
     /// Header edits for all destinations.
     pub headers: Option<Headers>,
+    /// Of Istio 1.0; every route takes WebSocket since.
+    pub websocket_upgrade: bool,
+    /// `append_request_headers` in Istio 1.0.
+    pub append_headers: BTreeMap<String, String>,
+    /// `headers.request.add` up to Istio 1.2.
+    pub append_request_headers: BTreeMap<String, String>,
+    /// `headers.request.remove` likewise.
+    pub remove_request_headers: Vec<String>,
+    /// `headers.response.add` likewise.
+    pub append_response_headers: BTreeMap<String, String>,
+    /// `headers.response.remove` likewise.
+    pub remove_response_headers: Vec<String>,
+}
+
+impl HttpRoute {
+    /// Header edits for all destinations, however they are spelt.
+    pub fn header_edits(&self) -> Option<Headers> {
+        let mut edits = self.headers.clone();
+        add(&mut edits, Headers::request_mut, &self.append_headers);
+        add(&mut edits, Headers::request_mut, &self.append_request_headers);
+        add(&mut edits, Headers::response_mut, &self.append_response_headers);
+        remove(&mut edits, Headers::request_mut, &self.remove_request_headers);
+        remove(&mut edits, Headers::response_mut, &self.remove_response_headers);
+        edits
+    }
 }
 
 /// All that is given must hold.
@@ -93,6 +118,44 @@ pub struct HttpRouteDestination {
     pub weight: i32,
     /// Edits for this destination alone, applied after the route's.
     pub headers: Option<Headers>,
+    /// `headers.request.add` up to Istio 1.2.
+    pub append_request_headers: BTreeMap<String, String>,
+    /// `headers.request.remove` likewise.
+    pub remove_request_headers: Vec<String>,
+    /// `headers.response.add` likewise.
+    pub append_response_headers: BTreeMap<String, String>,
+    /// `headers.response.remove` likewise.
+    pub remove_response_headers: Vec<String>,
+}
+
+impl HttpRouteDestination {
+    /// Edits for this destination alone, however they are spelt.
+    pub fn header_edits(&self) -> Option<Headers> {
+        let mut edits = self.headers.clone();
+        add(&mut edits, Headers::request_mut, &self.append_request_headers);
+        add(&mut edits, Headers::response_mut, &self.append_response_headers);
+        remove(&mut edits, Headers::request_mut, &self.remove_request_headers);
+        remove(&mut edits, Headers::response_mut, &self.remove_response_headers);
+        edits
+    }
+}
+
+type Side = fn(&mut Headers) -> &mut HeaderOperations;
+
+/// What today's spelling says of a header goes before what an older one does.
+fn add(edits: &mut Option<Headers>, side: Side, older: &BTreeMap<String, String>) {
+    if !older.is_empty() {
+        let operations = side(edits.get_or_insert_default());
+        for (name, value) in older {
+            operations.add.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+    }
+}
+
+fn remove(edits: &mut Option<Headers>, side: Side, older: &[String]) {
+    if !older.is_empty() {
+        side(edits.get_or_insert_default()).remove.extend_from_slice(older);
+    }
 }
 
 /// Header edits both ways.
@@ -103,6 +166,16 @@ pub struct Headers {
     pub request: Option<HeaderOperations>,
     /// Before the response is given back.
     pub response: Option<HeaderOperations>,
+}
+
+impl Headers {
+    fn request_mut(&mut self) -> &mut HeaderOperations {
+        self.request.get_or_insert_default()
+    }
+
+    fn response_mut(&mut self) -> &mut HeaderOperations {
+        self.response.get_or_insert_default()
+    }
 }
 
 /// Edits of one message's headers.

@@ -3,7 +3,7 @@
 use super::connection;
 use crate::istio::virtual_service::{
     AbortError, Body, CorsPolicy, DelayKind, HttpDirectResponse, HttpFaultInjection, HttpMatchRequest, HttpRedirect,
-    HttpRetry, HttpRewrite, HttpRoute, RedirectPort, grpc_status,
+    HttpRetry, HttpRewrite, HttpRoute, HttpRouteDestination, RedirectPort, grpc_status,
 };
 use crate::istio::{Percent, StringMatch};
 use crate::validate::{Findings, headers, names, shared};
@@ -35,9 +35,11 @@ pub(super) fn check(path: &str, route: &HttpRoute, gateway: bool, findings: &mut
     for (index, matched) in route.matches.iter().enumerate() {
         request(&format!("{path}.match[{index}]"), matched, gateway, findings);
     }
-    headers::check(&format!("{path}.headers"), route.headers.as_ref(), findings);
+    let edits = route.header_edits();
+    headers::check(&format!("{path}.headers"), edits.as_ref(), findings);
+    older_spellings(path, route, findings);
     let rewrites = route.rewrite.as_ref().is_some_and(|rewrite| !rewrite.authority.is_empty());
-    if headers::authorities(route.headers.as_ref()) + usize::from(rewrites) > 1 {
+    if headers::authorities(edits.as_ref()) + usize::from(rewrites) > 1 {
         findings.error(format!("{path}.headers"), "the authority is set more than once");
     }
     destinations(path, route, findings);
@@ -127,9 +129,45 @@ fn destinations(path: &str, route: &HttpRoute, findings: &mut Findings) {
             Some(destination) => shared::destination(&format!("{at}.destination"), destination, findings),
             None => findings.error(format!("{at}.destination"), "required"),
         }
-        headers::check(&format!("{at}.headers"), weighted.headers.as_ref(), findings);
+        headers::check(&format!("{at}.headers"), weighted.header_edits().as_ref(), findings);
+        let HttpRouteDestination { append_request_headers, remove_request_headers, .. } = weighted;
+        let HttpRouteDestination { append_response_headers, remove_response_headers, .. } = weighted;
+        deprecated(
+            &at,
+            &[
+                ("appendRequestHeaders", append_request_headers.is_empty(), "headers.request.add"),
+                ("removeRequestHeaders", remove_request_headers.is_empty(), "headers.request.remove"),
+                ("appendResponseHeaders", append_response_headers.is_empty(), "headers.response.add"),
+                ("removeResponseHeaders", remove_response_headers.is_empty(), "headers.response.remove"),
+            ],
+            findings,
+        );
     }
     shared::weights(&path, route.route.iter().map(|weighted| weighted.weight), findings);
+}
+
+/// What Istio has renamed since 1.0.
+fn older_spellings(path: &str, route: &HttpRoute, findings: &mut Findings) {
+    if route.websocket_upgrade {
+        findings.warning(format!("{path}.websocketUpgrade"), "deprecated: every route takes WebSocket");
+    }
+    deprecated(
+        path,
+        &[
+            ("appendHeaders", route.append_headers.is_empty(), "headers.request.add"),
+            ("appendRequestHeaders", route.append_request_headers.is_empty(), "headers.request.add"),
+            ("removeRequestHeaders", route.remove_request_headers.is_empty(), "headers.request.remove"),
+            ("appendResponseHeaders", route.append_response_headers.is_empty(), "headers.response.add"),
+            ("removeResponseHeaders", route.remove_response_headers.is_empty(), "headers.response.remove"),
+        ],
+        findings,
+    );
+}
+
+fn deprecated(path: &str, fields: &[(&str, bool, &str)], findings: &mut Findings) {
+    for (field, _, today) in fields.iter().filter(|(_, empty, _)| !empty) {
+        findings.warning(format!("{path}.{field}"), format!("deprecated, use {today}"));
+    }
 }
 
 fn mirrors(path: &str, route: &HttpRoute, findings: &mut Findings) {
