@@ -14,6 +14,7 @@ mod hosts;
 mod identity;
 mod issuers;
 mod moves;
+mod mtls;
 mod real_envoy;
 mod routes;
 mod volumes;
