@@ -8,7 +8,7 @@ PEERS := target/peers
 ENVOY_VERSION := 1.40.0
 # Programs the tests and benchmarks compare with or drive; none is needed to build or to run the mesh.
 PACKAGES := ca-certificates curl haproxy iproute2 nftables nghttp2-client nginx-light openssl procps python3 python3-venv sslscan util-linux wrk
-PROGRAMS := curl haproxy ip h2load nft nginx openssl ps python3 setpriv sslscan wrk
+PROGRAMS := curl haproxy ip h2load nft nginx nsenter openssl ps python3 setpriv sslscan wrk
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # Daemons live in sbin, which is not on an ordinary user's path.
 FIND := PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" command -v

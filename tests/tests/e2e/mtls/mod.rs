@@ -3,6 +3,7 @@
 
 mod mixed;
 mod unnamed;
+mod wire;
 
 use lateen_tests::mesh::{Mesh, User};
 use lateen_tests::proxy::Kind;
@@ -104,6 +105,13 @@ impl Stand {
         let file = self.mesh.state().with_file_name("more.yaml");
         std::fs::write(&file, documents(objects)).unwrap();
         self.mesh.prints(&["apply", "-f", &file.to_string_lossy(), "--wait"]).await;
+    }
+
+    /// The address of a pod.
+    async fn address(&self, pod: &str) -> String {
+        let pods = self.mesh.pods(SHOP).await;
+        let found = pods.iter().find(|object| object["metadata"]["name"] == pod).unwrap();
+        found["status"]["podIP"].as_str().unwrap().to_owned()
     }
 
     /// What a program of a pod prints.
