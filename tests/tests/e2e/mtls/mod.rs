@@ -2,6 +2,9 @@
 //! spoken, who is let in by it, and what is told of them.
 
 mod mixed;
+mod passthrough;
+mod server_names;
+mod shown;
 mod unnamed;
 mod wire;
 
