@@ -81,7 +81,7 @@ impl Authority {
     }
 
     /// A list that revokes the certificate of this number.
-    pub fn revoke(&self, serial: u64) -> String {
+    pub fn revoke(&self, serial: impl Into<SerialNumber>) -> String {
         let date = rcgen::date_time_ymd;
         let params = CertificateRevocationListParams {
             this_update: date(2024, 1, 1),
@@ -89,7 +89,7 @@ impl Authority {
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,
             revoked_certs: vec![RevokedCertParams {
-                serial_number: SerialNumber::from(serial),
+                serial_number: serial.into(),
                 revocation_time: date(2024, 1, 1),
                 reason_code: None,
                 invalidity_date: None,

@@ -64,7 +64,7 @@ fn servers() -> Vec<(&'static str, Value)> {
         ("in-mutual", with(both(json!({})), true)),
         ("in-optional", with(both(json!({})), false)),
         ("in-untrusted", with(both(json!({"trust_chain_verification": "ACCEPT_UNTRUSTED"})), true)),
-        ("in-crl", with(both(json!({"crl": {"inline_string": p.ours.revoke(77)}})), true)),
+        ("in-crl", with(both(json!({"crl": {"inline_string": p.ours.revoke(77u64)}})), true)),
         ("in-tls12", {
             let mut context = with(both(json!({})), true);
             merge(

@@ -3,6 +3,7 @@
 
 mod mixed;
 mod passthrough;
+mod revoked;
 mod server_names;
 mod shown;
 mod unnamed;
