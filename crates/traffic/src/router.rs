@@ -45,7 +45,8 @@ impl NotAccepted {
 /// # Errors
 /// When it is to be answered at once.
 pub fn accept(request: &mut RequestHead, hcm: &Hcm) -> Result<(), NotAccepted> {
-    if request.path == "*" || (request.path.is_empty() && !request.is_connect()) {
+    let tunnel = request.path.is_empty() && request.is_connect();
+    if !tunnel && !request.path.starts_with('/') {
         return Err(NotAccepted::Reply(reply::ABSOLUTE_PATH_REJECTED));
     }
     let takes_host = |v: &[u8]| v.split(|b| *b == b',').any(|n| n.trim_ascii().eq_ignore_ascii_case(b"host"));
@@ -69,6 +70,9 @@ pub fn accept(request: &mut RequestHead, hcm: &Hcm) -> Result<(), NotAccepted> {
     let bare = without_port(&request.authority).len();
     if host.strip_trailing_dot && request.authority[..bare].ends_with('.') {
         request.authority.remove(bare - 1);
+    }
+    if tunnel {
+        return Ok(());
     }
     match hcm.path.apply(&request.path) {
         Normalized::Same => Ok(()),

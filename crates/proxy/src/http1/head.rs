@@ -8,6 +8,8 @@ use lateen_traffic::record::Flags;
 use lateen_traffic::reply::LocalReply;
 use lateen_traffic::{Headers, Protocol, RequestHead, ResponseHead};
 
+use super::target;
+
 /// Header fields that fit on the stack while a head is read.
 const ON_STACK: usize = 128;
 
@@ -99,7 +101,9 @@ pub enum BadRequest {
     InvalidAuthority,
     /// An absolute URL of a scheme that is not HTTP's.
     InvalidScheme,
-    /// `*` with another method than OPTIONS.
+    /// An absolute URL of https where the client does not speak TLS.
+    HttpsInClear,
+    /// `*` with another method than OPTIONS, or a URL with no host, two users or a port that is no number.
     InvalidUrl,
     /// An underscore in a name.
     Underscore,
@@ -123,6 +127,7 @@ impl BadRequest {
             Self::MissingHost => LocalReply::fixed(400, "", Flags::NONE, "missing_host_header"),
             Self::InvalidAuthority => bad("http.invalid_authority"),
             Self::InvalidScheme => bad("http1.invalid_scheme"),
+            Self::HttpsInClear => other(403, "Forbidden", "http1.https_url_on_plaintext_connection"),
             Self::InvalidUrl => bad("http1.invalid_url"),
             Self::Underscore => bad("http1.unexpected_underscore"),
             Self::Connection => bad("http1.connection_header_rejected"),
@@ -137,6 +142,8 @@ pub struct RequestRules<'a> {
     pub limits: &'a RequestLimits,
     /// HTTP/1 settings.
     pub http1: &'a Http1Settings,
+    /// An absolute URL may be of https: there is TLS, or another proxy before this one may have ended it.
+    pub https: bool,
 }
 
 /// Reads a request head from the beginning of `bytes` into `head`; `None` when it is not complete.
@@ -189,7 +196,7 @@ pub fn parse_request(
     let mut wire = Wire { length, keep_alive: head.protocol == Protocol::Http11, ..Wire::default() };
     let mut host: Option<&[u8]> = None;
     let mut content_length: Option<u64> = None;
-    let mut chunked = false;
+    let mut coding: Option<Result<(), BadRequest>> = None;
     let mut upgrade: Option<&[u8]> = None;
     let mut connection_upgrade = false;
     for field in parsed.headers.iter() {
@@ -234,26 +241,25 @@ pub fn parse_request(
                 }
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
-                if chunked || !value.eq_ignore_ascii_case(b"chunked") || head.protocol == Protocol::Http10 {
-                    return Err(BadRequest::TransferEncoding);
-                }
-                chunked = true;
+                let chunked = value.eq_ignore_ascii_case(b"chunked") && head.protocol == Protocol::Http11;
+                let known = chunked && coding.is_none();
+                coding = Some(if known { Ok(()) } else { Err(BadRequest::TransferEncoding) });
                 continue;
             }
             _ => {}
         }
         head.headers.add(name, value);
     }
-    wire.framing = match (content_length, chunked) {
-        (Some(_), true) => return Err(BadRequest::LengthAndChunked),
-        (None, true) => Framing::Chunked,
-        (Some(0) | None, false) => Framing::None,
-        (Some(n), false) => Framing::Length(n),
+    wire.framing = match (content_length, coding) {
+        (Some(_), Some(_)) => return Err(BadRequest::LengthAndChunked),
+        (None, Some(known)) => known.map(|()| Framing::Chunked)?,
+        (Some(0) | None, None) => Framing::None,
+        (Some(n), None) => Framing::Length(n),
     };
     if let (Some(protocol), true) = (upgrade, connection_upgrade) {
         head.upgrade.push_str(&String::from_utf8_lossy(protocol).to_ascii_lowercase());
     }
-    target(parsed.path.unwrap_or_default(), host, rules, head)?;
+    target::read(parsed.path.unwrap_or_default(), host, rules, head)?;
     Ok(Some(wire))
 }
 
@@ -279,67 +285,6 @@ fn version_error(bytes: &[u8]) -> BadRequest {
         Some([a, b'.', b]) if a.is_ascii_digit() && b.is_ascii_digit() => BadRequest::Version,
         _ => BadRequest::Codec,
     }
-}
-
-/// Works out authority and path from the request target and `host`.
-fn target(
-    target: &str,
-    host: Option<&[u8]>,
-    rules: RequestRules<'_>,
-    head: &mut RequestHead,
-) -> Result<(), BadRequest> {
-    if !target.bytes().all(|b| (0x21..0x7f).contains(&b)) {
-        return Err(BadRequest::Codec);
-    }
-    let mut authority: Option<&[u8]> = host;
-    if head.method == "CONNECT" {
-        if target.contains('/') || !target.contains(':') {
-            return Err(BadRequest::Codec);
-        }
-        authority = Some(target.as_bytes());
-    } else if target.starts_with('/') {
-        head.path.push_str(target);
-    } else if target == "*" {
-        if head.method != "OPTIONS" {
-            return Err(BadRequest::InvalidUrl);
-        }
-        head.path.push('*');
-    } else {
-        let (scheme, rest) = target.split_once("://").ok_or(BadRequest::Codec)?;
-        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-            return Err(BadRequest::InvalidScheme);
-        }
-        head.scheme.push_str(&scheme.to_ascii_lowercase());
-        let at = rest.find(['/', '?']).unwrap_or(rest.len());
-        let (target_authority, path) = rest.split_at(at);
-        if target_authority.is_empty() {
-            return Err(BadRequest::Codec);
-        }
-        authority = Some(target_authority.as_bytes());
-        if !path.starts_with('/') {
-            head.path.push('/');
-        }
-        head.path.push_str(path);
-    }
-    let default = rules.http1.default_host.as_deref().filter(|_| head.protocol == Protocol::Http10);
-    let authority = match (authority, default) {
-        (Some(a), _) => std::str::from_utf8(a).map_err(|_| BadRequest::InvalidAuthority)?,
-        (None, Some(default)) => default,
-        (None, None) => {
-            head.authority_missing = true;
-            return Err(BadRequest::MissingHost);
-        }
-    };
-    if !valid_authority(authority) {
-        return Err(BadRequest::InvalidAuthority);
-    }
-    head.authority.push_str(authority);
-    Ok(())
-}
-
-/// Characters an authority may have (RFC 3986 section 3.2).
-pub fn valid_authority(authority: &str) -> bool {
-    authority.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@[]%".contains(&b))
 }
 
 fn digits(value: &[u8]) -> Option<u64> {

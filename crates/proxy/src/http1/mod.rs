@@ -7,6 +7,7 @@ pub mod chunked;
 pub mod head;
 pub mod reader;
 pub mod server;
+pub mod target;
 pub mod writer;
 
 pub use reader::Reader;

@@ -125,7 +125,10 @@ async fn next_request(
     opened: Instant,
 ) -> Next {
     let hcm = &connection.hcm;
-    let rules = RequestRules { limits: &hcm.limits, http1: &hcm.http1 };
+    // At the edge, a URL of https in clear is a lie.
+    let edge = hcm.edge.use_remote_address && hcm.edge.xff_num_trusted_hops == 0;
+    let https = !edge || connection.tls.is_some();
+    let rules = RequestRules { limits: &hcm.limits, http1: &hcm.http1, https };
     let mut looked_at = 0;
     let mut head_deadline = None;
     let idle_deadline = hcm.timeouts.idle.map(|t| Instant::now() + t);

@@ -19,7 +19,8 @@ use tokio::time::Instant;
 pub use self::frames::Frames;
 use self::frames::Refused;
 use crate::connection::Connection;
-use crate::http1::head::{Framing, valid_authority};
+use crate::http1::head::Framing;
+use crate::http1::target::valid_authority;
 use crate::io::{Io, OwnedIo};
 use crate::router::body::Source;
 use crate::router::respond::{Http2Responder, Responder};
@@ -228,11 +229,18 @@ fn read_head(
         head.path.push_str(parts.uri.path_and_query().map_or("/", |p| p.as_str()));
     }
     let mut cookies: Vec<u8> = Vec::new();
+    let mut hosts = 0;
     for (name, value) in &parts.headers {
-        let (name, value) = (name.as_str(), value.as_bytes());
+        // The next server may speak HTTP/1, where blanks around a value are none of it.
+        let (name, value) = (name.as_str(), value.as_bytes().trim_ascii());
         match name {
             "host" => {
                 let host = std::str::from_utf8(value).map_err(|_| VIOLATION)?;
+                // Which of two counts would be anybody's guess.
+                if hosts > 0 {
+                    return Err(VIOLATION);
+                }
+                hosts += 1;
                 if head.authority.is_empty() {
                     head.authority.push_str(host);
                 }
@@ -258,7 +266,8 @@ fn read_head(
     if !cookies.is_empty() {
         head.headers.append("cookie", &cookies);
     }
-    if head.authority.is_empty() || !valid_authority(&head.authority) {
+    // A user there might be taken for the host (RFC 9113 section 8.3.1).
+    if head.authority.is_empty() || !valid_authority(&head.authority) || head.authority.contains('@') {
         return Err(VIOLATION);
     }
     Ok(if body.is_end_stream() { Framing::None } else { Framing::Chunked })

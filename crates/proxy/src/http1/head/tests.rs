@@ -3,7 +3,7 @@ use super::*;
 fn parse(bytes: &[u8]) -> Result<Option<(RequestHead, Wire)>, BadRequest> {
     let (limits, http1) = (RequestLimits::default(), Http1Settings::default());
     let mut head = RequestHead::default();
-    let wire = parse_request(bytes, RequestRules { limits: &limits, http1: &http1 }, &mut head)?;
+    let wire = parse_request(bytes, RequestRules { limits: &limits, http1: &http1, https: false }, &mut head)?;
     Ok(wire.map(|wire| (head, wire)))
 }
 
@@ -38,7 +38,7 @@ fn a_head_is_taken_apart() {
 fn targets_have_four_forms() {
     assert_eq!(good("GET http://b.test/x?y HTTP/1.1\r\nhost: a\r\n\r\n").0.authority, "b.test");
     assert_eq!(good("GET http://b.test HTTP/1.1\r\nhost: a\r\n\r\n").0.path, "/");
-    assert_eq!(good("GET http://b.test?q HTTP/1.1\r\nhost: a\r\n\r\n").0.path, "/?q");
+    assert_eq!(good("GET http://b.test?q HTTP/1.1\r\nhost: a\r\n\r\n").0.path, "?q");
     assert_eq!(good("OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n").0.path, "*");
     let connect = good("CONNECT c:443 HTTP/1.1\r\nhost: a\r\n\r\n").0;
     assert_eq!((connect.path.as_str(), connect.authority.as_str()), ("", "c:443"));
@@ -49,9 +49,34 @@ fn targets_have_four_forms() {
 }
 
 #[test]
+fn the_host_of_a_url_is_not_its_user() {
+    let of = |authority: &str| good(&format!("GET http://{authority}/ HTTP/1.1\r\nhost: a\r\n\r\n")).0.authority;
+    assert_eq!(of("b.test@c.test:81"), "c.test:81");
+    assert_eq!(of("b.test:secret@c.test"), "c.test");
+    assert_eq!(of("[::1]:81"), "[::1]:81");
+    assert_eq!(of("[::1]"), "[::1]");
+    assert_eq!(good("CONNECT b.test@c.test:443 HTTP/1.1\r\nhost: a\r\n\r\n").0.authority, "c.test:443");
+    for nobody in ["", "b@", "b@c@d", ":80", "b.test:c.test", "b.test:99999", "b@:80"] {
+        let line = format!("GET http://{nobody}/ HTTP/1.1\r\nhost: a\r\n\r\n");
+        assert_eq!(bad(&line), BadRequest::InvalidUrl, "{nobody}");
+    }
+    assert_eq!(bad("GET http://b\\@c/ HTTP/1.1\r\nhost: a\r\n\r\n"), BadRequest::Codec);
+}
+
+#[test]
+fn https_is_asked_for_over_tls() {
+    let request = "GET https://b.test/ HTTP/1.1\r\nhost: a\r\n\r\n";
+    assert_eq!(bad(request), BadRequest::HttpsInClear);
+    let mut head = RequestHead::default();
+    let rules = RequestRules { limits: &RequestLimits::default(), http1: &Http1Settings::default(), https: true };
+    assert!(parse_request(request.as_bytes(), rules, &mut head).is_ok());
+}
+
+#[test]
 fn what_two_parties_could_read_in_two_ways_is_refused() {
     let with = |fields: &str| bad(&format!("POST / HTTP/1.1\r\nhost: a\r\n{fields}\r\n"));
     assert_eq!(with("content-length: 3\r\ntransfer-encoding: chunked\r\n"), BadRequest::LengthAndChunked);
+    assert_eq!(with("content-length: 3\r\ntransfer-encoding: identity\r\n"), BadRequest::LengthAndChunked);
     for length in ["3, 3", "+3", "-1", "0x3", "", "99999999999999999999"] {
         assert_eq!(with(&format!("content-length: {length}\r\n")), BadRequest::Codec, "{length}");
     }
@@ -77,7 +102,7 @@ fn versions_and_hosts() {
     assert_eq!(bad("GET / HTTP/1.1\r\nhost: a b\r\n\r\n"), BadRequest::InvalidAuthority);
     let http1 = Http1Settings { accept_http_10: true, default_host: Some("d".into()), ..Default::default() };
     let mut head = RequestHead::default();
-    let rules = RequestRules { limits: &RequestLimits::default(), http1: &http1 };
+    let rules = RequestRules { limits: &RequestLimits::default(), http1: &http1, https: false };
     let wire = parse_request(b"GET / HTTP/1.0\r\n\r\n", rules, &mut head).unwrap().unwrap();
     assert_eq!((head.authority.as_str(), wire.keep_alive), ("d", false));
 }
