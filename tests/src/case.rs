@@ -13,6 +13,8 @@ pub enum Do {
     Answer,
     /// Reads one response to HEAD.
     AnswerToHead,
+    /// Reads responses until the proxy ends the connection.
+    Answers,
     /// Reads one interim (1xx) response, 101 with it.
     Interim,
     /// Reads the head of one response, its body to follow by other acts.

@@ -79,6 +79,12 @@ async fn raw(case: &Case, source: Ipv4Addr, to: SocketAddr, stage: &Stage, facts
                     break;
                 }
             }
+            Do::Answers => {
+                while let Some(message) = reader.message(Side::Response).await {
+                    describe(&message, "<", case.ignore_body, facts);
+                }
+                closes = true;
+            }
             Do::Interim => match reader.message(Side::Response).await {
                 Some(message) => describe(&message, "<", false, facts),
                 None => facts.push("no interim answer".to_owned()),

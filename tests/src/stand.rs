@@ -27,7 +27,7 @@ use crate::load::Target;
 use crate::names;
 use crate::network;
 use crate::proxy::{Kind, Proxy};
-use crate::upstream::{self, Act, Stage};
+use crate::upstream::{self, Act, Received, Stage};
 use crate::wait;
 
 /// Address of the gateway's pod; clients reach its ports as they are.
@@ -46,6 +46,8 @@ pub const GATEWAY_PROBE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(GATEW
 pub const SIDECAR_PROBE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 97, 255, 1)), 19998);
 /// Whose certificate the proxy has.
 pub const IDENTITY: &str = "spiffe://cluster.local/ns/shop/sa/default";
+/// The case under which upstreams' requests are told that name none.
+pub const STRAYS: &str = "";
 /// How many cases run at a time.
 const TOGETHER: usize = 32;
 
@@ -245,12 +247,7 @@ impl Running {
             let own = |line: &String| settle(line).replace(&address.to_string(), "<client>");
             let mut received: Vec<Vec<String>> = Vec::new();
             for arrived in self.stage.received(&case.name) {
-                let mut lines = vec![format!("at {}", arrived.upstream)];
-                client::describe(&arrived.message, ">", case.ignore_upstream_body, &mut lines);
-                if !arrived.raw.is_empty() {
-                    lines.push(format!("> raw {}", client::show(&arrived.raw)));
-                }
-                received.push(lines.iter().map(own).collect());
+                received.push(told_upstream(&arrived, case.ignore_upstream_body).iter().map(own).collect());
             }
             // Copies may overtake; tries tell by their number which they are.
             let number = |lines: &[String]| lines.iter().find(|line| line.contains("attempt-count")).cloned();
@@ -269,6 +266,11 @@ impl Running {
                     .collect(),
             };
             outcomes.insert(case.name.clone(), outcome);
+        }
+        let strays = self.stage.received(STRAYS);
+        if !strays.is_empty() {
+            let upstream = strays.iter().flat_map(|stray| told_upstream(stray, false)).collect();
+            outcomes.insert(STRAYS.to_owned(), Outcome { upstream, ..Outcome::default() });
         }
         outcomes
     }
@@ -332,6 +334,16 @@ impl Running {
         }
         log
     }
+}
+
+/// What an upstream received, as lines.
+fn told_upstream(arrived: &Received, ignore_body: bool) -> Vec<String> {
+    let mut lines = vec![format!("at {}", arrived.upstream)];
+    client::describe(&arrived.message, ">", ignore_body, &mut lines);
+    if !arrived.raw.is_empty() {
+        lines.push(format!("> raw {}", client::show(&arrived.raw)));
+    }
+    lines
 }
 
 /// Whether an upstream breaks its connection or stream off.

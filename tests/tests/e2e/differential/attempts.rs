@@ -12,7 +12,7 @@ use lateen_tests::upstream::{Act, answer};
 use serde_json::{Value, json};
 
 /// The gateway's port 80, in its pod.
-const EDGE: u16 = 18080;
+pub(super) const EDGE: u16 = 18080;
 
 fn tokens() -> &'static Value {
     static TOKENS: OnceLock<Value> = OnceLock::new();
@@ -23,7 +23,7 @@ fn token(name: &str) -> &'static str {
     tokens()["tokens"][name].as_str().unwrap_or_else(|| panic!("no token {name}"))
 }
 
-fn object(kind: &str, name: &str, namespace: &str, spec: Value) -> Value {
+pub(super) fn object(kind: &str, name: &str, namespace: &str, spec: Value) -> Value {
     let group =
         if kind == "AuthorizationPolicy" || kind == "RequestAuthentication" { "security" } else { "networking" };
     json!({"apiVersion": format!("{group}.istio.io/v1"), "kind": kind,
@@ -91,7 +91,7 @@ fn get(name: &str, path: &str, lines: &[&str]) -> Attempt {
     (name.to_owned(), format!("GET {path} HTTP/1.1\r\nhost: client.shop\r\n@@\r\n{lines}\r\n").into_bytes())
 }
 
-fn understood() -> Value {
+pub(super) fn understood() -> Value {
     object(
         "RequestAuthentication",
         "tokens",
@@ -189,6 +189,23 @@ async fn identity_smuggled_in_headers() {
     must_fail("identity_smuggled_in_headers", Role::Sidecar, rules, &honest, &attempts).await;
 }
 
+/// A gateway open to all hosts, and behind it the workload.
+pub(super) fn edge() -> [Value; 2] {
+    let edge = |kind: &str, spec: Value| object(kind, "edge", "shop", spec);
+    [
+        edge(
+            "Gateway",
+            json!({"selector": {"istio": "ingressgateway"}, "servers": [
+            {"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]}),
+        ),
+        edge(
+            "VirtualService",
+            json!({"hosts": ["*"], "gateways": ["edge"], "http": [
+            {"route": [{"destination": {"host": "client.shop.svc.cluster.local", "port": {"number": 80}}}]}]}),
+        ),
+    ]
+}
+
 #[tokio::test]
 async fn addresses_claimed_at_the_edge() {
     let honest = [get("honest", "/open", &[])];
@@ -200,19 +217,11 @@ async fn addresses_claimed_at_the_edge() {
         get("XFCC", "/", &["x-forwarded-client-cert: By=x;URI=spiffe://cluster.local/ns/shop/sa/admin"]),
         get("forwarded", "/", &["forwarded: for=1.2.3.4"]),
     ];
-    let edge = |kind: &str, spec: Value| object(kind, "edge", "shop", spec);
+    let [gateway, routes] = edge();
     let rules = vec![
         mesh(&json!({"defaultConfig": {"gatewayTopology": {"numTrustedProxies": 0}}})),
-        edge(
-            "Gateway",
-            json!({"selector": {"istio": "ingressgateway"}, "servers": [
-            {"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]}),
-        ),
-        edge(
-            "VirtualService",
-            json!({"hosts": ["*"], "gateways": ["edge"], "http": [
-            {"route": [{"destination": {"host": "client.shop.svc.cluster.local", "port": {"number": 80}}}]}]}),
-        ),
+        gateway,
+        routes,
         object(
             "AuthorizationPolicy",
             "edge",

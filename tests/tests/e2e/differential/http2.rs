@@ -42,7 +42,7 @@ fn resources(layout: &Layout) -> Resources {
 }
 
 /// A header block without compression or indexing: literal names and values.
-fn block(headers: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn block(headers: &[(&str, &str)]) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in headers {
         out.push(0);
@@ -76,15 +76,15 @@ pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     out
 }
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(super) const DATA: u8 = 0;
+pub(super) const HEADERS: u8 = 1;
 pub(super) const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(super) const END_STREAM: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
 
 /// The preface, SETTINGS, then the given frames.
 pub(super) fn connection(frames: &[Vec<u8>]) -> Vec<u8> {
@@ -95,7 +95,7 @@ pub(super) fn connection(frames: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// Asks for a sign of life, after all that went before.
-fn ping() -> Do {
+pub(super) fn ping() -> Do {
     Do::Send(frame(PING, 0, 0, &[7; 8]))
 }
 

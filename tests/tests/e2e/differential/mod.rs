@@ -36,6 +36,7 @@ mod retry_policies;
 mod routing;
 mod scenes;
 mod server_names;
+mod smuggling;
 mod streams;
 mod tls;
 mod turns;
