@@ -40,7 +40,12 @@ fn every_example_keeps_its_promise() {
 
 /// The canary example's test with something else expected.
 fn canary(from: &str, to: &str) -> tempfile::NamedTempFile {
-    let text = std::fs::read_to_string(examples().join("canary/test.yaml")).unwrap();
+    changed("canary", from, to)
+}
+
+/// An example's test with something else said.
+fn changed(example: &str, from: &str, to: &str) -> tempfile::NamedTempFile {
+    let text = std::fs::read_to_string(examples().join(example).join("test.yaml")).unwrap();
     assert!(text.contains(from));
     let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
     std::fs::write(file.path(), text.replace(from, to)).unwrap();
@@ -61,6 +66,27 @@ fn a_broken_promise_is_told_and_explained() {
         "virtual host inbound|http|8080, route 0 (default)",
     ] {
         assert!(out.contains(line), "{line}\n{out}");
+    }
+}
+
+#[test]
+fn whoever_is_turned_away_from_tls_is_told_why() {
+    let manifests = examples().join("gateway-tls");
+    for (from, to, expected) in [
+        ("https://shop.test/, tls: {}", "https://shop.test/, tls: {authority: elsewhere}", "which is not believed"),
+        ("https://shop.test/, tls: {}", "https://shop.test/, tls: {serverName: admin.test}", "shows no certificate"),
+        ("hosts: [shop.test]", "hosts: [shop.example]", "certificate is not for shop.test"),
+        ("shop: {hosts: [shop.test]}", "shop: {hosts: [shop.test], expired: true}", "certificate has expired"),
+        ("- {name: shop-credential,", "- {name: soap-credential,", "certificate is none of the authority test"),
+        ("certificate: admin, authorities: [test]", "certificate: admin, authorities: [elsewhere]", "is not believed"),
+    ] {
+        let test = changed("gateway-tls", from, to);
+        let (path, manifests) = (test.path().to_str().unwrap(), manifests.to_str().unwrap());
+        let output = offline(&["-f", path, "--manifests", manifests, "--explain"]);
+        let (out, errors) = said(&output);
+        let steps = out.split("\n  who comes without TLS").next().unwrap();
+        let steps = if from.starts_with("certificate: admin") { &out } else { steps };
+        assert!(!output.status.success() && steps.contains(expected), "{to}\n{out}{errors}");
     }
 }
 

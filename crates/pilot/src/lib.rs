@@ -8,7 +8,7 @@
 
 pub mod assemble;
 mod config;
-mod credentials;
+pub mod credentials;
 mod debug;
 pub mod generate;
 #[cfg(test)]

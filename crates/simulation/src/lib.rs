@@ -5,7 +5,8 @@
 //! seed, so that a run is the same each time. What is simulated, and what is not, is said in docs/traffic-tests.md.
 //!
 //! - [`World`]: the pods of a cluster, and where its addresses lead
-//! - [`Target`], [`Said`], [`Heard`]: a client, and what it hears
+//! - [`Target`], [`ClientTls`], [`Said`], [`Heard`]: a client, and what it hears
+//! - [`Credentials`]: certificates that the mesh does not give
 //! - [`Application`]: what a pod's program answers
 //! - [`Trace`][]: why
 //!
@@ -19,6 +20,7 @@ mod call;
 mod client;
 mod clock;
 pub mod compile;
+mod credentials;
 mod exchange;
 mod log;
 mod message;
@@ -34,8 +36,10 @@ mod world;
 pub use application::{Application, Place, Spoken, Unknown};
 pub use client::Target;
 pub use clock::Clock;
+pub use credentials::{Credential, Credentials, Issued};
 pub use log::Log;
 pub use message::{Answer, Broken, Heard, Hello, Request, Said};
 pub use proxy::Proxy;
+pub use tls::ClientTls;
 pub use trace::{Decision, Trace};
 pub use world::{Cast, Directory, Pod, World};

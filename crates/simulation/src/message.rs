@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use lateen_traffic::{RequestHead, ResponseHead};
 
-use crate::tls::Greeting;
+use crate::tls::{ClientTls, Greeting};
 
 /// A request, whole.
 #[derive(Debug, Clone, Default)]
@@ -39,7 +39,7 @@ pub struct Hello {
 pub enum Said {
     /// TLS, which nobody on the way ends.
     Tls(Hello),
-    /// Something that a proxy says in TLS.
+    /// Something that is said in TLS.
     Within(Within),
     /// HTTP of the version that the head names.
     Http(Request),
@@ -47,7 +47,7 @@ pub enum Said {
     Bytes(Bytes),
 }
 
-/// What a proxy says in TLS.
+/// What is said in TLS.
 #[derive(Clone)]
 pub struct Within {
     pub(crate) greeting: Rc<Greeting>,
@@ -57,6 +57,14 @@ pub struct Within {
 impl std::fmt::Debug for Within {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Within").field(&self.greeting.server_name).field(&self.said).finish()
+    }
+}
+
+impl Said {
+    /// The same, in a client's TLS.
+    #[must_use]
+    pub fn within(self, client: ClientTls) -> Said {
+        Said::Within(Within { greeting: Rc::new(Greeting::of_client(client)), said: Box::new(self) })
     }
 }
 

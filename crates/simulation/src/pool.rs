@@ -310,7 +310,7 @@ impl Upstream {
         let source = world.next_source(bind.unwrap_or(self.owner.address()));
         let tls = match (self.tls(host), self.owner.proxy(world)) {
             (Some(tls), Some(proxy)) => {
-                let greeting = Rc::new(Greeting::new(tls, &proxy.certificate, wanted));
+                let greeting = Rc::new(Greeting::new(tls, &proxy.side(), wanted));
                 let refused = |why| UpstreamFailure::Tls(format!("TLS_error:|{why}:TLS_error_end").into());
                 reached.greet(source, &greeting).map_err(refused)?;
                 Some(greeting)

@@ -18,10 +18,11 @@ use lateen_traffic::tls::{Certificate, TlsConnection};
 use lateen_traffic::{Protocol, RequestHead};
 
 use crate::compile::Compiled;
+use crate::credentials::Known;
 use crate::exchange::Exchange;
 use crate::log::Log;
 use crate::message::{Heard, Said};
-use crate::tls::{self, Greeting};
+use crate::tls::{self, Greeting, Side};
 use crate::trace::{Decision, Trace};
 use crate::upstream::Upstream;
 use crate::world::{Pod, World};
@@ -39,7 +40,9 @@ pub struct Proxy {
     node_type: NodeType,
     pub(crate) config: Arc<Config>,
     /// Its workload's.
-    pub(crate) certificate: Arc<Certificate>,
+    certificate: Arc<Certificate>,
+    /// What it is told of others'.
+    known: Rc<Known>,
     listeners: HashMap<SocketAddr, Arc<Listener>>,
     upstreams: RefCell<HashMap<Arc<str>, Rc<Upstream>>>,
     /// Requests that suffer a fault at this moment, by the connection manager's statistics.
@@ -113,7 +116,7 @@ impl Proxy {
         None
     }
 
-    pub(crate) fn new(pod: Rc<Pod>, compiled: Compiled) -> Proxy {
+    pub(crate) fn new(pod: Rc<Pod>, compiled: Compiled, known: Rc<Known>) -> Proxy {
         let Compiled { config, node_type, identity, problems: _ } = compiled;
         let addresses = |listener: &Arc<Listener>| {
             listener.addresses.iter().map(|a| (*a, Arc::clone(listener))).collect::<Vec<_>>()
@@ -124,10 +127,15 @@ impl Proxy {
             listeners: config.listeners.values().flat_map(addresses).collect(),
             config,
             certificate: tls::of_workload(identity),
+            known,
             upstreams: RefCell::default(),
             faults: RefCell::default(),
             log: Log::default(),
         }
+    }
+
+    pub(crate) fn side(&self) -> Side<'_> {
+        Side { certificate: &self.certificate, known: &self.known }
     }
 
     /// Whether it is beside a program, and takes over its connections.
@@ -226,7 +234,7 @@ impl Proxy {
                 http: matches!(chain.terminal, Terminal::Http(_)),
             });
             let said = match (&chain.tls, said) {
-                (Some(tls), Said::Within(within)) => match within.greeting.meets(tls, &self.certificate) {
+                (Some(tls), Said::Within(within)) => match within.greeting.meets(tls, &self.side()) {
                     Ok(connection) => {
                         downstream.tls = Some(Arc::new(connection));
                         *within.said
@@ -260,7 +268,7 @@ impl Proxy {
         let chain = listener.find_chain(&of_tls(listener, peer, to, greeting));
         let chain = chain.ok_or("reset: no filter chain fits")?;
         match (&chain.tls, &chain.terminal) {
-            (Some(tls), _) => greeting.meets(tls, &self.certificate).map(drop),
+            (Some(tls), _) => greeting.meets(tls, &self.side()).map(drop),
             (None, Terminal::Tcp(_)) => Ok(()),
             (None, Terminal::Http(_)) => Err("the other end speaks no TLS".to_owned()),
         }
@@ -349,7 +357,7 @@ fn facts(listener: &Listener, peer: SocketAddr, to: SocketAddr, said: &Said) -> 
     facts
 }
 
-/// The same of a client that is a proxy and begins TLS.
+/// The same of a client that begins TLS which may be ended here.
 fn of_tls(listener: &Listener, peer: SocketAddr, to: SocketAddr, greeting: &Greeting) -> ConnectionFacts {
     let mut facts = ConnectionFacts { destination: Some(to), source: Some(peer), ..ConnectionFacts::default() };
     if listener.tls_inspector.as_ref().is_some_and(|inspector| inspector.runs_for(to.port())) {

@@ -18,6 +18,7 @@ use crate::application::{Application, Place, Spoken};
 use crate::client::outside_address;
 use crate::clock::Clock;
 use crate::compile::Compiler;
+use crate::credentials::Credentials;
 use crate::message::{Answer, Heard, Hello, Said};
 use crate::proxy::Proxy;
 use crate::tls::Greeting;
@@ -69,6 +70,7 @@ pub struct World {
     begin: SystemTime,
     dice: RefCell<SmallRng>,
     directory: Directory,
+    credentials: Credentials,
     compiler: Compiler,
     pods: Vec<Rc<Pod>>,
     by_address: HashMap<IpAddr, Rc<Pod>>,
@@ -106,6 +108,7 @@ impl World {
         snapshot: Arc<Snapshot>,
         cast: Vec<Cast>,
         directory: Directory,
+        credentials: Credentials,
         config: lateen_pilot::Config,
         seed: u64,
         begin: SystemTime,
@@ -117,6 +120,7 @@ impl World {
             begin,
             dice: RefCell::new(SmallRng::seed_from_u64(seed)),
             directory,
+            credentials,
             compiler: Compiler::new(snapshot, config),
             by_address: pods.iter().flat_map(addresses).collect(),
             pods,
@@ -269,7 +273,7 @@ impl Pod {
                 Ok(compiled) => {
                     let told = |problem: &String| format!("pod {}/{}: {problem}", self.namespace, self.name);
                     world.problems.borrow_mut().extend(compiled.problems.iter().map(told));
-                    Some(Rc::new(Proxy::new(Rc::clone(self), compiled)))
+                    Some(Rc::new(Proxy::new(Rc::clone(self), compiled, world.credentials.of(&self.namespace))))
                 }
                 Err(error) => {
                     let text = format!("pod {}/{}: its proxy does not start: {error}", self.namespace, self.name);

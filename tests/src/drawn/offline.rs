@@ -89,7 +89,15 @@ impl Offline {
             outside: Rc::clone(&stage) as Rc<dyn Application>,
         };
         let now = std::time::SystemTime::now();
-        let world = World::new(Arc::clone(snapshot), cast, directory, lateen_pilot::Config::default(), 1, now);
+        let world = World::new(
+            Arc::clone(snapshot),
+            cast,
+            directory,
+            Default::default(),
+            lateen_pilot::Config::default(),
+            1,
+            now,
+        );
         Computed { world, stage }
     }
 

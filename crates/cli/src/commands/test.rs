@@ -129,7 +129,7 @@ fn offline(
     let mut results = Vec::new();
     for written in tests {
         // Each test finds the mesh as if nothing had happened in it.
-        let mut mesh = Offline::new(snapshot.clone(), arguments.seed)?;
+        let mut mesh = Offline::new(snapshot.clone(), &written.test, arguments.seed)?;
         results.push(run_offline(written, &mut mesh, arguments.explain, report));
         for problem in mesh.problems() {
             eprintln!("warning: {problem}");
@@ -155,10 +155,10 @@ fn run_offline(written: &Written, mesh: &mut Offline, explain: bool, report: &Re
     let mut result = Tested::of(written);
     for step in &test.spec.steps {
         if step.live_only {
-            report.passed_over(&step.name, "only a running mesh can tell");
+            result.leave_out(step, "only a running mesh can tell", report);
             continue;
         }
-        match mesh.step(step, &test.metadata.namespace) {
+        match mesh.step(step, test) {
             Ok((ran, explanations)) => {
                 report.step(&ran);
                 if explain || ran.verdicts.iter().any(|verdict| !verdict.passed) {
@@ -186,7 +186,7 @@ pub async fn run_live(written: &Written, live: &mut Live, report: &Report) -> Te
     }
     for step in &test.spec.steps {
         if step.offline_only {
-            report.passed_over(&step.name, "only computed, where time takes none");
+            result.leave_out(step, "only computed, where waiting takes no time", report);
             continue;
         }
         let done = Rc::default();

@@ -4,6 +4,7 @@
 mod amount;
 mod certificates;
 mod cookies;
+mod issued;
 mod judge;
 mod junit;
 mod kind;
@@ -40,7 +41,7 @@ pub struct Ran {
     pub took: Duration,
     /// One for each expectation.
     pub verdicts: Vec<Verdict>,
-    /// Why nothing was sent, if nothing could be computed.
+    /// Why nothing was sent, if this is no place to run it.
     pub left_out: Option<&'static str>,
 }
 
@@ -48,6 +49,11 @@ impl Ran {
     /// A step whose requests were sent.
     fn of(step: &Step, took: Duration, verdicts: Vec<Verdict>) -> Ran {
         Ran { step: step.name.clone(), requests: step.send.count, took, verdicts, left_out: None }
+    }
+
+    /// A step that is not for this place to run, and why.
+    pub fn left_out(step: &Step, why: &'static str) -> Ran {
+        Ran { requests: 0, left_out: Some(why), ..Ran::of(step, Duration::ZERO, Vec::new()) }
     }
 }
 
@@ -71,6 +77,13 @@ impl Result {
             steps: Vec::new(),
             broken: None,
         }
+    }
+
+    /// A step is not for this place to run.
+    pub fn leave_out(&mut self, step: &Step, why: &'static str, report: &Report) {
+        let ran = Ran::left_out(step, why);
+        report.step(&ran);
+        self.steps.push(ran);
     }
 
     /// A step could not be run.

@@ -16,7 +16,7 @@ use lateen_local::network;
 use lateen_local::rehearsal::{self, Program};
 use lateen_pilot::rules::{KeysAt, keys_wanted};
 use lateen_simulation::{
-    Application, Broken, Cast, Directory, Heard, Pod, Request, Said, Target, Trace, Unknown, World,
+    Application, Broken, Cast, ClientTls, Directory, Heard, Pod, Request, Said, Target, Trace, Unknown, World,
 };
 use lateen_traffic::RequestHead;
 use lateen_xds::bootstrap::Bootstrap;
@@ -24,10 +24,10 @@ use lateen_xds::json::Schema;
 
 use super::certificates::Certificates;
 use super::cookies::Jar;
-use super::kind::{INGRESS, Step};
+use super::kind::{INGRESS, Step, TrafficTest};
 use super::outcome::{Outcome, Outcomes};
 use super::who::Who;
-use super::{Plan, Ran, client_address, judge};
+use super::{Plan, Ran, client_address, issued, judge};
 use crate::app::Simulated;
 use crate::commands;
 use crate::commands::ingress;
@@ -35,8 +35,6 @@ use crate::error::Error;
 
 /// How long copies may be on their way after a step.
 const STRAGGLERS: Duration = Duration::from_secs(60);
-/// Why a step is left out.
-const NO_TLS: &str = "not computed: handshakes of TLS are made live only";
 /// Between two looks at whether they are there.
 const LOOK: Duration = Duration::from_millis(10);
 /// Kinds of outcomes that are explained.
@@ -67,11 +65,11 @@ pub struct Explanation {
 }
 
 impl Offline {
-    /// A mesh with these objects.
+    /// A mesh with these objects, and what a test puts into it.
     ///
     /// # Errors
     /// When a pod says of itself what cannot be.
-    pub fn new(snapshot: Snapshot, seed: u64) -> Result<Offline, Error> {
+    pub fn new(snapshot: Snapshot, test: &TrafficTest, seed: u64) -> Result<Offline, Error> {
         let schema = Schema::load().map_err(Error::unreadable)?;
         let mut cast = Vec::new();
         for pod in rehearsal::cast(&snapshot) {
@@ -95,7 +93,8 @@ impl Offline {
         });
         let unfetched = unfetched.collect();
         let (config, now) = (lateen_pilot::Config::default(), SystemTime::now());
-        let world = World::new(Arc::new(snapshot.clone()), cast, directory(&snapshot), config, seed, now);
+        let (directory, credentials) = (directory(&snapshot), issued::credentials(test));
+        let world = World::new(Arc::new(snapshot), cast, directory, credentials, config, seed, now);
         Ok(Offline { world, who, ingress, steps: 0, told: 0, unfetched })
     }
 
@@ -110,13 +109,10 @@ impl Offline {
     ///
     /// # Errors
     /// When requests cannot be sent at all.
-    pub fn step(&mut self, step: &Step, namespace: &str) -> Result<(Ran, Vec<Explanation>), Error> {
+    pub fn step(&mut self, step: &Step, test: &TrafficTest) -> Result<(Ran, Vec<Explanation>), Error> {
         self.steps += 1;
-        if step.send.tls.is_some() {
-            let ran = Ran { requests: 0, left_out: Some(NO_TLS), ..Ran::of(step, Duration::ZERO, Vec::new()) };
-            return Ok((ran, Vec::new()));
-        }
         let plan = Plan::of(&step.send, &format!("lateen-test/offline.{}", self.steps), &Certificates::default())?;
+        let namespace = test.metadata.namespace.as_str();
         let from = self.sender(&step.send.from, namespace)?;
         let received = |pod: &Rc<Pod>| (pod.name.to_string(), pod.received.get());
         let before: BTreeMap<String, u64> = self.world.pods().iter().map(received).collect();
@@ -127,6 +123,7 @@ impl Offline {
             clients: (0..plan.clients).map(|number| Client { number, ..Client::default() }).collect(),
             next: Cell::new(0),
             done: RefCell::default(),
+            tls: issued::client(test, &step.send, &plan.host),
             plan,
         };
         let stuck = || Error::Usage("a request waits for what never happens".to_owned());
@@ -227,6 +224,7 @@ struct Sending<'a> {
     world: &'a Rc<World>,
     from: From,
     plan: Plan,
+    tls: Option<ClientTls>,
     clients: Vec<Client>,
     next: Cell<u64>,
     done: RefCell<Vec<(Outcome, Trace)>>,
@@ -299,7 +297,10 @@ impl Sending<'_> {
     }
 
     async fn exchange(&self, client: &Client, peer: SocketAddr, trace: &Trace) -> Heard {
-        let said = self.said(client);
+        let said = match &self.tls {
+            Some(tls) => self.said(client).within(tls.clone()),
+            None => self.said(client),
+        };
         match &self.from {
             From::Outside(ingress) => {
                 let to = SocketAddr::new(*ingress, self.plan.port);

@@ -59,11 +59,6 @@ impl Report {
         }
     }
 
-    /// A step that is not run, and why.
-    pub fn passed_over(&self, step: &str, why: &str) {
-        println!("  {step}  {}", self.style.dim(why));
-    }
-
     pub fn step(&self, ran: &Ran) {
         if let Some(reason) = ran.left_out {
             println!("  {}\n    {} {}", ran.step, self.style.dim("-"), self.style.dim(reason));
