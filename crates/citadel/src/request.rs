@@ -19,6 +19,8 @@ use crate::spiffe::{Identity, TrustDomains};
 pub const MAX_BYTES: usize = 16 << 10;
 /// RSA keys accepted, in bits.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+/// As much of a name as is told when it is refused, in characters.
+const TOLD: usize = 200;
 
 /// Why a request is not signed. All are the caller's fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -84,7 +86,7 @@ impl SigningRequest {
             if let ParsedExtension::SubjectAlternativeName(given) = extension {
                 names.extend(given.general_names.iter().map(|name| match name {
                     GeneralName::URI(uri) => (*uri).to_owned(),
-                    other => format!("{other:?}").chars().take(200).collect(),
+                    other => format!("{other:?}"),
                 }));
             }
         }
@@ -107,7 +109,10 @@ impl SigningRequest {
             // Names are read strictly: what is equal now was the same text.
             match own.filter(|own| asked.as_ref().is_none_or(|asked| asked == own)) {
                 Some(own) => asked = Some(own),
-                None => return Err(RequestError::Identity { asked: name.clone(), caller: caller.clone() }),
+                None => {
+                    let asked = name.chars().take(TOLD).collect();
+                    return Err(RequestError::Identity { asked, caller: caller.clone() });
+                }
             }
         }
         Ok(asked.unwrap_or_else(|| caller.clone()))

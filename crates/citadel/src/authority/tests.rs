@@ -171,6 +171,10 @@ fn weak_keys_and_other_names_are_refused() {
         let refused = made(&p256, other).unwrap().identity(&identity("web"), &domain().into()).unwrap_err();
         assert!(matches!(refused, RequestError::Identity { .. }), "{other}: {refused}");
     }
+    for long in ["URI:spiffe://", "DNS:"].map(|kind| format!("subjectAltName={kind}{}", "a".repeat(8000))) {
+        let refused = made(&p256, &long).unwrap().identity(&identity("web"), &domain().into()).unwrap_err();
+        assert!(refused.to_string().len() < 400, "{refused}");
+    }
 }
 
 #[test]
