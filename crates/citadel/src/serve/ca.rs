@@ -36,6 +36,8 @@ struct Work {
     authority: Authority,
     /// A person brings the issuer: no other is made.
     brought: bool,
+    /// What is on disk is older than the authority.
+    unkept: bool,
     /// Roots of another authority, which signs for workloads in place of this one.
     elsewhere: Option<Vec<CertificateDer<'static>>>,
     /// What is kept on disk of when the last certificate expires.
@@ -59,7 +61,7 @@ impl Ca {
     pub fn new(authority: Authority, store: Store) -> Arc<Self> {
         let bundle = watch::Sender::new(Arc::from(authority.bundle()));
         let issued_until_kept = authority.issued_until();
-        let work = Work { authority, brought: false, elsewhere: None, issued_until_kept };
+        let work = Work { authority, brought: false, unkept: false, elsewhere: None, issued_until_kept };
         Arc::new(Self { work: Mutex::new(work), store, bundle, revoked: watch::Sender::new(Arc::from([])) })
     }
 
@@ -109,17 +111,18 @@ impl Ca {
     /// Has another issuer sign, which a person has brought (the Secret `cacerts`).
     ///
     /// # Errors
-    /// When it cannot be one, or cannot be kept; then everything stays as it was.
+    /// When it cannot be one: then everything stays as it was. When it cannot be kept: then it is followed all the same,
+    /// and kept at the next look at the clock.
     pub fn follow(&self, files: &Files) -> Result<bool, FollowError> {
         let now = SystemTime::now();
         let mut work = self.locked();
-        work.brought = true;
         let issuer = Issuer::from_files(files, &work.authority.settings().trust_domains.own, now)?;
-        if !work.authority.follow(issuer, now) {
-            return Ok(false);
+        work.brought = true;
+        let followed = work.authority.follow(issuer, now);
+        if followed || work.unkept {
+            self.keep(&mut work)?;
         }
-        self.keep(&mut work)?;
-        Ok(true)
+        Ok(followed)
     }
 
     /// Nobody brings an issuer any more: the one that signs goes on, and may be followed by one that is made here.
@@ -184,11 +187,14 @@ impl Ca {
     /// Takes the steps that are due; when the next one is.
     fn advance(&self, now: SystemTime) -> Option<SystemTime> {
         let mut work = self.locked();
-        if work.authority.advance(now) {
+        let changed = work.authority.advance(now);
+        if changed {
             tracing::info!(roots = work.authority.roots().len(), "the authority's roots have changed");
-            if let Err(error) = self.keep(&mut work) {
-                tracing::error!(%error, "the authority cannot be kept");
-            }
+        }
+        if (changed || work.unkept)
+            && let Err(error) = self.keep(&mut work)
+        {
+            tracing::error!(%error, "the authority cannot be kept");
         }
         let rotates = work.authority.rotates_at().filter(|_| !work.brought);
         if rotates.is_some_and(|at| at <= now) {
@@ -234,6 +240,7 @@ impl Ca {
 
     fn keep(&self, work: &mut Work) -> Result<(), StoreError> {
         let kept = self.store.keep(&work.authority);
+        work.unkept = kept.is_err();
         if kept.is_ok() {
             work.issued_until_kept = work.authority.issued_until();
         }

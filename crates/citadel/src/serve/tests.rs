@@ -339,6 +339,33 @@ async fn a_root_is_changed_on_demand_and_before_it_ends() {
     brief.follow(&brought.to_files()).unwrap();
     assert!(matches!(brief.rotate(), Err(RotateError::Brought)));
     assert_eq!((brief.status().signer, brief.status().rotates), (Signer::Brought, None));
+    let broken = Files { key: String::new().into(), ..brought.to_files() };
+    assert!(matches!(brief.follow(&broken), Err(FollowError::Issuer(_))));
+    assert_eq!(brief.status().signer, Signer::Brought, "the one before was brought");
+}
+
+#[test]
+fn an_issuer_is_brought_once_it_is_proven_and_kept_when_it_can_be() {
+    let directory = tempfile::tempdir().unwrap();
+    let load = || {
+        let store = Store::at(directory.path().to_owned()).unwrap();
+        let authority = store.load(Settings::default(), None, SystemTime::now()).unwrap();
+        Ca::new(authority, store)
+    };
+    let ca = load();
+    let brought = Issuer::self_signed(&domain(), KeyType::EcdsaP256, ROOT_LIFE, SystemTime::now()).unwrap().to_files();
+    let broken = Files { key: String::new().into(), ..brought.clone() };
+    assert!(matches!(ca.follow(&broken), Err(FollowError::Issuer(_))));
+    assert_eq!(ca.status().signer, Signer::Own);
+    assert!(ca.status().rotates.is_some(), "its own root is still followed by another");
+
+    // A file where a directory is to be.
+    std::fs::write(directory.path().join("announced"), "").unwrap();
+    assert!(matches!(ca.follow(&brought), Err(FollowError::Store(_))));
+    std::fs::remove_file(directory.path().join("announced")).unwrap();
+    assert_eq!(load().status().roots.len(), 1);
+    assert!(!ca.follow(&brought).unwrap(), "it is followed already");
+    assert_eq!(load().status().roots.len(), 2);
 }
 
 #[tokio::test]
