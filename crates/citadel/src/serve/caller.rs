@@ -2,17 +2,20 @@
 //! metadata. What comes through the [`Guard`] carries a [`Peer`] with an identity.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use futures::future::BoxFuture;
 use lateen_xds::ads::server::Peer;
-use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
+use tonic::{Code, Status};
 
 use super::Ca;
+use super::buckets::{Buckets, Turn};
 use crate::spiffe::{Identity, TrustDomain, TrustDomains};
 
 /// Whom a token must be meant for (Istio's value).
@@ -45,7 +48,11 @@ pub struct Guard<S> {
     pub inner: S,
     pub reviewer: Reviewer,
     pub ca: Arc<Ca>,
+    pub refused: Refused,
 }
+
+/// Whose tokens were refused: who guesses does not have Kubernetes asked for ever.
+pub type Refused = Arc<Mutex<Buckets<IpAddr>>>;
 
 impl<S: NamedService> NamedService for Guard<S> {
     const NAME: &'static str = S::NAME;
@@ -69,9 +76,10 @@ where
         let copy = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, copy);
         let (reviewer, trust_domains) = (Arc::clone(&self.reviewer), self.ca.trust_domains());
+        let refused = Arc::clone(&self.refused);
         Box::pin(async move {
             let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-            match identify(&peer, request.headers(), &reviewer, &trust_domains).await {
+            match identify(&peer, request.headers(), &reviewer, &refused, &trust_domains).await {
                 Ok(identity) => {
                     request.extensions_mut().insert(Peer { identity: Some(identity.to_string()), ..peer });
                     inner.call(request).await
@@ -91,6 +99,7 @@ async fn identify(
     peer: &Peer,
     headers: &http::HeaderMap,
     reviewer: &Reviewer,
+    refused: &Refused,
     trust_domains: &TrustDomains,
 ) -> Result<Identity, Status> {
     if let Some(identity) = &peer.identity {
@@ -112,8 +121,19 @@ async fn identify(
     if token.len() > MAX_TOKEN_BYTES {
         return Err(Status::unauthenticated(format!("the token has more than {MAX_TOKEN_BYTES} bytes")));
     }
-    let review = reviewer(token.to_owned()).await.map_err(|error| Status::unavailable(error.to_string()))?;
-    owner(review, &trust_domains.own)
+    let address = peer.address.map(|address| address.ip());
+    let buckets = || refused.lock().unwrap_or_else(PoisonError::into_inner);
+    if address.is_some_and(|address| buckets().take(address, Instant::now()) != Turn::Granted) {
+        return Err(Status::resource_exhausted("too many tokens from this address are not accepted: come again"));
+    }
+    let review = reviewer(token.to_owned()).await.map_err(|error| Status::unavailable(error.to_string()));
+    let owner = review.and_then(|review| owner(review, &trust_domains.own));
+    if let Some(address) = address
+        && !owner.as_ref().is_err_and(|status| status.code() == Code::Unauthenticated)
+    {
+        buckets().put_back(&address);
+    }
+    owner
 }
 
 /// Whose token it is.

@@ -1,9 +1,9 @@
 //! Istio's `IstioCertificateService` on top of the authority.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::BoxFuture;
 use lateen_xds::ads::server::Peer;
@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
 use super::Ca;
+use super::buckets::{Buckets, Turn};
 use crate::authority::SignError;
 use crate::certificate;
 use crate::istio::{self, CertificateRequest, CertificateResponse};
@@ -35,14 +36,32 @@ pub struct CertificateService {
     ca: Arc<Ca>,
     places: Arc<Semaphore>,
     turns: Arc<Semaphore>,
+    /// No service account has the authority for itself.
+    shares: Arc<Mutex<Buckets<Identity>>>,
 }
 
 impl CertificateService {
     pub fn new(ca: Arc<Ca>) -> Self {
-        Self { ca, places: Arc::new(Semaphore::new(WAITING)), turns: Arc::new(Semaphore::new(AT_ONCE)) }
+        Self {
+            ca,
+            places: Arc::new(Semaphore::new(WAITING)),
+            turns: Arc::new(Semaphore::new(AT_ONCE)),
+            shares: Arc::default(),
+        }
     }
 
     async fn in_turn(self, request: Request<CertificateRequest>) -> Result<Response<CertificateResponse>, Status> {
+        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+        let identity = peer.identity.as_deref().unwrap_or_default();
+        let caller: Identity =
+            identity.parse().map_err(|_| Status::unauthenticated("the caller has not proven who it is"))?;
+        let share = self.shares.lock().unwrap_or_else(PoisonError::into_inner).take(caller.clone(), Instant::now());
+        if let Turn::Refused { first } = share {
+            if first {
+                tracing::warn!(%caller, address = ?peer.address, "more certificate signing requests than one may send");
+            }
+            return Err(Status::resource_exhausted("too many requests for this service account: come again"));
+        }
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
             tracing::warn!(waiting = WAITING, "certificate signing requests are more than can be signed");
             Status::resource_exhausted("too many requests are waiting: come again")
@@ -52,19 +71,20 @@ impl CertificateService {
         let created = tokio::task::spawn_blocking(move || {
             // The work goes on when the caller does not wait for it, and counts until it is done.
             let _until_done = (place, turn);
-            self.create(request)
+            self.create(request, &caller, &peer)
         });
         created.await.map_err(|_| Status::internal("the request could not be looked at"))?
     }
 
-    fn create(&self, request: Request<CertificateRequest>) -> Result<Response<CertificateResponse>, Status> {
-        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-        let identity = peer.identity.as_deref().unwrap_or_default();
-        let caller: Identity =
-            identity.parse().map_err(|_| Status::unauthenticated("the caller has not proven who it is"))?;
+    fn create(
+        &self,
+        request: Request<CertificateRequest>,
+        caller: &Identity,
+        peer: &Peer,
+    ) -> Result<Response<CertificateResponse>, Status> {
         // Metadata is what Istio's agents tell of their cluster; it changes nothing here.
         let CertificateRequest { csr, validity_duration, metadata: _ } = request.into_inner();
-        self.sign(&csr, validity_duration, &caller).inspect_err(|status| {
+        self.sign(&csr, validity_duration, caller).inspect_err(|status| {
             let reason = status.message();
             tracing::warn!(%caller, address = ?peer.address, reason, "certificate signing request refused");
         })
@@ -152,13 +172,45 @@ mod tests {
         };
         // The one that waits gets its turn never.
         let turns = full.turns.clone().acquire_many_owned(AT_ONCE as u32).await.unwrap();
-        let ask = || full.clone().in_turn(Request::new(CertificateRequest::default()));
+        let ask = || full.clone().in_turn(request(Some("web")));
         let waiting = tokio::spawn(ask());
         while full.places.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
         assert_eq!(ask().await.unwrap_err().code(), tonic::Code::ResourceExhausted);
         drop(turns);
-        assert_eq!(waiting.await.unwrap().unwrap_err().code(), tonic::Code::Unauthenticated, "and now it is looked at");
+        assert_eq!(waiting.await.unwrap().unwrap_err().code(), tonic::Code::InvalidArgument, "and now it is looked at");
+    }
+
+    fn request(account: Option<&str>) -> Request<CertificateRequest> {
+        let mut request = Request::new(CertificateRequest::default());
+        let identity = account.map(|account| format!("spiffe://cluster.local/ns/shop/sa/{account}"));
+        request.extensions_mut().insert(Peer { address: None, identity });
+        request
+    }
+
+    #[tokio::test]
+    async fn one_service_account_does_not_have_the_authority_for_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::at(directory.path().join("ca")).unwrap();
+        let authority = store.load(Settings::default(), None, SystemTime::now()).unwrap();
+        let service = CertificateService::new(Ca::new(authority, store));
+        // The clock is not held: some come back meanwhile.
+        let spend = || {
+            let caller: Identity =
+                request(Some("greedy")).extensions().get::<Peer>().unwrap().identity.as_ref().unwrap().parse().unwrap();
+            while service.shares.lock().unwrap().take(caller.clone(), Instant::now()) == Turn::Granted {}
+        };
+        let ask = |account: Option<&'static str>| service.clone().in_turn(request(account));
+        loop {
+            spend();
+            let status = ask(Some("greedy")).await.unwrap_err();
+            if status.code() == tonic::Code::ResourceExhausted {
+                assert!(status.message().contains("this service account"), "{status}");
+                break;
+            }
+        }
+        assert_eq!(ask(Some("other")).await.unwrap_err().code(), tonic::Code::InvalidArgument, "which was looked at");
+        assert_eq!(ask(None).await.unwrap_err().code(), tonic::Code::Unauthenticated);
     }
 }

@@ -1,6 +1,7 @@
 //! The authority at work: Istio's certificate service, and the control plane's port with TLS, at which every caller
 //! proves who it is.
 
+mod buckets;
 mod ca;
 mod caller;
 mod certificates;
@@ -58,12 +59,18 @@ pub async fn serve(
     let incoming = listener::accept(listener, &ca)?;
     let (ads, open) = AdsService::closable(discovery);
     let certificates = CertificateService::new(Arc::clone(&ca));
+    let refused = Arc::default();
     tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_service(Guard { inner: ads.into_server(), reviewer: reviewer.clone(), ca: Arc::clone(&ca) })
-        .add_service(Guard { inner: certificates, reviewer, ca })
+        .add_service(Guard {
+            inner: ads.into_server(),
+            reviewer: reviewer.clone(),
+            ca: Arc::clone(&ca),
+            refused: Arc::clone(&refused),
+        })
+        .add_service(Guard { inner: certificates, reviewer, ca, refused })
         .serve_with_incoming_shutdown(incoming, async move {
             shutdown.await;
             drop(open);
