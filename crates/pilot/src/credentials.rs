@@ -8,8 +8,10 @@
 //! Source: Istio `pilot/pkg/xds/sds.go`, `pilot/pkg/credentials/kube/secrets.go`, `pilot/pkg/model/credentials/resource.go`.
 
 mod content;
+mod dates;
 mod names;
 
+pub use dates::Dated;
 pub use names::{authorities_name, resource_name};
 
 use crate::node::Node;
@@ -38,8 +40,11 @@ pub enum Missing {
     Unusable(String, String),
 }
 
-/// An object, and what was made of it: a resource, or why none can be.
-type Known = (Arc<Object>, Result<Resource, String>);
+/// A resource, and when it is good.
+type Usable = (Resource, Option<Dated>);
+
+/// An object, and what was made of it, or why nothing can be.
+type Known = (Arc<Object>, Result<Usable, String>);
 
 /// What was made of objects, by the namespace and name that they were asked for by, kept until they change.
 #[derive(Debug, Default)]
@@ -55,30 +60,43 @@ impl Made {
     }
 }
 
-/// The credentials of these names as a proxy is told them, and why it is not told some. `before` is what it was told last.
+/// What a proxy is told of credentials.
+#[derive(Debug, Default)]
+pub struct Told {
+    pub resources: Resources,
+    /// Why it is not told some.
+    pub missing: Vec<Missing>,
+    /// When those are good that it is told.
+    pub dated: Vec<Dated>,
+}
+
+/// The credentials of these names as a proxy is told them. `before` is what it was told last.
 pub fn resources(
     names: &BTreeSet<String>,
     node: &Node,
     snapshot: &Snapshot,
     before: &ResourceSet,
     made: &mut Made,
-) -> (Resources, Vec<Missing>) {
-    let (mut resources, mut missing) = (Resources::default(), Vec::new());
+) -> Told {
+    let mut told = Told::default();
     for name in names {
         match resource(name, node, snapshot, made) {
-            Ok(resource) => drop(resources.insert(Arc::clone(resource.name()), resource)),
+            Ok((resource, dated)) => {
+                told.resources.insert(Arc::clone(resource.name()), resource);
+                told.dated.extend(dated);
+            }
             Err(why) => {
                 if let (Missing::Unusable(..), Some(last)) = (&why, before.get(&ResourceType::Secret, name)) {
-                    resources.insert(Arc::clone(last.name()), last.clone());
+                    told.resources.insert(Arc::clone(last.name()), last.clone());
                 }
-                missing.push(why);
+                told.missing.push(why);
             }
         }
     }
-    (resources, missing)
+    told
 }
 
-fn resource(name: &str, node: &Node, snapshot: &Snapshot, made: &mut Made) -> Result<Resource, Missing> {
+fn resource(name: &str, node: &Node, snapshot: &Snapshot, made: &mut Made) -> Result<Usable, Missing> {
     let parsed = Name::parse(name, &node.namespace).ok_or_else(|| Missing::Name(name.to_owned()))?;
     if parsed.source == Source::Secret {
         if parsed.namespace != node.namespace {
@@ -95,7 +113,10 @@ fn resource(name: &str, node: &Node, snapshot: &Snapshot, made: &mut Made) -> Re
     let result = match known {
         Some((_, result)) => result.clone(),
         None => {
-            let result = content.and_then(|content| content.resource(name));
+            let result = content.and_then(|content| {
+                let dated = Dated::of(&parsed, &content);
+                Ok((content.resource(name)?, dated))
+            });
             made.0.insert(key, (Arc::clone(object), result.clone()));
             result
         }

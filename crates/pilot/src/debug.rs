@@ -11,6 +11,7 @@ use lateen_xds::json::Schema;
 use lateen_xds::{Resource, ResourceType};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
+use std::time::SystemTime;
 
 /// An answer to a request for a debug path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +45,7 @@ impl Pilot {
             "/debug/connections" => Answer::json(&connections(state)),
             "/debug/registryz" => Answer::json(&state.world().registry.entries().map(service).collect()),
             "/debug/endpointz" => Answer::json(&state.world().registry.entries().map(endpoints).collect()),
-            "/debug/problemz" => Answer::json(&problems(state)),
+            "/debug/problemz" => Answer::json(&problems(state, SystemTime::now())),
             "/debug/config_dump" => config_dump(state, query),
             _ => Answer::text(404, "no such page\n"),
         })
@@ -136,9 +137,9 @@ fn endpoints(entry: &Entry) -> Value {
     entry.endpoints.iter().map(of_port).collect()
 }
 
-fn problems(state: &State) -> Value {
+fn problems(state: &State, now: SystemTime) -> Value {
     let of_proxy = |proxy: &Proxy| {
-        let problems: Vec<String> = proxy.problems().collect();
+        let problems: Vec<String> = proxy.problems().chain(proxy.out_of_date(now)).collect();
         (!problems.is_empty()).then(|| json!({ "proxy": proxy.node.id, "problems": problems }))
     };
     state.proxies().filter_map(of_proxy).collect()

@@ -7,6 +7,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret as M
 use k8s_openapi::ByteString;
 use prost::Message as _;
 use serde_json::{Value, json};
+use std::time::{Duration, SystemTime};
 
 const ACCOUNT: &str = "spiffe://cluster.local/ns/istio-system/sa/ingress";
 
@@ -166,6 +167,37 @@ fn a_secret_is_told_when_it_comes_and_changes_and_a_broken_one_is_not() {
     assert!(cluster.0.remove(&lateen_galley::Key::new(Kind::Secret, "istio-system".to_owned(), "own")).is_some());
     assert_eq!(state.take(cluster.snapshot()), Pending::Nothing);
     assert_eq!(told(&proxy), []);
+}
+
+/// A certificate that is good from one second to another, and its key.
+fn good(seconds: std::ops::Range<i64>) -> (String, String) {
+    use rcgen::date_time_ymd;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(["a.test".to_owned()]).unwrap();
+    let time = |second| date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(second as u64);
+    (params.not_before, params.not_after) = (time(seconds.start), time(seconds.end));
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+#[test]
+fn what_is_good_no_more_or_not_yet_is_told_and_said() {
+    let mut cluster = Cluster::read(MESH);
+    let ((early, _), (late, key)) = (good(0..1000), good(2000..3000));
+    let both = early.clone() + &late;
+    cluster.apply(&secret("istio-system", "own", &[("cert", &late), ("key", &key), ("cacert", &both)]));
+    let mut state = cluster.state(Config::default());
+    let proxy = gateway(&mut state, ACCOUNT);
+    assert_eq!(told(&proxy), self::both());
+    let at = |second: u64| -> Vec<String> {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+        state.proxies().flat_map(|proxy| proxy.out_of_date(now).collect::<Vec<_>>()).collect()
+    };
+    let own = "Secret istio-system/own";
+    assert_eq!(at(1999), [format!("{own} is not yet valid: it will be good from 1970-01-01T00:33:20Z on")]);
+    assert_eq!(at(2500), [""; 0]);
+    assert_eq!(at(3000), [""; 0], "the last second counts");
+    let expired = |which: &str| format!("{own}{which} has expired: it was good until 1970-01-01T00:50:00Z");
+    assert_eq!(at(3001), [expired(""), expired("-cacert")], "authorities are good as long as one of them is");
 }
 
 #[test]

@@ -17,12 +17,15 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use lateen_galley::Snapshot;
 use lateen_xds::ads::server::{Connection, Discovery, Peer, StreamStatus};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 use tonic::Status;
 
 /// More proxies than this at a time are refused.
 const MAX_PROXIES: usize = 20_000;
+
+/// How often it is looked whether a certificate has expired meanwhile.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// Discovery for all proxies of a mesh. Clones share one state; the work ends when the last is dropped.
 #[derive(Clone, Debug)]
@@ -128,8 +131,9 @@ impl Drop for Running {
 
 impl Shared {
     fn work(&self, mut debounce: Debounce) {
+        let mut look = Instant::now();
         loop {
-            let Some(News { keys, snapshot }) = self.next(&debounce) else { return };
+            let Some(News { keys, snapshot }) = self.next(&debounce, look) else { return };
             let now = Instant::now();
             let mut state = lock(&self.state);
             let learnt = keys.map(|keys| state.learn(keys));
@@ -144,11 +148,15 @@ impl Shared {
             if debounce.take(now) {
                 state.push();
             }
+            if now >= look {
+                state.warn(SystemTime::now());
+                look = now + LOOK;
+            }
         }
     }
 
-    /// Waits for news, or for the time to push, when there are none. `None` is the end.
-    fn next(&self, debounce: &Debounce) -> Option<News> {
+    /// Waits for news, or for the time to push or to look at dates, when there are none. `None` is the end.
+    fn next(&self, debounce: &Debounce, look: Instant) -> Option<News> {
         let mut inbox = lock(&self.inbox);
         loop {
             if inbox.closed {
@@ -158,16 +166,12 @@ impl Shared {
             if news.snapshot.is_some() || news.keys.is_some() {
                 return Some(news);
             }
-            inbox = match debounce.due() {
-                None => self.changed.wait(inbox).unwrap_or_else(PoisonError::into_inner),
-                Some(due) => {
-                    let left = due.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return Some(News::default());
-                    }
-                    self.changed.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
+            let due = debounce.due().map_or(look, |due| due.min(look));
+            let left = due.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Some(News::default());
+            }
+            inbox = self.changed.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Connected proxies, and which of them a change is about.
 
 use crate::assemble;
-use crate::credentials::{self, Made, Missing};
+use crate::credentials::{self, Dated, Made, Missing, Told};
 use crate::node::Node;
 use crate::registry::{Instance, Labels};
 use crate::scope::{Place, ScopeKey};
@@ -12,6 +12,7 @@ use lateen_xds::{ResourceSet, ResourceType};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 use tokio::sync::watch;
 
 /// A connected proxy.
@@ -26,6 +27,10 @@ pub struct Proxy {
     pub(super) credentials: BTreeSet<String>,
     /// Credentials that it needs and is not told.
     pub(super) missing: Vec<Missing>,
+    /// When the credentials are good that it is told.
+    pub(super) dated: Vec<Dated>,
+    /// What was said of those in the log.
+    pub(super) warned: Vec<String>,
     /// Claims and servers that were not granted, in words.
     pub(super) refused: Vec<String>,
 }
@@ -34,6 +39,20 @@ impl Proxy {
     /// What it cannot be given, in words.
     pub fn problems(&self) -> impl Iterator<Item = String> {
         self.refused.iter().cloned().chain(self.missing.iter().map(ToString::to_string))
+    }
+
+    /// Credentials that it is told although they are good no more, or not yet, in words.
+    pub fn out_of_date(&self, now: SystemTime) -> impl Iterator<Item = String> {
+        self.dated.iter().filter_map(move |dated| dated.trouble(now))
+    }
+
+    /// Says so in the log, once for each.
+    pub(super) fn warn(&mut self, now: SystemTime) {
+        let troubles: Vec<String> = self.out_of_date(now).collect();
+        for new in troubles.iter().filter(|new| !self.warned.contains(new)) {
+            tracing::warn!(proxy = %self.node.id, "a credential is told that nobody will accept: {new}");
+        }
+        self.warned = troubles;
     }
 
     /// What it was told last, with its credentials as objects have them now.
@@ -47,11 +66,12 @@ impl Proxy {
         if self.credentials.is_empty() && before.of_type(&ResourceType::Secret).next().is_none() {
             return resources;
         }
-        let (secrets, missing) = credentials::resources(&self.credentials, &self.node, snapshot, &before, made);
+        let told = credentials::resources(&self.credentials, &self.node, snapshot, &before, made);
+        let Told { resources: secrets, missing, dated } = told;
         for new in missing.iter().filter(|new| !self.missing.contains(new)) {
             tracing::warn!(proxy = %self.node.id, "a credential is not told: {new}");
         }
-        self.missing = missing;
+        (self.missing, self.dated) = (missing, dated);
         resources.with_all(ResourceType::Secret, secrets)
     }
 

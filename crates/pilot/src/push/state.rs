@@ -16,6 +16,7 @@ use lateen_xds::ads::server::StreamStatus;
 use lateen_xds::{ResourceSet, ResourceType};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::SystemTime;
 use tokio::sync::watch;
 
 /// Scopes kept beyond those in use.
@@ -251,6 +252,15 @@ impl State {
         }
     }
 
+    /// Says in the log which credentials that proxies are told are good no more, or not yet.
+    pub fn warn(&mut self, now: SystemTime) {
+        for id in self.proxies.ids() {
+            if let Some(proxy) = self.proxies.get_mut(id).filter(|proxy| !proxy.dated.is_empty()) {
+                proxy.warn(now);
+            }
+        }
+    }
+
     /// Adds a proxy. What it gets is complete at once; `None` before the first push.
     pub fn connect(
         &mut self,
@@ -274,6 +284,8 @@ impl State {
             status,
             credentials: BTreeSet::new(),
             missing: Vec::new(),
+            dated: Vec::new(),
+            warned: Vec::new(),
             refused: Vec::new(),
         };
         self.proxies.insert(id, proxy);

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use lateen_traffic::Config;
 use lateen_traffic::cluster::{Cluster, Health};
@@ -209,6 +210,7 @@ pub(super) fn merge(stats: &Stats, config: &Config, facts: &dyn Fn(&Cluster) -> 
         let memory = crate::admin::memory::read();
         out.push(Entry::gauge("uptime", stats.started.elapsed().as_secs()));
         out.push(Entry::gauge("total_connections", connections));
+        out.push(Entry::gauge("days_until_first_cert_expiring", super::tls::days_left(config, SystemTime::now())));
         out.push(Entry::gauge("memory_allocated", memory.allocated));
         out.push(Entry::gauge("memory_heap_size", memory.heap));
         out.push(Entry::gauge("memory_physical_size", memory.resident));

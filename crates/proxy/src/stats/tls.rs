@@ -1,14 +1,15 @@
 //! What became of TLS handshakes, under Envoy's names.
 
 use std::sync::OnceLock;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use lateen_traffic::Config;
 use lateen_traffic::tls::{TlsConnection, TlsVersion};
 
 use super::cells::{Cell as _, Counter};
 use super::snapshot::{Entry, Value};
 use crate::tls::failure::Cause;
-use crate::tls::held::OfContext;
+use crate::tls::held::{self, OfContext};
 
 /// Handshakes of a listener or cluster on one worker (`listener.ADDRESS.ssl.`, `cluster.NAME.ssl.`).
 #[derive(Debug, Default)]
@@ -102,6 +103,19 @@ pub(super) fn expirations(of: &OfContext<'_>, out: &mut Vec<Entry>) {
     }
 }
 
+/// Days until the first certificate of all contexts expires: 0 when one has, and `u32::MAX` when there is none (Envoy's
+/// values).
+pub(super) fn days_left(config: &Config, now: SystemTime) -> u64 {
+    let all = held::all(config).flat_map(|of| of.own.into_iter().chain(of.authority));
+    days_until_first(all.map(|held| held.certificate.not_after), now)
+}
+
+fn days_until_first(ends: impl Iterator<Item = SystemTime>, now: SystemTime) -> u64 {
+    const DAY: u64 = 24 * 60 * 60;
+    let days = ends.map(|end| end.duration_since(now).map_or(0, |left| left.as_secs() / DAY));
+    days.min().unwrap_or_else(|| u32::MAX.into())
+}
+
 /// Counted once there was a handshake.
 #[derive(Debug, Default)]
 pub(super) struct TlsCounts(pub(super) OnceLock<Box<TlsStats>>);
@@ -130,5 +144,23 @@ impl TlsCounts {
             .chain(CURVES.into_iter().zip(&stats.curves));
         let seen = seen.map(|(name, counter)| Entry::new(name, counter.value()));
         out.extend(seen.filter(|entry| entry.value != Value::Counter(0)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_first_certificate_to_expire_counts_in_whole_days() {
+        let now = SystemTime::now();
+        let hours = |hours: &[u64]| {
+            let ends = hours.iter().map(|hours| now + Duration::from_secs(hours * 3600));
+            days_until_first(ends, now)
+        };
+        assert_eq!((hours(&[]), hours(&[100, 49, 50]), hours(&[23])), (u64::from(u32::MAX), 2, 0));
+        assert_eq!(days_until_first([now - Duration::from_secs(1)].into_iter(), now), 0);
     }
 }
