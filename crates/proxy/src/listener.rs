@@ -182,9 +182,15 @@ impl Listeners {
                 match socket.accept().await {
                     Ok((stream, peer)) => {
                         let Some(serving) = table.get(address) else { continue };
-                        let Some(admitted) = worker.admit() else {
-                            serving.stats.downstream_cx_overflow.inc();
-                            continue;
+                        let admitted = match serving.listener.ignores_global_limit {
+                            true => None,
+                            false => match worker.admit() {
+                                None => {
+                                    serving.stats.downstream_global_cx_overflow.inc();
+                                    continue;
+                                }
+                                counted => counted,
+                            },
                         };
                         let (worker, table) = (Rc::clone(&worker), Rc::clone(&table));
                         tokio::task::spawn_local(take(worker, table, serving, stream, peer, admitted));
@@ -296,7 +302,7 @@ async fn take(
     mut serving: Rc<Serving>,
     mut stream: TcpStream,
     direct: SocketAddr,
-    _admitted: Admitted,
+    _admitted: Option<Admitted>,
 ) {
     let begun = SystemTime::now();
     let Ok(local) = stream.local_addr() else { return };

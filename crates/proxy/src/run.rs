@@ -29,7 +29,7 @@ use crate::readiness::{self, Readiness};
 use crate::stats::Stats;
 use crate::view;
 
-/// Downstream connections allowed at once, as Istio's bootstrap sets it: in effect the limit of file descriptors.
+/// Downstream connections allowed at once where the bootstrap does not say: in effect the limit of file descriptors.
 const MAX_CONNECTIONS: usize = i32::MAX as usize;
 
 /// Time for access logs to reach their files at the end.
@@ -94,7 +94,7 @@ async fn serve(options: Options, bootstrap: Bootstrap, schema: Schema) -> Result
     let inherited = options.inherited.iter().map(|(port, _)| *port).collect();
     let settings = Settings {
         workers: options.concurrency,
-        max_connections: MAX_CONNECTIONS,
+        max_connections: bootstrap.max_connections.unwrap_or(MAX_CONNECTIONS),
         default_bind: bind.clone(),
         inherited: options.inherited,
         static_clusters: bootstrap.clusters.iter().map(|c| c.name.clone()).collect(),

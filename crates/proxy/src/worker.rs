@@ -33,12 +33,13 @@ pub struct Worker {
     pub logs: AccessLogs,
     /// Copies of requests under way.
     pub copies: Cell<usize>,
+    /// TLS handshakes of clients under way.
+    pub handshakes: Cell<usize>,
     config: RefCell<Rc<Config>>,
     resolved: RefCell<Resolved>,
     upstreams: Upstreams,
     dice: RefCell<SmallRng>,
     date: RefCell<(u64, Rc<str>)>,
-    connections: Cell<usize>,
 }
 
 /// What all workers share.
@@ -104,12 +105,12 @@ impl Worker {
             stats,
             logs,
             copies: Cell::new(0),
+            handshakes: Cell::new(0),
             config: RefCell::default(),
             resolved: RefCell::default(),
             upstreams: Upstreams::default(),
             dice: RefCell::new(SmallRng::from_os_rng()),
             date: RefCell::new((0, Rc::from(""))),
-            connections: Cell::new(0),
         })
     }
 
@@ -141,12 +142,10 @@ impl Worker {
 
     /// Counts a downstream connection as long as the result lives; `None` when there are too many.
     pub fn admit(self: &Rc<Self>) -> Option<Admitted> {
-        if self.process.connections.load(Ordering::Relaxed) >= self.process.max_connections as i64 {
-            return None;
-        }
-        self.process.connections.fetch_add(1, Ordering::Relaxed);
-        self.connections.set(self.connections.get() + 1);
-        Some(Admitted(Rc::clone(self)))
+        let most = i64::try_from(self.process.max_connections).unwrap_or(i64::MAX);
+        // Counted before it is compared: all workers accept at once.
+        let admitted = Admitted(Rc::clone(self));
+        (self.process.connections.fetch_add(1, Ordering::Relaxed) < most).then_some(admitted)
     }
 
     /// Follows orders until told to stop.
@@ -203,6 +202,5 @@ pub struct Admitted(Rc<Worker>);
 impl Drop for Admitted {
     fn drop(&mut self) {
         self.0.process.connections.fetch_sub(1, Ordering::Relaxed);
-        self.0.connections.set(self.0.connections.get() - 1);
     }
 }

@@ -48,6 +48,8 @@ pub struct Listener {
     pub per_connection_buffer: usize,
     /// Length of the accept queue; the system's limit when `None`.
     pub backlog: Option<u32>,
+    /// Its connections are not among those that the process has a limit for.
+    pub ignores_global_limit: bool,
 }
 
 /// How strictly a PROXY protocol header is expected.

@@ -1,10 +1,11 @@
 //! TLS on the control plane's port: its own certificate from the authority, renewed and changed with it, and callers'
 //! certificates verified by the authority's roots. A caller without one is let in: it has to bring a token.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ const RETRY: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Handshakes at once; further callers wait in the listener's queue.
 const HANDSHAKES: usize = 512;
+/// Of these from one address: who only opens connections does not keep others waiting. More are closed, and come again.
+pub(super) const OF_ONE: usize = 128;
 
 /// Why the control plane has no certificate of its own.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +60,7 @@ pub fn accept(listener: TcpListener, ca: &Arc<Ca>) -> Result<ReceiverStream<io::
     tokio::spawn(renew(Arc::clone(ca), Arc::clone(&config)));
     tokio::spawn(async move {
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        let callers = Callers::default();
         while let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await {
             let (stream, address) = tokio::select! {
                 accepted = listener.accept() => match accepted {
@@ -70,10 +74,11 @@ pub fn accept(listener: TcpListener, ca: &Arc<Ca>) -> Result<ReceiverStream<io::
                 },
                 () = sender.closed() => return,
             };
+            let Some(place) = callers.place(address.ip()) else { continue };
             let (acceptor, sender) = (TlsAcceptor::from(config.load_full()), sender.clone());
             tokio::spawn(async move {
                 let shaken = tokio::time::timeout(PATIENCE, shake(acceptor, stream, address)).await;
-                drop(permit);
+                drop((permit, place));
                 match shaken {
                     Ok(Ok(accepted)) => drop(sender.send(Ok(accepted)).await),
                     Ok(Err(error)) => tracing::warn!(%address, %error, "TLS handshake failed"),
@@ -83,6 +88,49 @@ pub fn accept(listener: TcpListener, ca: &Arc<Ca>) -> Result<ReceiverStream<io::
         }
     });
     Ok(ReceiverStream::new(incoming))
+}
+
+/// Handshakes under way, by address.
+#[derive(Clone, Default)]
+struct Callers(Arc<Mutex<HashMap<IpAddr, UnderWay>>>);
+
+#[derive(Default)]
+struct UnderWay {
+    handshakes: usize,
+    told: bool,
+}
+
+impl Callers {
+    /// Counts one more of an address, until the result is dropped; `None`: there are too many.
+    fn place(&self, address: IpAddr) -> Option<Place> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = all.entry(address).or_default();
+        if of.handshakes >= OF_ONE {
+            if !std::mem::replace(&mut of.told, true) {
+                tracing::warn!(%address, "connections are closed: {OF_ONE} TLS handshakes of the address are under way");
+            }
+            return None;
+        }
+        of.handshakes += 1;
+        Some(Place { callers: self.clone(), address })
+    }
+}
+
+struct Place {
+    callers: Callers,
+    address: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut all = self.callers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of) = all.get_mut(&self.address) {
+            of.handshakes -= 1;
+            if of.handshakes == 0 {
+                all.remove(&self.address);
+            }
+        }
+    }
 }
 
 async fn shake(acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr) -> io::Result<Accepted> {

@@ -217,6 +217,32 @@ async fn callers_without_proof_are_refused() {
 }
 
 #[tokio::test]
+async fn one_address_does_not_take_all_places_for_handshakes() {
+    let world = World::start(Duration::ZERO).await;
+    let from = async |host: [u8; 4]| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((std::net::IpAddr::from(host), 0).into()).unwrap();
+        socket.connect(world.address).await.unwrap()
+    };
+    // What is told of bytes that are no handshake; nothing, if it was closed unheard.
+    let answer = async |mut stream: tokio::net::TcpStream| {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut told: Vec<u8> = Vec::new();
+        let _ = stream.write_all(b"no handshake, and longer than a record's head").await;
+        let _ = tokio::time::timeout(FAR_TOO_LONG, stream.read_to_end(&mut told)).await.unwrap();
+        told
+    };
+    let mut idle = Vec::new();
+    for _ in 0..listener::OF_ONE {
+        idle.push(from([127, 0, 0, 1]).await);
+    }
+    assert!(answer(from([127, 0, 0, 1]).await).await.is_empty());
+    assert!(!answer(from([127, 0, 0, 2]).await).await.is_empty(), "another is heard");
+    drop(idle);
+    while answer(from([127, 0, 0, 1]).await).await.is_empty() {}
+}
+
+#[tokio::test]
 async fn nobody_gets_another_s_certificate() {
     let world = World::start(Duration::ZERO).await;
     let (code, message) = world.refused(Some("shop:web"), csr("api")).await;

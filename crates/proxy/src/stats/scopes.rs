@@ -373,6 +373,8 @@ scope! {
         downstream_cx_active: Gauge,
         downstream_cx_destroy: Counter,
         downstream_cx_overflow: Counter,
+        downstream_cx_overload_reject: Counter,
+        downstream_global_cx_overflow: Counter,
         downstream_pre_cx_timeout: Counter,
         downstream_pre_cx_active: Gauge,
         downstream_listener_filter_error: Counter,

@@ -306,6 +306,7 @@ fn listeners_are_named_by_address() {
         direction: lateen_traffic::listener::Direction::Inbound,
         per_connection_buffer: 1,
         backlog: None,
+        ignores_global_limit: false,
     };
     assert_eq!(&*listener_scope(&listener), "0.0.0.0_15006");
     listener.addresses = vec!["[::]:80".parse().unwrap()];

@@ -155,6 +155,7 @@ pub fn config(address: SocketAddr, hcm: Hcm, clusters: Vec<Cluster>) -> Arc<Conf
         direction: Direction::Unspecified,
         per_connection_buffer: 1 << 20,
         backlog: None,
+        ignores_global_limit: false,
     };
     let clusters: HashMap<_, _> = clusters.into_iter().map(|c| (Arc::clone(&c.settings.name), Arc::new(c))).collect();
     Arc::new(Config {

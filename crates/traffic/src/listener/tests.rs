@@ -40,6 +40,7 @@ fn listener(chains: Vec<Arc<FilterChain>>) -> Listener {
         direction: Direction::Inbound,
         per_connection_buffer: 1 << 20,
         backlog: None,
+        ignores_global_limit: false,
     }
 }
 

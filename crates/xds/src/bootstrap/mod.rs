@@ -2,7 +2,7 @@
 //!
 //! - reject: what decides where configuration comes from or who may see the admin page, and is not carried out;
 //!   and whatever the converters of static listeners and clusters reject
-//! - note: statistics, tracing, runtime, overload and process settings
+//! - note: statistics, tracing, runtime and process settings; of overload all but the limit of connections
 //!
 //! Knows the text of a file, never the file.
 #![allow(deprecated)] // Envoy's deprecated fields are fields all the same.
@@ -20,6 +20,8 @@ use envoy_types::pb::envoy::config::bootstrap::v3::{self as pb, bootstrap};
 use envoy_types::pb::envoy::config::cluster::v3::Cluster as PbCluster;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::config::listener::v3::Listener as PbListener;
+use envoy_types::pb::envoy::config::overload::v3::{OverloadManager, ResourceMonitor, resource_monitor::ConfigType};
+use envoy_types::pb::envoy::extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret as PbSecret;
 use lateen_traffic::cluster::UpstreamBind;
 
@@ -27,7 +29,7 @@ pub(crate) use source::ads as ads_server;
 
 use crate::ads::Protocol;
 use crate::convert::{At as _, note_if_set, reject_if_set};
-use crate::convert::{Notes, Reject, socket_address, upstream_bind};
+use crate::convert::{Notes, Reject, socket_address, unpack, upstream_bind};
 use crate::json::{JsonError, Schema};
 
 /// A bootstrap, checked and sorted.
@@ -51,6 +53,8 @@ pub struct Bootstrap {
     pub cluster_source: Option<ResourceSource>,
     /// How upstream sockets are made, unless a cluster says otherwise. Also for the connection to the ADS server.
     pub upstream_bind: Option<UpstreamBind>,
+    /// Downstream connections allowed at once (`envoy.resource_monitors.global_downstream_max_connections`).
+    pub max_connections: Option<usize>,
     /// What the bootstrap says and is not carried out.
     pub notes: Notes,
     /// The bootstrap as it was read, for `/config_dump`.
@@ -164,7 +168,7 @@ impl Bootstrap {
         }
         note_if_set!(notes, "Bootstrap":
             node_context_params, flags_path, stats_sinks, deferred_stat_options, stats_config, stats_flush_interval,
-            watchdog, watchdogs, tracing, layered_runtime, overload_manager, enable_dispatcher_stats,
+            watchdog, watchdogs, tracing, layered_runtime, enable_dispatcher_stats,
             stats_server_version_override, use_tcp_for_dns_lookups, dns_resolution_config, typed_dns_resolver_config,
             bootstrap_extensions, fatal_actions, inline_headers, perf_tracing_file_path, default_regex_engine,
             xds_config_tracker_extension, application_log_config, grpc_async_client_manager_config,
@@ -187,12 +191,16 @@ impl Bootstrap {
             all.upstream_bind = self::cluster_manager(value, &mut notes).at("cluster_manager")?;
         }
         if let Some(value) = dynamic_resources {
+            max_connections: None,
             all.dynamic_resources(value, &mut notes).at("dynamic_resources")?;
         }
         all.notes = notes;
         Ok(all)
     }
 
+        if let Some(value) = overload_manager {
+            all.max_connections = self::overload(value, &mut notes).at("overload_manager")?;
+        }
     fn dynamic_resources(&mut self, value: bootstrap::DynamicResources, notes: &mut Notes) -> Result<(), Reject> {
         let bootstrap::DynamicResources {
             lds_config,
@@ -247,4 +255,27 @@ fn cluster_manager(value: pb::ClusterManager, notes: &mut Notes) -> Result<Optio
     note_if_set!(notes, "ClusterManager":
         local_cluster_name, outlier_detection, load_stats_config, enable_deferred_cluster_creation);
     upstream_bind_config.map(|bind| upstream_bind(bind, notes)).transpose().at("upstream_bind_config")
+}
+
+/// How many downstream connections are allowed.
+fn overload(value: OverloadManager, notes: &mut Notes) -> Result<Option<usize>, Reject> {
+    let OverloadManager { refresh_interval, resource_monitors, actions, loadshed_points, buffer_factory_config } =
+        value;
+    note_if_set!(notes, "OverloadManager": refresh_interval, actions, loadshed_points, buffer_factory_config);
+    let mut most = None;
+    for ResourceMonitor { name: _, config_type } in resource_monitors {
+        let connections = match config_type {
+            Some(ConfigType::TypedConfig(any)) => unpack(&any).at("resource_monitors")?,
+            None => None,
+        };
+        match connections {
+            Some(DownstreamConnectionsConfig { max_active_downstream_connections: given }) => {
+                let given = usize::try_from(given).ok().filter(|given| *given > 0);
+                let reason = || Reject::field("max_active_downstream_connections", "has to be greater than 0");
+                most = Some(given.ok_or_else(reason).at("resource_monitors")?);
+            }
+            None => notes.add("OverloadManager.resource_monitors"),
+        }
+    }
+    Ok(most)
 }

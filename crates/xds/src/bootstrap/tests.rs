@@ -77,9 +77,10 @@ fn a_sidecars_bootstrap() {
     assert_eq!(bootstrap.cluster_source, Some(ResourceSource::Ads));
     let bind = bootstrap.upstream_bind.as_ref().unwrap();
     assert_eq!((bind.options[0].level, bind.options[0].name), (1, 36));
-    let noted =
-        ["bootstrap_extensions", "overload_manager", "stats_config", "tracing"].map(|f| format!("Bootstrap.{f}"));
+    let noted = ["bootstrap_extensions", "stats_config", "tracing"].map(|f| format!("Bootstrap.{f}"));
     assert_eq!(bootstrap.notes.iter().map(|(field, _)| field).collect::<Vec<_>>(), noted);
+
+    assert_eq!(bootstrap.max_connections, Some(2_147_483_647));
 
     let mut state = State::new(&bootstrap, Box::new(|_| Ok(Box::new(()))), std::time::SystemTime::UNIX_EPOCH).unwrap();
     let config = state.config();
@@ -87,6 +88,28 @@ fn a_sidecars_bootstrap() {
     let xds = &config.clusters["xds-grpc"];
     assert_eq!(xds.endpoints.localities[0].endpoints[0].address.to_string(), "10.244.0.1:15010");
     assert_eq!(xds.settings.protocol, lateen_traffic::cluster::UpstreamProtocol::Http2);
+}
+
+#[test]
+fn of_overload_the_limit_of_connections_is_carried_out() {
+    let monitors = |monitors: &str| {
+        parse(&format!("overload_manager: {{resource_monitors: [{monitors}], actions: [{{name: a}}]}}"))
+    };
+    let connections = |most: i64| {
+        format!(
+            "{{name: c, typed_config: {{'@type': type.googleapis.com/envoy.extensions.resource_monitors\
+             .downstream_connections.v3.DownstreamConnectionsConfig, max_active_downstream_connections: {most}}}}}"
+        )
+    };
+    let heap = "{name: h, typed_config: {'@type': type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap\
+                .v3.FixedHeapConfig, max_heap_size_bytes: 1}}";
+    let both = monitors(&format!("{heap}, {}", connections(7))).unwrap();
+    assert_eq!(both.max_connections, Some(7));
+    let noted: Vec<_> = both.notes.iter().map(|(field, _)| field).collect();
+    assert_eq!(noted, ["OverloadManager.actions", "OverloadManager.resource_monitors"]);
+    assert_eq!(monitors(heap).unwrap().max_connections, None);
+    let refused = monitors(&connections(0)).unwrap_err().to_string();
+    assert!(refused.ends_with("max_active_downstream_connections: has to be greater than 0"), "{refused}");
 }
 
 #[test]

@@ -219,7 +219,7 @@ pub(crate) fn config_source(source: core::ConfigSource, notes: &mut Notes) -> Re
 }
 
 /// Decodes an `Any` that holds a `T`; `None` if it holds something else.
-pub(super) fn unpack<T: Message + Name + Default>(any: &Any) -> Result<Option<T>, Reject> {
+pub(crate) fn unpack<T: Message + Name + Default>(any: &Any) -> Result<Option<T>, Reject> {
     let Any { type_url, value } = any;
     if type_name(type_url) != T::full_name() {
         return Ok(None);

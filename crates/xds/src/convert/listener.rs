@@ -100,8 +100,7 @@ pub fn listener(listener: pb::Listener, notes: &mut Notes) -> Result<Listener, R
     note_if_set!(notes, "Listener":
         stat_prefix, stats_matcher, per_connection_buffer_high_watermark_timeout, metadata, drain_type,
         tcp_fast_open_queue_length, connection_balance_config, reuse_port, enable_reuse_port,
-        max_connections_to_accept_per_socket_event, ignore_global_conn_limit, bypass_overload_manager,
-        tcp_keepalive);
+        max_connections_to_accept_per_socket_event, bypass_overload_manager, tcp_keepalive);
 
     let address = address.ok_or_else(|| Reject::field("address", "missing"))?;
     let address = socket_address(address).at("address")?;
@@ -147,6 +146,7 @@ pub fn listener(listener: pb::Listener, notes: &mut Notes) -> Result<Listener, R
         direction,
         per_connection_buffer: buffer,
         backlog: tcp_backlog_size.map(|size| size.value),
+        ignores_global_limit: ignore_global_conn_limit,
     })
 }
 

@@ -53,7 +53,7 @@ pub use reject::{Notes, Reject};
 pub use route::route_config;
 pub use secret::secret;
 
-pub(crate) use address::{socket_address, upstream_bind};
+pub(crate) use address::{socket_address, unpack, upstream_bind};
 pub(crate) use cluster::secrets_of_cluster;
 pub(crate) use listener::{route_names, secrets_of_listener};
 pub(crate) use reject::{At, note_if_set, reject_if_set};

@@ -6,6 +6,7 @@ mod alpn;
 mod attempts;
 mod bad_requests;
 mod checks_over_tls;
+mod connections;
 mod cors;
 mod counters;
 mod drawn;
