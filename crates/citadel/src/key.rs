@@ -100,6 +100,7 @@ fn wipe(der: PrivateKeyDer<'static>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authority::Files;
 
     #[test]
     fn keys_survive_their_file_and_do_not_show_themselves() {
@@ -108,6 +109,9 @@ mod tests {
             let again = Key::from_pem(&key.to_pem()).unwrap();
             assert_eq!(key.public(), again.public(), "{kind:?}");
             assert_eq!(format!("{key:?}"), "Key(..)");
+            let files = Files { key: key.to_pem(), root: "a root".to_owned(), ..Files::default() };
+            let shown = format!("{files:?}");
+            assert!(shown.contains("a root") && !shown.contains("PRIVATE KEY"), "{shown}");
         }
     }
 

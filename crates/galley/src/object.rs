@@ -138,11 +138,24 @@ resources! {
 }
 
 /// An object that never changes; a changed one is another object. Share it in an `Arc`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Object {
     raw: Value,
     resource: Resource,
     revision: u64,
+}
+
+/// Of a Secret only which it is.
+impl std::fmt::Debug for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Object");
+        shown.field("kind", &self.kind()).field("namespace", &self.namespace()).field("name", &self.name());
+        shown.field("revision", &self.revision);
+        if self.kind() != Kind::Secret {
+            shown.field("raw", &self.raw);
+        }
+        shown.finish_non_exhaustive()
+    }
 }
 
 impl Object {
@@ -263,4 +276,20 @@ pub(crate) fn subject_of(raw: &Value) -> Subject {
     let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
     let metadata = |name: &str| text(raw.get("metadata").and_then(|metadata| metadata.get(name)));
     Subject { kind: text(raw.get("kind")), namespace: metadata("namespace"), name: metadata("name") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_secret_does_not_show_what_is_in_it() {
+        let metadata = json!({"name": "own", "namespace": "shop"});
+        let data = json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"tls.key": "c2VjcmV0"}});
+        let shown = format!("{:?}", Object::decode(data).unwrap());
+        assert!(shown.contains("own") && !shown.contains("c2VjcmV0"), "{shown}");
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"a": "told"}});
+        assert!(format!("{:?}", Object::decode(map).unwrap()).contains("told"));
+    }
 }

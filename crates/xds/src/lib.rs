@@ -20,6 +20,7 @@ pub mod check;
 pub mod convert;
 pub mod istio;
 pub mod json;
+mod keys;
 pub mod resource;
 mod resource_type;
 

@@ -7,12 +7,15 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use envoy_types::pb::google::protobuf::Any;
 use lateen_persistent::Map;
 use prost::{Message, Name};
+use zeroize::Zeroizing;
 
 use crate::ResourceType;
 use crate::canonical::canonical;
+use crate::keys;
 
 /// A resource's version: a hash of its content, the same in every process of the same build. Equal versions of a
 /// name mean equal content, so a client that comes back with what it has is sent only what differs.
@@ -39,11 +42,18 @@ impl fmt::Display for Version {
 }
 
 /// One named resource, encoded once and shared by every set and stream that holds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Resource {
     name: Arc<str>,
     version: Version,
     body: Bytes,
+}
+
+/// Without its content: it may be a secret.
+impl fmt::Debug for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Resource({:?}, {}, {} bytes)", self.name, self.version, self.body.len())
+    }
 }
 
 impl Resource {
@@ -56,6 +66,16 @@ impl Resource {
     pub fn from_encoded(name: impl Into<Arc<str>>, type_name: &str, encoded: Vec<u8>) -> Resource {
         let body = Bytes::from(canonical(type_name, encoded));
         Resource { name: name.into(), version: Version::of(&body), body }
+    }
+
+    /// Encodes a secret by its own name. The message's key is overwritten, and what is encoded will be when the last copy
+    /// goes.
+    pub fn secret(mut secret: Secret) -> Resource {
+        // Its maps are in extensions that nobody here makes: it needs no canonical form, which would be one more copy.
+        let encoded = Zeroizing::new(secret.encode_to_vec());
+        keys::overwrite(&mut secret, "");
+        let body = Bytes::from_owner(encoded);
+        Resource { name: secret.name.into(), version: Version::of(&body), body }
     }
 
     pub fn name(&self) -> &Arc<str> {

@@ -67,7 +67,7 @@ fn of_svid(svid: &Svid) -> Resource {
         ..TlsCertificate::default()
     };
     let r#type = Some(secret::Type::TlsCertificate(certificate));
-    Resource::new(OWN, &Secret { name: OWN.to_owned(), r#type })
+    Resource::secret(Secret { name: OWN.to_owned(), r#type })
 }
 
 fn of_roots(pem: &str, revoked: Option<&str>) -> Resource {
@@ -79,7 +79,7 @@ fn of_roots(pem: &str, revoked: Option<&str>) -> Resource {
         ..CertificateValidationContext::default()
     };
     let r#type = Some(secret::Type::ValidationContext(context));
-    Resource::new(ROOTS, &Secret { name: ROOTS.to_owned(), r#type })
+    Resource::secret(Secret { name: ROOTS.to_owned(), r#type })
 }
 
 pub(super) fn inline(bytes: Vec<u8>) -> DataSource {
@@ -114,7 +114,7 @@ async fn complete(mut told: Told, mut asked: watch::Receiver<StreamStatus>, send
         seen.retain(|name, _| names.contains(name));
         for name in &names {
             match files::read(name).await {
-                Ok(secret) => drop(seen.insert(Arc::clone(name), Resource::new(Arc::clone(name), &secret))),
+                Ok(secret) => drop(seen.insert(Arc::clone(name), Resource::secret(secret))),
                 // One that was good stays.
                 Err(error) => tracing::warn!(name = &**name, %error, "a secret's files cannot be read"),
             }

@@ -17,7 +17,7 @@ use crate::key::{Key, KeyError, KeyType};
 use crate::spiffe::{Identity, TrustDomain};
 
 /// An issuer as the files and the Secret `cacerts` hold it, each a PEM text (Istio's plugged-in CA).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Files {
     /// `ca-cert.pem`: the certificate that signs.
     pub certificate: String,
@@ -27,6 +27,18 @@ pub struct Files {
     pub root: String,
     /// `cert-chain.pem`: from the certificate that signs up to below the root; may be empty.
     pub chain: String,
+}
+
+/// Without the key.
+impl std::fmt::Debug for Files {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { certificate, key: _, root, chain } = self;
+        f.debug_struct("Files")
+            .field("certificate", certificate)
+            .field("root", root)
+            .field("chain", chain)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why an issuer cannot be one.

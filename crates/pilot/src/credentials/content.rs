@@ -72,7 +72,7 @@ impl Content {
     pub fn resource(&self, name: &str) -> Result<Resource, String> {
         let message = self.message(name);
         convert::secret(message.clone(), &mut Notes::default()).map_err(|refused| refused.to_string())?;
-        Ok(Resource::new(name, &message))
+        Ok(Resource::secret(message))
     }
 
     fn message(&self, name: &str) -> Message {

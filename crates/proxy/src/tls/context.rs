@@ -175,8 +175,8 @@ impl Parts {
         }
     }
 
-    fn keys(&self, provider: &CryptoProvider) -> Result<Vec<Arc<CertifiedKey>>, NoContext> {
-        self.pairs.iter().map(|pair| certified(pair, provider).map(Arc::new)).collect()
+    fn keys(&self) -> Result<Vec<Arc<CertifiedKey>>, NoContext> {
+        self.pairs.iter().map(|pair| certified(pair).map(Arc::new)).collect()
     }
 
     fn local(&self) -> Option<Arc<Certificate>> {
@@ -189,7 +189,7 @@ fn unusable(error: impl fmt::Display) -> NoContext {
     NoContext::Unusable(error.to_string())
 }
 
-fn certified(pair: &KeyPair, provider: &CryptoProvider) -> Result<CertifiedKey, NoContext> {
+fn certified(pair: &KeyPair) -> Result<CertifiedKey, NoContext> {
     let chain = pair.chain.iter().map(|der| CertificateDer::from_slice(der).into_owned()).collect();
     let der = pair.key.der();
     let key = match pair.key.format {
@@ -197,7 +197,8 @@ fn certified(pair: &KeyPair, provider: &CryptoProvider) -> Result<CertifiedKey, 
         PrivateKeyFormat::Sec1 => PrivateKeyDer::Sec1(PrivateSec1KeyDer::from(der)),
         PrivateKeyFormat::Pkcs8 => PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(der)),
     };
-    let mut key = CertifiedKey::from_der(chain, key.clone_key(), provider).map_err(unusable)?;
+    // Its bytes are not copied for it. That it is the certificate's was seen when the two came.
+    let mut key = CertifiedKey::new(chain, aws_lc_rs::sign::any_supported_type(&key).map_err(unusable)?);
     key.ocsp = pair.ocsp.as_deref().map(<[u8]>::to_vec);
     Ok(key)
 }
@@ -273,7 +274,7 @@ impl Server {
             Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier) as Arc<_>),
             None => builder.with_no_client_auth(),
         };
-        let keys = parts.keys(&provider)?;
+        let keys = parts.keys()?;
         let names = parts.pairs.iter().map(|pair| certificate(pair.chain.iter().map(|der| &**der))).collect();
         let mut config = builder.with_cert_resolver(Arc::new(ServerKeys { keys, names }));
         config.ignore_client_order = true;
@@ -317,7 +318,7 @@ impl Client {
             .map_err(unusable)?
             .dangerous()
             .with_custom_certificate_verifier(Arc::clone(&verifier) as Arc<_>);
-        let mut config = match parts.keys(&provider)?.pop() {
+        let mut config = match parts.keys()?.pop() {
             Some(key) => builder.with_client_cert_resolver(Arc::new(ClientKey(key))),
             None => builder.with_no_client_auth(),
         };

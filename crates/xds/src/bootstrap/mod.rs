@@ -33,7 +33,7 @@ use crate::convert::{Notes, Reject, socket_address, unpack, upstream_bind};
 use crate::json::{JsonError, Schema};
 
 /// A bootstrap, checked and sorted.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Bootstrap {
     /// Who the proxy is, as the control plane is told.
     pub node: Node,
@@ -59,6 +59,13 @@ pub struct Bootstrap {
     pub notes: Notes,
     /// The bootstrap as it was read, for `/config_dump`.
     pub raw: pb::Bootstrap,
+}
+
+/// Without what it holds: there may be keys in it.
+impl std::fmt::Debug for Bootstrap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bootstrap").field("node", &self.node.id).finish_non_exhaustive()
+    }
 }
 
 /// The aggregated discovery service to be used.
@@ -184,23 +191,23 @@ impl Bootstrap {
             listener_source: None,
             cluster_source: None,
             upstream_bind: None,
+            max_connections: None,
             notes: Notes::default(),
             raw,
         };
         if let Some(value) = cluster_manager {
             all.upstream_bind = self::cluster_manager(value, &mut notes).at("cluster_manager")?;
         }
+        if let Some(value) = overload_manager {
+            all.max_connections = self::overload(value, &mut notes).at("overload_manager")?;
+        }
         if let Some(value) = dynamic_resources {
-            max_connections: None,
             all.dynamic_resources(value, &mut notes).at("dynamic_resources")?;
         }
         all.notes = notes;
         Ok(all)
     }
 
-        if let Some(value) = overload_manager {
-            all.max_connections = self::overload(value, &mut notes).at("overload_manager")?;
-        }
     fn dynamic_resources(&mut self, value: bootstrap::DynamicResources, notes: &mut Notes) -> Result<(), Reject> {
         let bootstrap::DynamicResources {
             lds_config,

@@ -15,9 +15,12 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     subject_alt_name_matcher::SanType,
 };
 use lateen_traffic::tls::{KeyPair, NameKind, NameMatcher, PrivateKey, PrivateKeyFormat, Secret, Validation};
+use rustls::InconsistentKeys;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::matcher::string;
 use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
@@ -61,27 +64,34 @@ pub(super) fn key_pair(certificate: pb::TlsCertificate) -> Result<KeyPair, Rejec
     let chain = bytes(certificate_chain.ok_or_else(|| Reject::field("certificate_chain", "missing"))?)
         .and_then(|pem| certificates(&pem))
         .at("certificate_chain")?;
-    let key = bytes(private_key.ok_or_else(|| Reject::field("private_key", "missing"))?)
+    let mut key = bytes(private_key.ok_or_else(|| Reject::field("private_key", "missing"))?)
+        .map(Zeroizing::new)
         // What the library finds wrong may be told with a part of the key.
         .and_then(|pem| PrivateKeyDer::from_pem_slice(&pem).map_err(|_| Reject::new("no private key in PEM")))
         .at("private_key")?;
     let ocsp = ocsp_staple.map(bytes).transpose().at("ocsp_staple")?.map(Vec::into_boxed_slice);
     let ders = chain.iter().map(|der| CertificateDer::from_slice(der).into_owned()).collect();
-    // Loading it shows that the key is usable and the certificate's.
-    CertifiedKey::from_der(ders, key.clone_key(), &rustls::crypto::aws_lc_rs::default_provider()).map_err(|e| {
-        let reason = match e {
-            rustls::Error::InconsistentKeys(_) => "not the key of the certificate".to_owned(),
-            other => format!("not usable: {other}"),
-        };
-        Reject::field("private_key", reason)
-    })?;
-    let (format, der) = match key {
-        PrivateKeyDer::Pkcs1(der) => (PrivateKeyFormat::Pkcs1, der.secret_pkcs1_der().to_vec()),
-        PrivateKeyDer::Sec1(der) => (PrivateKeyFormat::Sec1, der.secret_sec1_der().to_vec()),
-        PrivateKeyDer::Pkcs8(der) => (PrivateKeyFormat::Pkcs8, der.secret_pkcs8_der().to_vec()),
-        _ => return Err(Reject::field("private_key", "of a kind that is not known")),
+    let usable = usable(ders, &key);
+    let format = match &key {
+        PrivateKeyDer::Pkcs1(_) => Ok(PrivateKeyFormat::Pkcs1),
+        PrivateKeyDer::Sec1(_) => Ok(PrivateKeyFormat::Sec1),
+        PrivateKeyDer::Pkcs8(_) => Ok(PrivateKeyFormat::Pkcs8),
+        _ => Err(Reject::field("private_key", "of a kind that is not known")),
     };
-    Ok(KeyPair { chain, key: PrivateKey::new(format, der), ocsp, file })
+    let kept = format.map(|format| PrivateKey::new(format, key.secret_der().to_vec()));
+    key.zeroize();
+    usable.map_err(|reason| Reject::field("private_key", reason))?;
+    Ok(KeyPair { chain, key: kept?, ocsp, file })
+}
+
+/// Loading it shows that the key is usable and the certificate's.
+fn usable(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'_>) -> Result<(), String> {
+    let key = any_supported_type(key).map_err(|error| format!("not usable: {error}"))?;
+    match CertifiedKey::new(chain, key).keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(()),
+        Err(rustls::Error::InconsistentKeys(_)) => Err("not the key of the certificate".to_owned()),
+        Err(other) => Err(format!("not usable: {other}")),
+    }
 }
 
 /// Rules for the other side's certificate, or a part of them.

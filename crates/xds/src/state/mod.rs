@@ -28,6 +28,7 @@ use lateen_traffic::cluster::Endpoints;
 use lateen_traffic::listener::Listener;
 use lateen_traffic::tls::SecretOrigin;
 use prost::{Message, Name};
+use zeroize::Zeroize as _;
 
 use crate::ResourceType;
 use crate::bootstrap::Bootstrap;
@@ -39,7 +40,7 @@ pub use sockets::Bind;
 use sockets::Sockets;
 
 /// A resource as a client receives it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Received {
     /// The name it is subscribed under; empty where the protocol does not say (state of the world), to be taken from
     /// the body.
@@ -47,6 +48,13 @@ pub struct Received {
     /// The server's version of it.
     pub version: Arc<str>,
     pub body: Any,
+}
+
+/// Without its content: it may be a secret.
+impl std::fmt::Debug for Received {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Received({:?}, {:?}, {} bytes)", self.name, self.version, self.body.value.len())
+    }
 }
 
 /// One response, whichever protocol it came by.
@@ -58,6 +66,15 @@ pub struct Update {
     pub nonce: Arc<str>,
     pub resources: Vec<Received>,
     pub removed: Vec<Arc<str>>,
+}
+
+impl Update {
+    /// Overwrites secrets in memory: what was made of them is all that is needed.
+    pub fn overwrite_secrets(&mut self) {
+        if self.r#type == ResourceType::Secret {
+            self.resources.iter_mut().for_each(|received| received.body.value.zeroize());
+        }
+    }
 }
 
 /// A resource that was refused.

@@ -4,8 +4,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use envoy_types::pb::envoy::config::core::v3::DataSource;
-use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret as PbSecret, secret::Type as SecretType};
 use envoy_types::pb::google::protobuf::Any;
 use lateen_traffic::tls::{NamedSecret, Secret, SecretName, SecretOrigin, SecretServer};
@@ -13,6 +11,7 @@ use lateen_traffic::tls::{NamedSecret, Secret, SecretName, SecretOrigin, SecretS
 use super::{Received, Refused, State, Update, Users, any, check_name, decode, resource_name};
 use crate::ResourceType;
 use crate::convert::{self, Notes, Reject, secrets_of_cluster, secrets_of_listener};
+use crate::keys;
 
 /// A listener or cluster that refers to a secret.
 pub(super) type User = (ResourceType, Arc<str>);
@@ -180,22 +179,10 @@ fn read(body: &Any, name: &Arc<str>, notes: &mut Notes) -> Result<(Secret, Any),
 
 /// The secret as people may see it.
 fn redacted(mut secret: PbSecret) -> Any {
-    let hidden = |source: &mut Option<DataSource>| {
-        if let Some(source) = source
-            && matches!(source.specifier, Some(Specifier::InlineBytes(_) | Specifier::InlineString(_)))
-        {
-            source.specifier = Some(Specifier::InlineString("[redacted]".to_owned()));
-        }
-    };
-    match &mut secret.r#type {
-        Some(SecretType::TlsCertificate(pair)) => {
-            hidden(&mut pair.private_key);
-            hidden(&mut pair.password);
-            hidden(&mut pair.pkcs12);
-        }
-        Some(SecretType::ValidationContext(_)) | None => {}
+    keys::overwrite(&mut secret, "[redacted]");
+    if let Some(SecretType::SessionTicketKeys(_) | SecretType::GenericSecret(_)) = secret.r#type {
         // Not carried out: nothing of it is kept.
-        Some(SecretType::SessionTicketKeys(_) | SecretType::GenericSecret(_)) => secret.r#type = None,
+        secret.r#type = None;
     }
     any(&secret)
 }

@@ -432,7 +432,7 @@ async fn converse<D: Dialect, P: FnMut(Arc<Config>)>(
                 continue;
             }
         };
-        let update = match response {
+        let mut update = match response {
             Ok(Some(response)) => D::update(session, response),
             Ok(None) => return StreamEnd { served, reason: "the control plane ended the stream".to_owned() },
             Err(status) => return StreamEnd { served, reason: status.to_string() },
@@ -444,6 +444,7 @@ async fn converse<D: Dialect, P: FnMut(Arc<Config>)>(
             publisher.shared.status.send_modify(|status| status.connected = true);
         }
         let refused = publisher.apply(origin, &update);
+        update.overwrite_secrets();
         if !send(session.answer(&update, &refused, wanted)) {
             return StreamEnd { served, reason: "the connection is closed".to_owned() };
         }
