@@ -1,5 +1,6 @@
 //! Secrets in files of the pod, by the names Istio gives them (`security/pkg/credentials`, `pilot/pkg/security/model`):
-//! `file-cert:CERTIFICATE~KEY` and `file-root:ROOTS`; `file-root:system` are the roots of the system.
+//! `file-cert:CERTIFICATE~KEY` and `file-root:ROOTS`; `file-root:system` are the roots of the system. And what Istio has no
+//! name for, the roots with lists of what they revoked: `file-root:ROOTS~LISTS`.
 
 use std::io;
 use std::path::Path;
@@ -69,13 +70,23 @@ async fn certificate(paths: &str) -> Result<secret::Type, FileError> {
     }))
 }
 
-async fn roots(path: &str) -> Result<secret::Type, FileError> {
+async fn roots(paths: &str) -> Result<secret::Type, FileError> {
+    let (path, lists) = paths.split_once('~').map_or((paths, None), |(path, lists)| (path, Some(lists)));
     let path = if path == SYSTEM { system_roots() } else { Path::new(path) };
     let path = &path.display().to_string();
     let roots = text(path).await?;
     certificate::read_roots(&roots).map_err(|error| FileError::Certificate(path.to_owned(), error))?;
+    let crl = match lists {
+        Some(path) => {
+            let lists = text(path).await?;
+            certificate::revocations(&lists).map_err(|error| FileError::Certificate(path.to_owned(), error))?;
+            Some(inline(lists.as_bytes().to_vec()))
+        }
+        None => None,
+    };
     Ok(secret::Type::ValidationContext(CertificateValidationContext {
         trusted_ca: Some(inline(roots.as_bytes().to_vec())),
+        crl,
         ..CertificateValidationContext::default()
     }))
 }

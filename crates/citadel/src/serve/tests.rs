@@ -624,6 +624,34 @@ async fn files_are_told_by_name_and_followed() {
 }
 
 #[tokio::test]
+async fn lists_beside_roots_in_files_are_followed() {
+    let world = World::start(Duration::ZERO).await;
+    let options = world.agent(Duration::from_secs(60));
+    let path = |name: &str| world.directory.path().join(name);
+    let (secrets, lists) = (options.secrets_socket.clone(), path("lists.pem"));
+    let (one, other) = (revocations(), revocations());
+    std::fs::write(&lists, &one).unwrap();
+    begin(options);
+    let name = format!("file-root:{}~{}", world.roots_file().display(), lists.display());
+    let mut sds = Sds::open_for(&secrets, &["ROOTCA", &name]).await;
+    let told = |sds: &Sds| match sds.secrets.get(&name).and_then(|secret| secret.r#type.clone()) {
+        Some(secret::Type::ValidationContext(found)) => {
+            assert!(found.trusted_ca.is_some());
+            found.crl.map(|source| Sds::text(source.specifier.as_ref()))
+        }
+        _ => None,
+    };
+    for now in [&one, &other] {
+        // One that is damaged changes nothing: what is told next is the good one after it.
+        std::fs::write(&lists, "damaged").unwrap();
+        std::fs::write(&lists, now).unwrap();
+        while told(&sds).as_ref() != Some(now) {
+            sds.next().await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn lists_of_revoked_certificates_are_told_while_there_are_any() {
     let world = World::start(Duration::ZERO).await;
     let options = world.agent(Duration::from_secs(60));

@@ -30,6 +30,13 @@ pub fn of_files(name: String) -> SdsSecretConfig {
     SdsSecretConfig { name, sds_config: Some(agent()) }
 }
 
+/// Authorities in a file of the pod, and what they revoked, if a file is named for that (`~` and its path: our agent's own
+/// addition to Istio's names). Envoy would read a list that the context itself names once, and never again.
+pub fn of_authority_files(authorities: &str, revoked: &str) -> SdsSecretConfig {
+    let revoked = if revoked.is_empty() { String::new() } else { format!("~{revoked}") };
+    of_files(format!("file-root:{authorities}{revoked}"))
+}
+
 /// A Secret of the cluster, which the control plane tells. It is waited for as long as Envoy waits by default, so that one
 /// that is missing does not keep the rest from working.
 pub fn of_cluster(name: &str) -> SdsSecretConfig {

@@ -4,7 +4,7 @@
 
 use super::{secret, transport, wire};
 use crate::credentials;
-use envoy_types::pb::envoy::config::core::v3::{DataSource, TransportSocket, data_source::Specifier};
+use envoy_types::pb::envoy::config::core::v3::TransportSocket;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, TlsParameters,
     certificate_validation_context::TrustChainVerification,
@@ -101,7 +101,7 @@ impl ServerTls {
         } else {
             settings.tls_certificates.iter().map(|pair| file(&pair.server_certificate, &pair.private_key)).collect()
         };
-        (certificates, Some(secret::of_files(format!("file-root:{}", settings.ca_certificates))))
+        (certificates, Some(secret::of_authority_files(&settings.ca_certificates, &settings.ca_crl)))
     }
 
     /// What is asked of clients' certificates beside their authorities.
@@ -112,7 +112,6 @@ impl ServerTls {
             subject_alt_names,
             verify_certificate_spki,
             verify_certificate_hash,
-            ca_crl,
             insecure_skip_verify,
             ..
         } = &*self.settings;
@@ -120,13 +119,10 @@ impl ServerTls {
             match_pattern: Some(MatchPattern::Exact(name.clone())),
             ..Default::default()
         };
-        let file =
-            |path: &String| DataSource { specifier: Some(Specifier::Filename(path.clone())), ..Default::default() };
         CertificateValidationContext {
             match_subject_alt_names: subject_alt_names.iter().map(exactly).collect(),
             verify_certificate_spki: verify_certificate_spki.clone(),
             verify_certificate_hash: verify_certificate_hash.clone(),
-            crl: Some(ca_crl).filter(|path| !path.is_empty()).map(file),
             trust_chain_verification: match insecure_skip_verify {
                 Some(true) => TrustChainVerification::AcceptUntrusted,
                 _ => TrustChainVerification::VerifyTrustChain,

@@ -6,7 +6,7 @@ use super::{proxy_protocol, secret, wire};
 use crate::credentials;
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster, cluster::TransportSocketMatch};
 use envoy_types::pb::envoy::config::core::v3::{
-    DataSource, TransportSocket, UpstreamHttpProtocolOptions, data_source::Specifier, transport_socket::ConfigType,
+    TransportSocket, UpstreamHttpProtocolOptions, transport_socket::ConfigType,
 };
 use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
@@ -164,18 +164,14 @@ impl OwnTls {
                 };
                 (
                     secret::of_files(format!("file-cert:{certificate}~{key}")),
-                    secret::of_files(format!("file-root:{authorities}")),
+                    secret::of_authority_files(authorities, &settings.ca_crl),
                 )
             }
             name => (secret::of_cluster(name), secret::of_cluster(&credentials::authorities_name(name))),
         };
-        let crl = (!settings.ca_crl.is_empty()).then(|| DataSource {
-            specifier: Some(Specifier::Filename(settings.ca_crl.clone())),
-            ..Default::default()
-        });
         let verified = || {
             ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
-                default_validation_context: Some(CertificateValidationContext { crl, ..of_names(&self.names) }),
+                default_validation_context: Some(of_names(&self.names)),
                 validation_context_sds_secret_config: Some(authorities),
                 ..Default::default()
             })
