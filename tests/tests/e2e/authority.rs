@@ -10,7 +10,7 @@ use lateen_citadel::authority::Settings;
 use lateen_citadel::serve::{Ca, Review, ReviewError, Reviewer, SERVER_NAMES, serve};
 use lateen_citadel::store::Store;
 use lateen_pilot::{Config, Pilot};
-use lateen_tests::load::{Load, Target, failures};
+use lateen_tests::load::{Load, Sample, Target, failures};
 use lateen_tests::mesh::{Mesh, User};
 use lateen_tests::message::{Reader, Side};
 use lateen_tests::wait;
@@ -21,8 +21,14 @@ use tokio::sync::oneshot;
 
 use crate::canary::{assert_all_good, example};
 
-/// Connections inside the mesh are made anew every few requests, so that certificates are shown all the time.
+/// Workloads take mutual TLS alone, and connections inside the mesh are made anew every few requests, so that certificates
+/// are shown all the time.
 const OFTEN_ANEW: &str = "
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: canary}
+spec: {mtls: {mode: STRICT}}
+---
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
 metadata: {name: helloworld, namespace: canary}
@@ -82,8 +88,19 @@ async fn certificates_change_under_load(life: Duration, outage: Duration, per_se
     let samples = load.finish().await;
     println!("{} requests in {seconds:.1} s, failed: {:?}", samples.len(), failures(&samples));
     assert_all_good(&samples);
+    let unproven = samples.iter().filter(|sample| !is_proven(sample)).count();
+    assert_eq!(unproven, 0, "of {} requests came without mutual TLS", samples.len());
     mesh.down().await;
     samples.len()
+}
+
+/// Whether the service was told by its sidecar that the gateway has shown its certificate.
+fn is_proven(sample: &Sample) -> bool {
+    let Ok(answer) = &sample.outcome else { return false };
+    let body: Value = serde_json::from_slice(&answer.body).unwrap();
+    let told = body["headers"]["x-forwarded-client-cert"].as_str().unwrap_or_default();
+    told.starts_with("By=spiffe://cluster.local/ns/canary/sa/default;Hash=")
+        && told.contains(";URI=spiffe://cluster.local/ns/istio-system/sa/")
 }
 
 /// Kills the control plane, and holds back the one that is started in its place.
