@@ -20,6 +20,8 @@ pub enum H2Act {
     /// Begins an answer of 200 with some data, and when the client has that (a cue), resets the
     /// stream with this code.
     ResetAfterHead(u32),
+    /// Answers with this status at once and sends back what comes.
+    Tunnel(u16),
 }
 
 /// A plain answer.
@@ -107,6 +109,17 @@ async fn exchange(
 ) {
     let to_head = request.method() == http::Method::HEAD;
     let mut body = request.into_body();
+    if let H2Act::Tunnel(status) = scripts.act(&case, 0) {
+        stage.arrive(&case, Received { upstream: name, message, raw: Vec::new(), whole: true });
+        let Ok(response) = http::Response::builder().status(status).body(()) else { return };
+        let Ok(mut stream) = respond.send_response(response, false) else { return };
+        while let Some(Ok(chunk)) = body.data().await {
+            let _ = body.flow_control().release_capacity(chunk.len());
+            let _ = stream.send_data(chunk, false);
+        }
+        let _ = stream.send_data(Bytes::new(), true);
+        return;
+    }
     while let Some(Ok(chunk)) = body.data().await {
         let _ = body.flow_control().release_capacity(chunk.len());
         message.body.extend_from_slice(&chunk);
@@ -126,6 +139,7 @@ async fn exchange(
             }
             let _ = answer(&mut respond, status, &headers, body, &trailers);
         }
+        H2Act::Tunnel(_) => {}
         H2Act::Reset(code) => respond.send_reset(code.into()),
         H2Act::ResetAfterHead(code) => {
             let Ok(response) = http::Response::builder().status(200).body(()) else { return };

@@ -66,10 +66,8 @@ const LINES: &[Line] = &[
 ];
 
 /// Lines of a DestinationRule's policies, wherever one can stand.
-const POLICY_LINES: &[(&str, When, &str)] = &[
-    ("loadBalancer.zoneAwareLbSetting", When::Given, "choosing endpoints by zone"),
-    ("tunnel", When::Given, "tunnelling"),
-];
+const POLICY_LINES: &[(&str, When, &str)] =
+    &[("loadBalancer.zoneAwareLbSetting", When::Given, "choosing endpoints by zone")];
 
 const POLICIES: [&str; 4] = [
     "spec.trafficPolicy",

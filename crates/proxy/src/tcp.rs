@@ -1,5 +1,7 @@
 //! The TCP proxy at work.
 
+mod tunnel;
+
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
@@ -24,6 +26,7 @@ use lateen_traffic::tls::Wanted;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::time::Instant;
 
+use self::tunnel::{Refusal, Through};
 use crate::admission::{self, Denial};
 use crate::io::Io;
 use crate::listener::Accepted;
@@ -67,8 +70,14 @@ impl Ready {
     }
 }
 
+/// A way to a host, or on from it.
+enum Way {
+    Plain(TcpLease),
+    Tunnel(Through),
+}
+
 /// Connects to where the proxy would for this client, if that is within the cluster's limits. Nobody is told of a failure:
-/// the client may turn out to want something else.
+/// the client may turn out to want something else. Nobody is asked for a tunnel.
 pub async fn ask(
     worker: &Rc<Worker>,
     proxy: &TcpProxy,
@@ -76,6 +85,9 @@ pub async fn ask(
     source: SocketAddr,
     destination: SocketAddr,
 ) -> Option<Ready> {
+    if proxy.tunnel.is_some() {
+        return None;
+    }
     let config = worker.config();
     let cluster = proxy.cluster(&mut worker.dice()).map(Arc::clone)?;
     let upstream = worker.upstream(&cluster, &config)?;
@@ -108,15 +120,17 @@ pub async fn serve(
     };
     record.server_name = accepted.server_name.clone();
     record.downstream_tls = accepted.tls.clone();
-    let lease = match ready {
-        Some(ready) => Some(ready.take(&accepted, &mut record)),
+    let way = match ready {
+        Some(ready) => Some(Way::Plain(ready.take(&accepted, &mut record))),
         None => connect(&accepted, &proxy, &mut record).await,
     };
-    match lease {
-        Some(upstream) => {
-            upstream.stats.upstream_rq_total.inc();
-            record.upstream_local = upstream.io.local_addr();
-            record.upstream_tls = upstream.io.facts().cloned();
+    match way {
+        Some(mut way) => {
+            if let Way::Plain(upstream) = &way {
+                upstream.stats.upstream_rq_total.inc();
+                record.upstream_local = upstream.io.local_addr();
+                record.upstream_tls = upstream.io.facts().cloned();
+            }
             let mut metadata = Metadata::default();
             let admit = async {
                 let mut first = BytesMut::new();
@@ -129,10 +143,7 @@ pub async fn serve(
                 }
                 Ok(())
             };
-            let over = tokio::select! {
-                over = exchange(&client, &upstream.io, &proxy, started, admit) => over,
-                () = upstream.host_fell() => Over::Ended,
-            };
+            let over = exchange(&client, &mut way, &proxy, started, admit).await;
             record.metadata = metadata;
             record.bytes_received = client.received();
             record.bytes_sent = client.sent();
@@ -146,7 +157,9 @@ pub async fn serve(
                 }
                 Over::Broken => {
                     client.reset_on_close();
-                    upstream.io.reset_on_close();
+                    if let Way::Plain(upstream) = &way {
+                        upstream.io.reset_on_close();
+                    }
                 }
             }
         }
@@ -164,7 +177,7 @@ pub async fn serve(
 }
 
 /// A connection to one of the proxy's clusters; `None` with the reason in the record.
-async fn connect(accepted: &Accepted, proxy: &TcpProxy, record: &mut Record) -> Option<TcpLease> {
+async fn connect(accepted: &Accepted, proxy: &TcpProxy, record: &mut Record) -> Option<Way> {
     let worker = &accepted.worker;
     let config = worker.config();
     let upstream = {
@@ -199,13 +212,37 @@ async fn connect(accepted: &Accepted, proxy: &TcpProxy, record: &mut Record) -> 
         };
         let host = upstream.for_client(host, accepted.peer, accepted.local);
         record.upstream_host = Some(host.target.clone());
-        match upstream.tcp(&host, worker.process.upstreams.default_bind.as_ref(), &Wanted::default()).await {
-            Ok(lease) => {
-                upstream.report(&settings, &host, Report::Served, &mut worker.dice());
-                return Some(lease);
+        let bind = worker.process.upstreams.default_bind.as_ref();
+        let way = match &proxy.tunnel {
+            None => upstream.tcp(&host, bind, &Wanted::default()).await.map(Way::Plain).map_err(Refusal::Failed),
+            Some(tunnel) => {
+                let opening = tunnel::open(&upstream, &host, bind, tunnel, record);
+                let opened = match proxy.idle_timeout {
+                    Some(most) => tokio::time::timeout(most, opening).await,
+                    None => Ok(opening.await),
+                };
+                opened.unwrap_or(Err(Refusal::Failed(UpstreamFailure::ConnectTimeout))).map(Way::Tunnel)
             }
-            Err(failure) => {
-                record.flags.add(failure.flags());
+        };
+        match way {
+            Ok(way) => {
+                upstream.report(&settings, &host, Report::Served, &mut worker.dice());
+                return Some(way);
+            }
+            Err(Refusal::Answered(status)) => {
+                record.flags.add(Flags::UPSTREAM_CONNECTION_FAILURE);
+                record.upstream_failure = format!("tunnel_response:{status}").into();
+                upstream.report(&settings, &host, Report::Connected, &mut worker.dice());
+                tried.push(host);
+            }
+            Err(Refusal::Failed(failure)) => {
+                // Whatever became of the request: to the client it is a connection that was not made.
+                let flags = if proxy.tunnel.is_some() && failure != UpstreamFailure::Overflow {
+                    Flags::UPSTREAM_CONNECTION_FAILURE
+                } else {
+                    failure.flags()
+                };
+                record.flags.add(flags);
                 record.upstream_failure = failure.transport_reason();
                 if failure == UpstreamFailure::Overflow {
                     return None;
@@ -238,18 +275,28 @@ enum Over {
 
 /// `admit` is over when the client's first bytes or its end have come, and may go on.
 async fn exchange(
-    client: &Io,
-    upstream: &Io,
+    client: &Rc<Io>,
+    way: &mut Way,
     proxy: &TcpProxy,
     started: Instant,
     admit: impl Future<Output = Result<(), Stopped>>,
 ) -> Over {
     let active = Cell::new(started);
-    let up = async {
-        admit.await?;
-        pump(client, upstream, &active).await
+    let both = async {
+        let lease = match way {
+            Way::Tunnel(through) => return through.carry(client, &active, admit).await,
+            Way::Plain(lease) => lease,
+        };
+        let upstream = &lease.io;
+        let up = async {
+            admit.await?;
+            pump(client, upstream, &active).await
+        };
+        tokio::select! {
+            moved = async { tokio::try_join!(up, pump(upstream, client, &active)) } => moved.map(|_| ()),
+            () = lease.host_fell() => Ok(()),
+        }
     };
-    let both = async { tokio::try_join!(up, pump(upstream, client, &active)) };
     let mut both = std::pin::pin!(both);
     let mut timer = Timer::default();
     let end = proxy.max_downstream_connection_duration.map(|t| started + t);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::Dice;
 use crate::access_log::AccessLog;
+use crate::edit::HeaderEdits;
 use crate::route::WeightedCluster;
 
 /// Envoy's `tcp_proxy` network filter.
@@ -26,6 +27,21 @@ pub struct TcpProxy {
     pub access_log: Vec<AccessLog>,
     /// For clusters whose hosts clients name: the port at which the server names of clients are served.
     pub named_port: Option<u16>,
+    /// Hosts are HTTP proxies, and asked for a way on.
+    pub tunnel: Option<Tunnel>,
+}
+
+/// What an HTTP proxy is asked for (Envoy's `tunneling_config`).
+#[derive(Debug, Clone)]
+pub struct Tunnel {
+    /// Host and port at the other end.
+    pub hostname: Arc<str>,
+    /// Ask by POST, not by CONNECT.
+    pub post: bool,
+    /// Path of a POST.
+    pub path: Arc<str>,
+    /// Header fields beside.
+    pub headers: HeaderEdits,
 }
 
 /// The cluster or clusters of a TCP proxy.

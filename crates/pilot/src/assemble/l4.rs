@@ -4,11 +4,12 @@
 
 use crate::generate::listener::{Chain, ChainAction, ChainMatch};
 use crate::generate::route::{self, RouteScope, Targets};
-use crate::generate::tcp::TcpRoute;
+use crate::generate::tcp::{TcpRoute, Tunnel};
 use crate::names;
 use crate::registry::{Cidr, Entry, Labels, Protocol, Resolution, ServicePort, selects};
 use crate::rules::{HashBy, VirtualServiceRule};
 use crate::scope::Scope;
+use lateen_galley::istio::destination_rule::TunnelSettings;
 use lateen_galley::istio::virtual_service::{L4MatchAttributes, RouteDestination, TlsMatchAttributes};
 
 /// The conditions of a match block that are known before a connection is there.
@@ -84,6 +85,7 @@ pub fn to_destinations(
             // Of several destinations none speaks for the others.
             let subset = subset.filter(|_| destinations.len() == 1).unwrap_or_default();
             add_policy(&mut to, host, subset, port, view);
+            to.tunnel = tunnel(host, subset, view);
         }
     }
     to
@@ -93,7 +95,19 @@ pub fn to_destinations(
 pub fn to_service(host: &str, port: u16, view: &Scope<'_>) -> TcpRoute {
     let mut route = TcpRoute::to(&names::outbound_cluster(port, "", host));
     add_policy(&mut route, host, "", port, view);
+    route.tunnel = tunnel(host, "", view);
     route
+}
+
+/// What the hosts of a service are asked for, if they are HTTP proxies.
+fn tunnel(host: &str, subset: &str, view: &Scope<'_>) -> Option<Tunnel> {
+    let settings = view.destination_rule(view.service(host)?)?.tunnel(subset)?;
+    let TunnelSettings { protocol, target_host, target_port } = settings;
+    let hostname = match target_host.contains(':') {
+        true => format!("[{target_host}]:{target_port}"),
+        false => format!("{target_host}:{target_port}"),
+    };
+    Some(Tunnel { hostname, post: protocol == "POST" })
 }
 
 /// Chains of a gateway that passes the mesh's TLS on to a service: what the client asks for names port and subset.

@@ -8,7 +8,7 @@ use crate::node::Families;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, filter::ConfigType};
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
     TcpProxy,
-    tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight},
+    tcp_proxy::{ClusterSpecifier, TunnelingConfig, WeightedCluster, weighted_cluster::ClusterWeight},
 };
 use envoy_types::pb::envoy::r#type::v3::{HashPolicy, hash_policy};
 use std::time::Duration;
@@ -25,6 +25,16 @@ pub struct TcpRoute {
     pub hash_source_address: bool,
     /// The client's server name is where to, at this port.
     pub named: Option<(u16, Families)>,
+    /// Clusters are of HTTP proxies, and asked for a way on.
+    pub tunnel: Option<Tunnel>,
+}
+
+/// What an HTTP proxy is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tunnel {
+    /// Host and port.
+    pub hostname: String,
+    pub post: bool,
 }
 
 impl TcpRoute {
@@ -37,6 +47,7 @@ impl TcpRoute {
             max_connection_duration: None,
             hash_source_address: false,
             named: None,
+            tunnel: None,
         }
     }
 }
@@ -66,6 +77,11 @@ pub fn proxy(route: &TcpRoute, log: Option<&LogFile>) -> Filter {
         idle_timeout: route.idle_timeout.map(wire::duration),
         max_downstream_connection_duration: route.max_connection_duration.map(wire::duration),
         access_log: access_log::full(log),
+        tunneling_config: route.tunnel.as_ref().map(|tunnel| TunnelingConfig {
+            hostname: tunnel.hostname.clone(),
+            use_post: tunnel.post,
+            ..Default::default()
+        }),
         hash_policy: if route.hash_source_address { vec![source_ip] } else { Vec::new() },
         ..Default::default()
     };

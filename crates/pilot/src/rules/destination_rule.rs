@@ -7,7 +7,7 @@ use crate::registry::{ExportTo, Labels, selects};
 use crate::{host, names};
 use lateen_galley::istio::DestinationRule;
 use lateen_galley::istio::destination_rule::{
-    ConnectionPoolSettings, LbPolicy, LoadBalancerSettings, Subset, TrafficPolicy,
+    ConnectionPoolSettings, LbPolicy, LoadBalancerSettings, Subset, TrafficPolicy, TunnelSettings,
 };
 use lateen_galley::{Config, Kind, Object, Snapshot};
 use std::collections::{BTreeMap, HashSet};
@@ -62,6 +62,15 @@ impl Merged {
     pub fn policy(&self, subset: &str, port: u16) -> Policy {
         let subset = self.subsets.iter().find(|entry| !subset.is_empty() && entry.name == subset);
         Policy::of(self.policy.as_ref(), subset.and_then(|subset| subset.traffic_policy.as_ref()), port)
+    }
+
+    /// What hosts are asked for as HTTP proxies. A subset says it for itself.
+    pub fn tunnel(&self, subset: &str) -> Option<&TunnelSettings> {
+        let policy = match subset {
+            "" => self.policy.as_ref(),
+            _ => self.subsets.iter().find(|entry| entry.name == subset)?.traffic_policy.as_ref(),
+        };
+        policy?.tunnel.as_ref()
     }
 
     /// The policy for a port of the service's own workload, with these limits in place of its own.

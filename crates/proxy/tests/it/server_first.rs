@@ -30,6 +30,7 @@ fn sniffing(address: SocketAddr, cluster: &str) -> Listener {
         idle_timeout: None,
         max_connect_attempts: 1,
         named_port: Default::default(),
+        tunnel: None,
         max_downstream_connection_duration: None,
         hash_source_ip: false,
         access_log: Vec::new(),

@@ -10,6 +10,7 @@ fn chain(name: &str, matches: ChainMatch) -> Arc<FilterChain> {
         max_downstream_connection_duration: None,
         hash_source_ip: false,
         named_port: None,
+        tunnel: None,
         access_log: Vec::new(),
     };
     Arc::new(FilterChain {

@@ -1,18 +1,19 @@
 //! The TCP proxy filter.
 //!
-//! - reject: tunnelling, on-demand clusters, PROXY protocol, other ways to connect
+//! - reject: tunnels to names made of the connection's facts, on-demand clusters, PROXY protocol, other ways to connect
 //! - note: tuning of logs and back-off, metadata matches (clusters with subsets are refused themselves)
 
 use std::time::Duration;
 
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{self as pb, tcp_proxy};
 use lateen_traffic::route::WeightedCluster;
-use lateen_traffic::tcp::{TcpProxy, TcpTarget};
+use lateen_traffic::tcp::{TcpProxy, TcpTarget, Tunnel};
 
 use super::access_log::access_logs;
 use super::address::{duration, timeout};
 use super::hash_policy::hashes_source_ip;
-use super::reject::{Notes, Reject, each, note_if_set, reject_if_set};
+use super::matcher::edits;
+use super::reject::{At as _, Notes, Reject, each, note_if_set, reject_if_set};
 
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -45,7 +46,6 @@ pub(super) fn tcp_proxy(proxy: pb::TcpProxy, notes: &mut Notes) -> Result<TcpPro
         on_demand,
         downstream_idle_timeout,
         upstream_idle_timeout,
-        tunneling_config,
         proxy_protocol_tlvs,
         upstream_connect_mode,
         max_early_data_bytes,
@@ -79,7 +79,38 @@ pub(super) fn tcp_proxy(proxy: pb::TcpProxy, notes: &mut Notes) -> Result<TcpPro
         hash_source_ip: hashes_source_ip(hash_policy)?,
         access_log: access_logs("access_log", access_log, notes)?,
         named_port: None,
+        tunnel: tunneling_config.map(|config| tunnel(config, notes).at("tunneling_config")).transpose()?,
     })
+}
+
+fn tunnel(config: tcp_proxy::TunnelingConfig, notes: &mut Notes) -> Result<Tunnel, Reject> {
+    let tcp_proxy::TunnelingConfig {
+        hostname,
+        use_post,
+        headers_to_add,
+        propagate_response_headers,
+        post_path,
+        propagate_response_trailers,
+        request_id_extension,
+        request_id_header,
+        request_id_metadata_key,
+        formatters,
+    } = config;
+    reject_if_set!(request_id_extension, formatters);
+    note_if_set!(notes, "TcpProxy.TunnelingConfig":
+        propagate_response_headers, propagate_response_trailers, request_id_header, request_id_metadata_key);
+    if hostname.is_empty() {
+        return Err(Reject::field("hostname", "empty"));
+    }
+    if hostname.contains('%') {
+        return Err(Reject::field("hostname", "made of the connection's facts: not supported yet"));
+    }
+    if !post_path.is_empty() && (!use_post || !post_path.starts_with('/')) {
+        return Err(Reject::field("post_path", "must begin with / and needs use_post"));
+    }
+    let path = if post_path.is_empty() { "/".into() } else { post_path.into() };
+    let headers = edits(("headers_to_add", headers_to_add), ("", Vec::new()))?;
+    Ok(Tunnel { hostname: hostname.into(), post: use_post, path, headers })
 }
 
 fn weighted(

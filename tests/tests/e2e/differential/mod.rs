@@ -40,6 +40,7 @@ mod server_names;
 mod smuggling;
 mod streams;
 mod tls;
+mod tunnels;
 mod turns;
 mod warmup;
 mod weights;
