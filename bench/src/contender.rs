@@ -5,12 +5,13 @@ use std::process::Command;
 
 use clap::ValueEnum;
 use lateen_tests::bootstrap::{self, Layout};
-use lateen_tests::peers;
 use lateen_tests::process::Process;
 use lateen_tests::proxy::{Kind, Proxy};
+use lateen_tests::{peers, wait};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
-use crate::encrypted;
+use crate::encrypted::Pair;
 use crate::job::Job;
 
 /// A proxy under measurement.
@@ -46,39 +47,73 @@ impl Contender {
         }
     }
 
-    /// Starts it for `job` and waits until it serves.
-    pub async fn start(self, job: Job, ports: Ports, dir: &Path) -> Process {
+    /// Starts it for `job`, one process or the two of a pair.
+    pub async fn start(self, job: Job, ports: Ports, dir: &Path) -> Vec<Process> {
         match self {
             Contender::Lateen => envoy_kind(Kind::Lateen, job, ports, dir).await,
             Contender::Envoy => envoy_kind(Kind::Envoy, job, ports, dir).await,
             Contender::Haproxy => {
-                let file = dir.join("haproxy.cfg");
-                let text = match job.is_encrypted() {
-                    true => encrypted::haproxy(job, ports, lateen_tests::ports::free(), dir),
-                    false => haproxy(job, ports),
+                let pair = Pair::new(job, ports);
+                let files: Vec<(u16, String)> = match job.is_encrypted() {
+                    true => pair.ports().map(|ports| ports.front).into_iter().zip(pair.haproxy(dir)).collect(),
+                    false => vec![(ports.front, haproxy(job, ports))],
                 };
-                std::fs::write(&file, text).expect("the configuration is written");
-                let mut command = Command::new(peers::program("haproxy"));
-                command.args(["-db", "-f"]).arg(file);
-                Process::start(command, "haproxy", dir)
+                let mut processes = Vec::new();
+                for (port, text) in files {
+                    let file = dir.join(format!("haproxy-{port}.cfg"));
+                    std::fs::write(&file, text).expect("the configuration is written");
+                    let mut command = Command::new(peers::program("haproxy"));
+                    command.args(["-db", "-f"]).arg(file);
+                    processes.push(listening(Process::start(command, &format!("haproxy-{port}"), dir), port).await);
+                }
+                processes
             }
-            Contender::Nginx => nginx(dir, "proxy", &nginx_proxy(ports)),
+            Contender::Nginx => vec![listening(nginx(dir, "proxy", &nginx_proxy(ports)), ports.front).await],
         }
     }
 }
 
-/// Both read the very same file.
-async fn envoy_kind(kind: Kind, job: Job, ports: Ports, dir: &Path) -> Process {
-    let layout = Layout::new(dir, &[encrypted::INNER], &[("backend", ports.backend)]);
-    let file = match job.is_encrypted() {
-        true => encrypted::pair(job, &layout, ports.front),
-        false => sidecar(job, &layout, ports.front),
-    };
-    Proxy::start(kind, &file, layout.admin, dir).await.process
+/// The server, once it listens.
+async fn listening(mut server: Process, port: u16) -> Process {
+    wait::until("the server listens", || {
+        if let Some(status) = server.ended() {
+            panic!("it ended, {status}:\n{}", server.output());
+        }
+        async move { TcpStream::connect(("127.0.0.1", port)).await.ok() }
+    })
+    .await;
+    server
 }
 
-/// What a sidecar does with a connection: access log, retry policy, request ids, timeouts.
-pub fn filter(job: Job, layout: &Layout, name: &str, cluster: &str) -> Value {
+/// Both read the very same file.
+async fn envoy_kind(kind: Kind, job: Job, ports: Ports, dir: &Path) -> Vec<Process> {
+    let layout = |name: &str, Ports { backend, .. }: Ports| {
+        let dir = dir.join(name);
+        std::fs::create_dir_all(&dir).expect("a directory for the proxy");
+        Layout::new(&dir, &[], &[("backend", backend)])
+    };
+    let files = match job.is_encrypted() {
+        true => {
+            let pair = Pair::new(job, ports);
+            let [inbound, outbound] = pair.ports();
+            let (inbound, outbound) = (layout("in", inbound), layout("out", outbound));
+            vec![(pair.inbound(&inbound), inbound), (pair.outbound(&outbound), outbound)]
+        }
+        false => {
+            let layout = layout("one", ports);
+            vec![(sidecar(job, &layout, ports.front), layout)]
+        }
+    };
+    let mut processes = Vec::new();
+    for (file, layout) in files {
+        processes.push(Proxy::start(kind, &file, layout.admin, &layout.dir).await.process);
+    }
+    processes
+}
+
+/// What a sidecar does with a connection: access log, faults, CORS, rules about who may call, retry policy, request ids,
+/// timeouts. The callers are as RBAC's `principals` has them; without any there is no rule, as in a sidecar's outbound listeners.
+pub fn filter(job: Job, layout: &Layout, name: &str, cluster: &str, callers: Option<Value>) -> Value {
     let log = bootstrap::file_log(&layout.access_log(), SIDECAR_LOG);
     match job.is_of_bytes() {
         true => bootstrap::tcp(layout, name, json!({"cluster": cluster, "access_log": log})),
@@ -88,22 +123,38 @@ pub fn filter(job: Job, layout: &Layout, name: &str, cluster: &str) -> Value {
                 "route": {"cluster": cluster, "timeout": "15s", "retry_policy": {
                     "retry_on": "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes", "num_retries": 2}},
             }]}]);
+            let rules = callers.map(|callers| {
+                let permissions = json!([{"and_rules": {"rules": [
+                    {"url_path": {"path": {"prefix": "/"}}}, {"header": {"name": ":method", "string_match": {"exact": "GET"}}},
+                ]}}]);
+                let policy = json!({"permissions": permissions, "principals": [callers]});
+                extension("rbac", "RBAC", json!({"rules": {"action": "ALLOW", "policies": {"callers": policy}}}))
+            });
+            let filters = [extension("fault", "HTTPFault", json!({})), extension("cors", "Cors", json!({}))];
+            let filters: Vec<Value> = rules.into_iter().chain(filters).chain([bootstrap::router()]).collect();
             bootstrap::http(
                 layout,
                 name,
                 hosts,
-                json!({"access_log": log, "use_remote_address": false, "normalize_path": true}),
+                json!({"access_log": log, "http_filters": filters, "use_remote_address": false, "normalize_path": true}),
             )
         }
     }
 }
 
+/// One of Envoy's HTTP filters.
+fn extension(name: &str, message: &str, mut settings: Value) -> Value {
+    settings["@type"] = format!("type.googleapis.com/envoy.extensions.filters.http.{name}.v3.{message}").into();
+    json!({"name": format!("envoy.filters.http.{name}"), "typed_config": settings})
+}
+
 /// A bootstrap as heavy as a sidecar's.
 fn sidecar(job: Job, layout: &Layout, front: u16) -> Value {
+    let callers = json!({"direct_remote_ip": {"address_prefix": "127.0.0.0", "prefix_len": 8}});
     let listener = json!({
         "name": "bench",
         "address": {"socket_address": {"address": "127.0.0.1", "port_value": front}},
-        "filter_chains": [{"filters": [filter(job, layout, "bench", "backend")]}],
+        "filter_chains": [{"filters": [filter(job, layout, "bench", "backend", Some(callers))]}],
     });
     let more = match job {
         Job::H2c => bootstrap::http2_upstream(),
@@ -119,7 +170,7 @@ fn haproxy(job: Job, Ports { front, backend }: Ports) -> String {
         _ => ("http", ""),
     };
     format!(
-        "global\n  nbthread 1\n  maxconn 4096\n\
+        "global\n  nbthread 1\n  maxconn 1024\n\
          defaults\n  mode {mode}\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n\
          listen bench\n  bind 127.0.0.1:{front}{proto}\n  server backend 127.0.0.1:{backend}{proto}\n"
     )
@@ -134,10 +185,11 @@ fn nginx_proxy(Ports { front, backend }: Ports) -> String {
 }
 
 /// The cheap backend behind every HTTP job: 1 KiB from memory.
-pub fn backend(job: Job, port: u16, dir: &Path) -> Process {
+pub async fn backend(job: Job, port: u16, dir: &Path) -> Process {
     let h2 = if job == Job::H2c { " http2" } else { "" };
     let body = "x".repeat(1024);
-    nginx(dir, "backend", &format!("server {{ listen 127.0.0.1:{port}{h2}; location / {{ return 200 '{body}'; }} }}\n"))
+    let server = format!("server {{ listen 127.0.0.1:{port}{h2}; location / {{ return 200 '{body}'; }} }}\n");
+    listening(nginx(dir, "backend", &server), port).await
 }
 
 /// nginx as one process, logging nothing.

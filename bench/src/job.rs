@@ -4,8 +4,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use lateen_tests::process::Cost;
-use lateen_tests::{peers, ports, wait};
+use lateen_tests::process::{Cost, Process};
+use lateen_tests::{peers, ports};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -42,14 +42,14 @@ pub enum Job {
 /// What one measurement found.
 #[derive(Clone, Copy, Debug)]
 pub struct Figure {
-    /// CPU microseconds of the proxy process per request or connection, or per MiB for TCP.
+    /// CPU microseconds of the proxy, or of both of a pair, per request or connection, or per MiB for TCP.
     pub cpu_us: f64,
     /// Requests, connections, or MiB, per second.
     pub rate: f64,
     /// Microseconds; 0 for TCP.
     pub p50_us: f64,
     pub p99_us: f64,
-    /// Resident memory under load, MiB.
+    /// Resident memory of all of them under load, MiB.
     pub rss_mib: f64,
 }
 
@@ -118,15 +118,13 @@ pub async fn measure(job: Job, contender: Contender, duration: Duration) -> Figu
         true => source.local_addr().expect("its address").port(),
         false => {
             let port = ports::free();
-            backend = Some(contender::backend(job, port, dir.path()));
-            listening(port).await;
+            backend = Some(contender::backend(job, port, dir.path()).await);
             port
         }
     };
     let pour = tokio::spawn(pour(source));
     let ports = Ports { front: ports::free(), backend: behind };
-    let proxy = contender.start(job, ports, dir.path()).await;
-    listening(ports.front).await;
+    let proxies = contender.start(job, ports, dir.path()).await;
 
     // Streams need less than the generators of requests, which count in whole seconds.
     let (warm_up, duration) = match job.is_of_bytes() {
@@ -134,16 +132,21 @@ pub async fn measure(job: Job, contender: Contender, duration: Duration) -> Figu
         false => (WARM_UP, duration),
     };
     load(job, ports.front, warm_up).await;
-    let before = proxy.cost().expect("the proxy runs");
+    let before = cost(contender, &proxies);
     let run = load(job, ports.front, duration).await;
-    let after = proxy.cost().unwrap_or_else(|| panic!("{} did not survive:\n{}", contender.name(), proxy.output()));
+    let after = cost(contender, &proxies);
     pour.abort();
     drop(backend);
     run.figure(before, after)
 }
 
-async fn listening(port: u16) {
-    wait::until("a server listens", || async move { TcpStream::connect(("127.0.0.1", port)).await.ok() }).await;
+/// Of all processes together.
+fn cost(contender: Contender, proxies: &[Process]) -> Cost {
+    let cost = |proxy: &Process| {
+        proxy.cost().unwrap_or_else(|| panic!("{} did not survive:\n{}", contender.name(), proxy.output()))
+    };
+    let add = |sum: Cost, one: Cost| Cost { cpu_us: sum.cpu_us + one.cpu_us, rss_kib: sum.rss_kib + one.rss_kib };
+    proxies.iter().map(cost).fold(Cost { cpu_us: 0, rss_kib: 0 }, add)
 }
 
 /// What a load generator reports.
