@@ -2,12 +2,13 @@
 //! a handshake, sealed and opened in place.
 //!
 //! rustls makes the handshake and hands over the keys. Its own record layer allocates and copies each record; here a
-//! record is sealed in the buffer that goes to the socket and opened in the one that came from it. Knows no sockets.
+//! record is sealed into the buffer that goes to the socket and opened into that of who reads. Knows no sockets.
 
 use std::ops::Range;
 
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use rustls::ConnectionTrafficSecrets;
+use smallvec::SmallVec;
 
 /// Most bytes of plaintext in a record.
 pub const MAX_PLAIN: usize = 1 << 14;
@@ -15,7 +16,8 @@ pub const MAX_PLAIN: usize = 1 << 14;
 pub const HEADER: usize = 5;
 /// Most bytes of a record's payload as TLS 1.2 has it; TLS 1.3 allows less.
 const MAX_SEALED: usize = MAX_PLAIN + 2048;
-const TAG: usize = 16;
+/// Bytes after it that prove it.
+pub const TAG: usize = 16;
 /// Most bytes that sealing adds to a record.
 pub const OVERHEAD: usize = HEADER + 8 + 1 + TAG;
 
@@ -107,46 +109,51 @@ impl Keys {
         data
     }
 
+    /// Bytes of the nonce that are sent.
+    fn explicit(&self) -> usize {
+        if self.shape == Shape::Tls12Explicit { 8 } else { 0 }
+    }
+
     /// Appends a record with `plain`, at most [`MAX_PLAIN`] bytes of it, to `out`.
     ///
     /// # Errors
     /// Never for keys that work at all.
     pub fn seal(&mut self, kind: u8, plain: &[u8], out: &mut Vec<u8>) -> Result<(), RecordError> {
+        let start = out.len();
+        out.resize(start + plain.len().min(MAX_PLAIN) + OVERHEAD, 0);
+        let sealed = self.seal_into(kind, plain, &mut out[start..]);
+        out.truncate(start + sealed.unwrap_or(0));
+        sealed.map(drop)
+    }
+
+    /// Writes a record with `plain`, at most [`MAX_PLAIN`] bytes of it, to the beginning of `out`, which must have
+    /// [`OVERHEAD`] bytes more. Its length.
+    ///
+    /// # Errors
+    /// When there is no room, else never for keys that work at all.
+    pub fn seal_into(&mut self, kind: u8, plain: &[u8], out: &mut [u8]) -> Result<usize, RecordError> {
         let plain = &plain[..plain.len().min(MAX_PLAIN)];
         let nonce = self.next_nonce();
-        let start = out.len();
-        out.reserve(plain.len() + OVERHEAD);
-        // What is seen from outside is always data in TLS 1.3.
-        let outer = if self.shape == Shape::Tls13 { DATA } else { kind };
-        let sealed = match self.shape {
-            Shape::Tls13 => plain.len() + 1 + TAG,
-            Shape::Tls12Explicit => 8 + plain.len() + TAG,
-            Shape::Tls12 => plain.len() + TAG,
-        };
+        let explicit = self.explicit();
+        // What is seen from outside is always data in TLS 1.3, and the kind comes after it.
+        let (outer, inner) = if self.shape == Shape::Tls13 { (DATA, &[kind][..]) } else { (kind, &[][..]) };
+        let sealed = explicit + plain.len() + inner.len() + TAG;
         let [high, low] = (sealed as u16).to_be_bytes();
         let header = [outer, 3, 3, high, low];
-        out.extend_from_slice(&header);
-        if self.shape == Shape::Tls12Explicit {
-            out.extend_from_slice(&nonce[4..]);
-        }
-        let body = out.len();
-        out.extend_from_slice(plain);
+        let record = out.get_mut(..HEADER + sealed).ok_or(RecordError::Key)?;
+        let (head, rest) = record.split_at_mut(HEADER + explicit);
+        head[..HEADER].copy_from_slice(&header);
+        head[HEADER..].copy_from_slice(&nonce[12 - explicit..]);
+        let (body, tail) = rest.split_at_mut(plain.len());
         let nonce = Nonce::assume_unique_for_key(nonce);
-        let tag = if self.shape == Shape::Tls13 {
-            out.push(kind);
-            self.key.seal_in_place_separate_tag(nonce, Aad::from(header), &mut out[body..])
+        if self.shape == Shape::Tls13 {
+            self.key.seal_out_of_place_scatter(nonce, Aad::from(header), plain, body, inner, tail)
         } else {
             let additional = Aad::from(self.additional(kind, plain.len()));
-            self.key.seal_in_place_separate_tag(nonce, additional, &mut out[body..])
-        };
-        match tag {
-            Ok(tag) => out.extend_from_slice(tag.as_ref()),
-            Err(_) => {
-                out.truncate(start);
-                return Err(RecordError::Key);
-            }
+            self.key.seal_out_of_place_scatter(nonce, additional, plain, body, inner, tail)
         }
-        Ok(())
+        .map_err(|_| RecordError::Key)?;
+        Ok(HEADER + sealed)
     }
 
     /// Opens a whole record in place: its kind, and where in it its plaintext is.
@@ -154,38 +161,72 @@ impl Keys {
     /// # Errors
     /// When it is malformed or not the peer's.
     pub fn open(&mut self, record: &mut [u8]) -> Result<(u8, Range<usize>), RecordError> {
-        let (header, payload) = record.split_first_chunk_mut::<HEADER>().ok_or(RecordError::Malformed)?;
-        let kind = header[0];
-        match self.shape {
-            Shape::Tls13 => {
-                if kind != DATA || payload.len() > MAX_PLAIN + 1 + 255 || payload.len() <= TAG {
-                    return Err(RecordError::Malformed);
-                }
-                let nonce = Nonce::assume_unique_for_key(self.next_nonce());
-                let opened =
-                    self.key.open_in_place(nonce, Aad::from(*header), payload).map_err(|_| RecordError::Forged)?;
-                // Zeros are padding; the last other byte is the kind.
-                let at = opened.iter().rposition(|byte| *byte != 0).ok_or(RecordError::Malformed)?;
-                if at > MAX_PLAIN {
-                    return Err(RecordError::Malformed);
-                }
-                Ok((opened[at], HEADER..HEADER + at))
-            }
-            Shape::Tls12Explicit | Shape::Tls12 => {
-                let explicit = if self.shape == Shape::Tls12Explicit { 8 } else { 0 };
-                let length = payload.len().checked_sub(explicit + TAG).ok_or(RecordError::Malformed)?;
-                if length > MAX_PLAIN {
-                    return Err(RecordError::Malformed);
-                }
-                let mut nonce = self.next_nonce();
-                nonce[12 - explicit..].copy_from_slice(&payload[..explicit]);
-                let additional = Aad::from(self.additional(kind, length));
-                let nonce = Nonce::assume_unique_for_key(nonce);
-                self.key.open_in_place(nonce, additional, &mut payload[explicit..]).map_err(|_| RecordError::Forged)?;
-                Ok((kind, HEADER + explicit..HEADER + explicit + length))
-            }
-        }
+        let Sealed { kind, nonce, additional, length } = self.sealed(record)?;
+        let start = HEADER + self.explicit();
+        let (body, tag) = record[start..].split_at_mut(length);
+        let opened = self.key.open_in_place_separate_tag(nonce, Aad::from(&*additional), tag, body);
+        let (kind, length) = self.inner(kind, opened.map_err(|_| RecordError::Forged)?)?;
+        Ok((kind, start..start + length))
     }
+
+    /// Opens a whole record into the beginning of `out`, in which there must be as much room as the record is long, less
+    /// its header and tag: its kind, and the length of its plaintext.
+    ///
+    /// # Errors
+    /// When it is malformed or not the peer's. `out` then holds nothing of use.
+    pub fn open_into(&mut self, record: &[u8], out: &mut [u8]) -> Result<(u8, usize), RecordError> {
+        let Sealed { kind, nonce, additional, length } = self.sealed(record)?;
+        let (body, tag) = record[HEADER + self.explicit()..].split_at(length);
+        let out = out.get_mut(..length).ok_or(RecordError::Malformed)?;
+        let opened = self.key.open_separate_gather(nonce, Aad::from(&*additional), body, tag, out);
+        opened.map_err(|_| RecordError::Forged)?;
+        self.inner(kind, out)
+    }
+
+    /// What opening a whole record takes. Counts it.
+    fn sealed(&mut self, record: &[u8]) -> Result<Sealed, RecordError> {
+        let (header, payload) = record.split_first_chunk::<HEADER>().ok_or(RecordError::Malformed)?;
+        let kind = header[0];
+        let explicit = self.explicit();
+        let length = payload.len().checked_sub(explicit + TAG).ok_or(RecordError::Malformed)?;
+        if self.shape == Shape::Tls13 {
+            // With the kind and padding.
+            if kind != DATA || !(1..=MAX_PLAIN + 1 + 255 - TAG).contains(&length) {
+                return Err(RecordError::Malformed);
+            }
+            let nonce = Nonce::assume_unique_for_key(self.next_nonce());
+            return Ok(Sealed { kind, nonce, additional: SmallVec::from_slice(header), length });
+        }
+        if length > MAX_PLAIN {
+            return Err(RecordError::Malformed);
+        }
+        let mut nonce = self.next_nonce();
+        nonce[12 - explicit..].copy_from_slice(&payload[..explicit]);
+        let additional = self.additional(kind, length).into();
+        Ok(Sealed { kind, nonce: Nonce::assume_unique_for_key(nonce), additional, length })
+    }
+
+    /// The kind of a record and the length of its plaintext, by what was sealed in it.
+    fn inner(&self, kind: u8, opened: &[u8]) -> Result<(u8, usize), RecordError> {
+        if self.shape != Shape::Tls13 {
+            return Ok((kind, opened.len()));
+        }
+        // Zeros are padding; the last other byte is the kind.
+        let at = opened.iter().rposition(|byte| *byte != 0).ok_or(RecordError::Malformed)?;
+        if at > MAX_PLAIN {
+            return Err(RecordError::Malformed);
+        }
+        Ok((opened[at], at))
+    }
+}
+
+/// What opening a record takes.
+struct Sealed {
+    kind: u8,
+    nonce: Nonce,
+    additional: SmallVec<[u8; 13]>,
+    // Of what is sealed, without the tag.
+    length: usize,
 }
 
 /// The length of the first record in `bytes`, with its header, once that is there.

@@ -14,13 +14,14 @@ use rustls::server::ServerConnectionData;
 use rustls::{ConnectionTrafficSecrets, ExtractedSecrets};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
-use super::record::{self, ALERT, DATA, HANDSHAKE, HEADER, Keys, MAX_PLAIN, OVERHEAD, RecordError};
+use super::record::{self, ALERT, DATA, HANDSHAKE, HEADER, Keys, MAX_PLAIN, OVERHEAD, RecordError, TAG};
 use crate::io::Socket;
 
 /// Bytes read from a socket at once; below 64 KiB the system calls dominate.
 const READ: usize = 64 * 1024;
 /// Bytes sealed at once.
 const WRITE: usize = 64 * 1024;
+const SEALED: usize = WRITE + WRITE.div_ceil(MAX_PLAIN) * OVERHEAD;
 /// Records in a row that carry nothing; a peer that sends more keeps us busy for nothing.
 const MAX_IDLE_RECORDS: u32 = 32;
 /// Longest message after the handshake: a ticket.
@@ -36,7 +37,7 @@ const USER_CANCELED: u8 = 90;
 thread_local! {
     // Filled and emptied within one poll.
     static OPENING: RefCell<Vec<u8>> = RefCell::new(vec![0; READ + HEADER + MAX_PLAIN + 2048]);
-    static SEALING: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(WRITE + 8 * OVERHEAD));
+    static SEALING: RefCell<Vec<u8>> = RefCell::new(vec![0; SEALED]);
 }
 
 /// What of a handshake is needed after it.
@@ -259,8 +260,23 @@ impl TlsStream {
 
     /// Takes a record.
     fn take(&mut self, sealed: &mut [u8], buf: &mut ReadBuf<'_>) -> io::Result<()> {
-        let (kind, range) = self.receiving.open(sealed).map_err(broken)?;
-        let plain = &sealed[range];
+        // Most is read by who has room for it.
+        let room = sealed.len().saturating_sub(HEADER + TAG);
+        let opened;
+        let (kind, plain) = if self.plain.is_empty() && buf.remaining() >= room {
+            let out = buf.initialize_unfilled_to(room);
+            let (kind, length) = self.receiving.open_into(sealed, out).map_err(broken)?;
+            if kind == DATA && length > 0 {
+                self.idle_records = 0;
+                buf.advance(length);
+                return Ok(());
+            }
+            opened = out[..length].to_vec();
+            (kind, &opened[..])
+        } else {
+            let (kind, range) = self.receiving.open(sealed).map_err(broken)?;
+            (kind, &sealed[range])
+        };
         match kind {
             DATA if !plain.is_empty() => {
                 self.idle_records = 0;
@@ -356,21 +372,20 @@ impl TlsStream {
             }
             self.change_sending_key()?;
         }
+        ready!(self.poll_unsent(cx))?;
         SEALING.with_borrow_mut(|scratch| {
-            scratch.clear();
-            scratch.append(&mut self.unsent);
-            self.telling_key = false;
+            let mut sealed = 0;
             for part in bytes.chunks(MAX_PLAIN) {
-                self.sending.seal(DATA, part, scratch).map_err(broken)?;
+                sealed += self.sending.seal_into(DATA, part, &mut scratch[sealed..]).map_err(broken)?;
             }
             let mut at = 0;
-            while at < scratch.len() {
-                match Pin::new(&mut self.socket).poll_write(cx, &scratch[at..]) {
+            while at < sealed {
+                match Pin::new(&mut self.socket).poll_write(cx, &scratch[at..sealed]) {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                     Poll::Ready(Ok(n)) => at += n,
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => {
-                        self.unsent.extend_from_slice(&scratch[at..]);
+                        self.unsent.extend_from_slice(&scratch[at..sealed]);
                         self.owed = bytes.len();
                         return Poll::Pending;
                     }

@@ -25,6 +25,7 @@ proptest! {
         records in vec((20..=23u8, vec(any::<u8>(), 0..300)), 1..4),
     ) {
         let (mut sending, mut receiving) = both(shape, sequence);
+        let (_, mut receiving_elsewhere) = both(shape, sequence);
         let mut wire = Vec::new();
         for (kind, plain) in &records {
             sending.seal(*kind, plain, &mut wire).unwrap();
@@ -34,6 +35,9 @@ proptest! {
             // Not before it is whole.
             prop_assert_eq!(length(&rest[..HEADER - 1]), Ok(None));
             let (record, more) = rest.split_at_mut(length(rest).unwrap().unwrap());
+            let mut out = vec![0; record.len() - HEADER - TAG];
+            let (opened, length) = receiving_elsewhere.open_into(record, &mut out).unwrap();
+            prop_assert_eq!((opened, &out[..length]), (*kind, plain.as_slice()));
             let (opened, range) = receiving.open(record).unwrap();
             prop_assert_eq!((opened, &record[range]), (*kind, plain.as_slice()));
             rest = more;
@@ -55,6 +59,8 @@ proptest! {
         if let Ok(Some(length)) = length(&wire)
             && let Some(record) = wire.get_mut(..length)
         {
+            let (_, mut receiving_elsewhere) = both(shape, 5);
+            prop_assert!(receiving_elsewhere.open_into(record, &mut vec![0; record.len()]).is_err());
             prop_assert!(receiving.open(record).is_err());
         }
     }
@@ -63,6 +69,7 @@ proptest! {
     fn whatever_comes_is_borne(shape in 0..4u8, mut bytes in vec(any::<u8>(), 0..200)) {
         let (_, mut receiving) = both(shape, 0);
         let _ = length(&bytes);
+        prop_assert!(receiving.open_into(&bytes, &mut vec![0; bytes.len()]).is_err());
         prop_assert!(receiving.open(&mut bytes).is_err());
     }
 }
