@@ -10,6 +10,7 @@ pub mod failure;
 pub mod handshake;
 pub mod held;
 pub mod record;
+mod seen;
 mod session;
 pub mod stream;
 mod turns;
@@ -135,17 +136,18 @@ fn facts(
     of_server: bool,
 ) -> Result<TlsConnection, HandshakeError> {
     let resumed = side.handshake_kind() == Some(HandshakeKind::Resumed);
-    let chain = side.peer_certificates().filter(|chain| !chain.is_empty());
-    let peer = match chain {
-        None => None,
-        Some(chain) => {
-            let read = certificate::certificate(chain.iter().map(|der| der.as_ref()));
+    let chain = side.peer_certificates();
+    // Who has no verifier asks for no certificate.
+    let peer = match (chain, verifier) {
+        (Some([first, rest @ ..]), Some(verifier)) => {
+            let read = verifier.read(first, rest);
             let read = read.ok_or(HandshakeError::Tls(rustls::CertificateError::BadEncoding.into()))?;
-            if let Some(verifier) = verifier.filter(|_| resumed) {
+            if resumed {
                 verifier.check_dates(&read, SystemTime::now()).map_err(HandshakeError::Tls)?;
             }
-            Some(Arc::new(read))
+            Some(read)
         }
+        _ => None,
     };
     let peer_validated = match (chain, verifier) {
         (Some([first, rest @ ..]), Some(verifier)) if verifier.asks_for_anything() => {

@@ -19,6 +19,7 @@ use webpki::{
 };
 
 use super::certificate::{certificate, key_pin, pin};
+use super::seen::Seen;
 
 /// Checks certificates of one context.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ pub struct Verifier {
     authorities: Vec<DistinguishedName>,
     mandatory: bool,
     match_server_name: bool,
+    seen: Seen,
 }
 
 thread_local! {
@@ -103,7 +105,16 @@ impl Verifier {
             false => anchors.iter().map(|anchor| DistinguishedName::in_sequence(&anchor.subject)).collect(),
         };
         let mandatory = mandatory || Self::demands_one(&rules);
-        Self { rules, anchors, revocations, algorithms, authorities, mandatory, match_server_name }
+        Self {
+            rules,
+            anchors,
+            revocations,
+            algorithms,
+            authorities,
+            mandatory,
+            match_server_name,
+            seen: Seen::default(),
+        }
     }
 
     /// Whether a client must have a certificate because only one can have the names or pins that are asked for.
@@ -139,7 +150,7 @@ impl Verifier {
         }
         let names_server = server.filter(|_| self.match_server_name);
         if !self.rules.names.is_empty() || names_server.is_some() {
-            let read = certificate([end_entity.as_ref()]).ok_or(CertificateError::BadEncoding)?;
+            let read = self.seen.read(end_entity, intermediates).ok_or(CertificateError::BadEncoding)?;
             if !self.rules.names_match(&read) || names_server.is_some_and(|name| !read.is_of_server(name)) {
                 return Err(Unwanted::Names(names_of(&read)).into());
             }
@@ -172,6 +183,9 @@ impl Verifier {
             let read = certificate([end_entity.as_ref()]).ok_or(CertificateError::BadEncoding)?;
             return self.check_dates(&read, UNIX_EPOCH + Duration::from_secs(now.as_secs()));
         }
+        if self.seen.is_good(end_entity, intermediates, of_server, now) {
+            return Ok(());
+        }
         let parsed = EndEntityCert::try_from(end_entity).map_err(|_| CertificateError::BadEncoding)?;
         let lists: Vec<&CertRevocationList<'_>> = self.revocations.iter().collect();
         let depth = match self.rules.revocation_of_leaf_only {
@@ -194,7 +208,16 @@ impl Verifier {
             let then = read.not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
             checked = verify(UnixTime::since_unix_epoch(then));
         }
+        // A list of those that are revoked has dates too.
+        if checked.is_ok() && self.revocations.is_empty() && !self.rules.allow_expired {
+            self.seen.found_good(end_entity, intermediates, of_server);
+        }
         checked.map_err(explain)
+    }
+
+    /// What the first certificate of a chain says; `None` if it is malformed.
+    pub fn read(&self, end_entity: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Option<Arc<Certificate>> {
+        self.seen.read(end_entity, rest)
     }
 
     /// Whether a certificate that was found good earlier still is, by its dates.
