@@ -283,6 +283,8 @@ impl Server {
         if tls.session_timeout.is_zero() {
             config.send_tls13_tickets = 0;
         } else {
+            // One to continue with for each connection, so that they do not run out; a second costs both sides for nothing.
+            config.send_tls13_tickets = 1;
             let inner = aws_lc_rs::Ticketer::new().map_err(unusable)?;
             config.ticketer = Arc::new(Tickets { inner, lifetime: tls.session_timeout });
         }
