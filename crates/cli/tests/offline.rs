@@ -133,3 +133,39 @@ fn what_the_mesh_would_refuse_is_refused() {
     let (_, errors) = said(&output);
     assert!(!output.status.success() && errors.contains("spec.http[0].route[0].weight"), "{errors}");
 }
+
+/// A gateway that expects PROXY protocol headers, a client whose name they tell, and one that sends none.
+const TOLD: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data: {mesh: "defaultConfig: {gatewayTopology: {proxyProtocol: {}}}"}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: one, namespace: istio-system}
+spec:
+  selector: {matchLabels: {istio: ingressgateway}}
+  rules: [{from: [{source: {remoteIpBlocks: [203.0.113.9]}}]}]
+---
+apiVersion: test.lateen.dev/v1alpha1
+kind: TrafficTest
+metadata: {name: told, namespace: canary}
+spec:
+  steps:
+  - {name: who is let in, send: {url: "http://helloworld.test/", proxyProtocol: 203.0.113.9}, expect: {status: 200, json: {/headers/x-forwarded-for: 203.0.113.9}}}
+  - {name: who is not, send: {url: "http://helloworld.test/", proxyProtocol: 203.0.113.8}, expect: {status: 403}}
+  - {name: who tells nothing, send: {url: "http://helloworld.test/"}, expect: {status: none}}
+"#;
+
+#[test]
+fn clients_are_who_the_proxy_before_them_says() {
+    let (folder, manifests) = (tempfile::tempdir().unwrap(), examples().join("canary"));
+    let test = folder.path().join("told.yaml");
+    std::fs::write(&test, TOLD).unwrap();
+    let manifest = |file: &str| manifests.join(file).to_str().unwrap().to_owned();
+    let (app, routing) = (manifest("app.yaml"), manifest("routing.yaml"));
+    let output = offline(&["-f", test.to_str().unwrap(), "--manifests", &app, "--manifests", &routing]);
+    let (out, errors) = said(&output);
+    assert!(output.status.success(), "{out}{errors}");
+}

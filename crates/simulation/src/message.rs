@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use lateen_traffic::proxy_protocol::Told;
 use lateen_traffic::{RequestHead, ResponseHead};
 
 use crate::tls::{ClientTls, Greeting};
@@ -39,6 +40,8 @@ pub struct Hello {
 pub enum Said {
     /// TLS, which nobody on the way ends.
     Tls(Hello),
+    /// Something after a PROXY protocol header.
+    Told(Told, Box<Said>),
     /// Something that is said in TLS.
     Within(Within),
     /// HTTP of the version that the head names.
@@ -61,6 +64,12 @@ impl std::fmt::Debug for Within {
 }
 
 impl Said {
+    /// The same, after a PROXY protocol header.
+    #[must_use]
+    pub fn telling(self, told: Told) -> Said {
+        Said::Told(told, Box::new(self))
+    }
+
     /// The same, in a client's TLS.
     #[must_use]
     pub fn within(self, client: ClientTls) -> Said {

@@ -10,7 +10,9 @@ use futures::future::LocalBoxFuture;
 use lateen_pilot::node::NodeType;
 use lateen_traffic::Config;
 use lateen_traffic::hcm::Hcm;
-use lateen_traffic::listener::{ConnectionFacts, Direction, FilterChain, Gate, Listener, Terminal, TransportProtocol};
+use lateen_traffic::listener::{
+    ConnectionFacts, Direction, ExpectHeader, FilterChain, Gate, Listener, Terminal, TransportProtocol,
+};
 use lateen_traffic::metadata::Metadata;
 use lateen_traffic::rbac::{self, Peer};
 use lateen_traffic::record::{Flags, Record};
@@ -55,6 +57,8 @@ pub struct Proxy {
 #[derive(Debug, Clone)]
 pub(crate) struct Downstream {
     pub peer: SocketAddr,
+    /// Who is at the other end, if a PROXY protocol header named another client.
+    pub direct: SocketAddr,
     /// Where the client wanted to.
     pub local: SocketAddr,
     /// The same, if the connection was turned to the proxy by a redirect rule.
@@ -70,7 +74,7 @@ impl Downstream {
     pub(crate) fn ends(&self, remote: IpAddr) -> Peer<'_> {
         Peer {
             source: self.peer.ip(),
-            direct: self.peer.ip(),
+            direct: self.direct.ip(),
             remote,
             local: self.local,
             server_name: self.server_name.as_deref(),
@@ -81,6 +85,7 @@ impl Downstream {
     pub(crate) fn record(&self, world: &World) -> Record {
         Record {
             server_name: self.server_name.clone(),
+            downstream_direct: self.direct,
             downstream_tls: self.tls.clone(),
             ..Record::begin(world.time(), self.local, self.peer)
         }
@@ -211,11 +216,16 @@ impl Proxy {
         trace: &'a Trace,
     ) -> LocalBoxFuture<'a, Heard> {
         Box::pin(async move {
-            let original = captured.then_some(to);
+            let (direct, original) = (peer, captured.then_some(to));
+            let (peer, to, said) = match (listener.proxy_protocol, said) {
+                (Some(_), Said::Told(told, said)) => (told.source, told.destination, *said),
+                (Some(ExpectHeader::Always), _) => return Heard::closed("reset: no PROXY protocol header comes first"),
+                (_, said) => (peer, to, said),
+            };
             let listener = self.handed_over(listener, original);
             let facts = facts(listener, peer, to, &said);
             let server_name = facts.server_name.as_deref().map(Arc::from);
-            let mut downstream = Downstream { peer, local: to, original, server_name, tls: None };
+            let mut downstream = Downstream { peer, direct, local: to, original, server_name, tls: None };
             let Some(chain) = listener.find_chain(&facts) else {
                 trace.tell(world, || Decision::NoChain {
                     at: self.title(listener),
@@ -290,7 +300,9 @@ impl Proxy {
                     (None, Said::Http(request)) => {
                         Exchange::new(world, self, hcm, &downstream, request, trace).serve().await
                     }
-                    (None, Said::Bytes(_) | Said::Tls(_) | Said::Within(_)) => self.refuse(world, hcm, &downstream),
+                    (None, Said::Bytes(_) | Said::Tls(_) | Said::Told(..) | Said::Within(_)) => {
+                        self.refuse(world, hcm, &downstream)
+                    }
                 }
             }
         }
@@ -314,6 +326,12 @@ impl Proxy {
             return Some(Rc::clone(known));
         }
         let cluster = self.config.clusters.get(name)?;
+        if cluster.settings.proxy_protocol.is_some() {
+            world.problem(
+                &self.pod,
+                &format!("cluster {name}: that it tells of clients by the PROXY protocol is not computed"),
+            );
+        }
         let made = Rc::new(Upstream::new(world, &self.pod, cluster));
         self.upstreams.borrow_mut().insert(Arc::clone(&cluster.settings.name), Rc::clone(&made));
         Some(made)

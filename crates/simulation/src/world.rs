@@ -139,6 +139,10 @@ impl World {
         self.problems.borrow().clone()
     }
 
+    pub(crate) fn problem(&self, of: &Pod, problem: &str) {
+        self.problems.borrow_mut().push(format!("pod {}/{}: {problem}", of.namespace, of.name));
+    }
+
     /// The dice.
     pub fn dice(&self) -> impl Dice + '_ {
         || self.dice.borrow_mut().next_u64()
@@ -271,13 +275,11 @@ impl Pod {
             let bootstrap = self.bootstrap.as_ref()?;
             match world.compiler.compile(bootstrap) {
                 Ok(compiled) => {
-                    let told = |problem: &String| format!("pod {}/{}: {problem}", self.namespace, self.name);
-                    world.problems.borrow_mut().extend(compiled.problems.iter().map(told));
+                    compiled.problems.iter().for_each(|problem| world.problem(self, problem));
                     Some(Rc::new(Proxy::new(Rc::clone(self), compiled, world.credentials.of(&self.namespace))))
                 }
                 Err(error) => {
-                    let text = format!("pod {}/{}: its proxy does not start: {error}", self.namespace, self.name);
-                    world.problems.borrow_mut().push(text);
+                    world.problem(self, &format!("its proxy does not start: {error}"));
                     None
                 }
             }
@@ -304,10 +306,13 @@ async fn answer(application: &dyn Application, place: Place<'_>, said: Said) -> 
             place.greeting = Some(&greeting);
             *within.said
         }
-        (Said::Http(_) | Said::Bytes(_), Spoken::Tls) => return Heard::closed("the program speaks TLS alone"),
+        (Said::Http(_) | Said::Bytes(_) | Said::Told(..), Spoken::Tls) => {
+            return Heard::closed("the program speaks TLS alone");
+        }
         (said, _) => said,
     };
     let heard = match said {
+        Said::Told(..) => Heard::closed("the program knows no PROXY protocol"),
         // TLS in TLS, which programs do not end.
         Said::Within(_) => Heard::closed("the program speaks no TLS within TLS"),
         Said::Http(request) => match application.answer(place, request).await {

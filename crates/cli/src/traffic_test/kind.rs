@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use hyper::Uri;
@@ -102,6 +103,9 @@ pub struct Send {
     pub url: String,
     /// Of `https`.
     pub tls: Option<Tls>,
+    /// A connection begins with a PROXY protocol header that tells of a client of this address.
+    #[serde(default, rename = "proxyProtocol")]
+    pub proxy_protocol: Option<IpAddr>,
     #[serde(default = "get")]
     pub method: String,
     #[serde(default)]
@@ -401,6 +405,9 @@ impl Send {
         if self.tls.is_none() && target.as_ref().is_some_and(|target| target.tls) {
             tell("tls", "https:// needs to know whose certificates are believed: {} is the test's own".to_owned());
         }
+        if self.proxy_protocol.is_some() && self.from != INGRESS {
+            tell("proxyProtocol", "only a client outside of the mesh has a proxy in front of it".to_owned());
+        }
         if self.from.is_empty() {
             tell("from", "the name of a workload is required, or ingress".to_owned());
         }
@@ -582,6 +589,7 @@ spec:
             ("http://web:8080/x?y=z", "web", "spec.steps[0].send.url: \"web\" is not of the form"),
             ("http://web:8080/x?y=z", "ftp://web", "send.url"),
             ("http://web:8080/x?y=z", "https://web", "send.tls: https:// needs to know"),
+            ("method: POST", "proxyProtocol: 192.0.2.1", "send.proxyProtocol: only a client outside of the mesh"),
             ("concurrency: 1", "concurrency: 2", "expect.alternating: an order is only there"),
             ("90% ± 2%", "90 %%", "expect.answeredBy.web-v1"),
             ("5xx:", "6xx:", "expect.status"),

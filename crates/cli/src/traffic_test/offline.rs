@@ -19,6 +19,7 @@ use lateen_simulation::{
     Application, Broken, Cast, ClientTls, Directory, Heard, Pod, Request, Said, Target, Trace, Unknown, World,
 };
 use lateen_traffic::RequestHead;
+use lateen_traffic::proxy_protocol::Told;
 use lateen_xds::bootstrap::Bootstrap;
 use lateen_xds::json::Schema;
 
@@ -304,6 +305,10 @@ impl Sending<'_> {
         match &self.from {
             From::Outside(ingress) => {
                 let to = SocketAddr::new(*ingress, self.plan.port);
+                let said = match self.plan.told {
+                    Some(ip) => said.telling(Told { source: SocketAddr::new(ip, peer.port()), destination: to }),
+                    None => said,
+                };
                 self.world.from_outside(peer, to, said, trace).await
             }
             From::Pod(pod) => {

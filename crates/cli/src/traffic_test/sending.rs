@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, Uri};
 use hyper_util::rt::TokioIo;
 use lateen_citadel::certificate;
+use lateen_traffic::proxy_protocol::{self, Told, Version};
 use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
@@ -47,6 +48,8 @@ pub struct Plan {
     pub path: String,
     /// Bytes, not HTTP: the body is sent, and what comes back until the other side is done is the answer.
     pub tcp: bool,
+    /// The client that a PROXY protocol header is to tell of.
+    pub told: Option<IpAddr>,
     pub tls: Option<Tls>,
     pub method: String,
     pub headers: BTreeMap<String, String>,
@@ -93,6 +96,7 @@ impl Plan {
         });
         Ok(Plan {
             address: None,
+            told: send.proxy_protocol,
             tls,
             host: target.host,
             port: target.port,
@@ -304,9 +308,15 @@ impl Sender {
             let source = super::client_address(client.number);
             socket.bind(SocketAddr::new(source, 0)).map_err(|error| format!("{source}: {error}"))?;
         }
-        let stream = socket.connect(address).await.map_err(|error| format!("{address}: {error}"))?;
+        let mut stream = socket.connect(address).await.map_err(|error| format!("{address}: {error}"))?;
         // Failing to say so only makes requests slower.
         let _ = stream.set_nodelay(true);
+        if let Some(ip) = self.plan.told {
+            let port = stream.local_addr().map_err(|error| error.to_string())?.port();
+            let told = Told { source: SocketAddr::new(ip, port), destination: address };
+            let header = proxy_protocol::write(Version::V2, told);
+            stream.write_all(&header).await.map_err(|error| format!("{address}: {error}"))?;
+        }
         Ok(stream)
     }
 
