@@ -262,27 +262,45 @@ impl AsyncWrite for &Io {
 }
 
 /// An owned handle for libraries that want to own their stream (h2). Writes are gathered and go out in one system
-/// call when the library flushes: h2 alone writes each frame by itself.
+/// call for each turn of the task that drives the connection: h2 alone writes each frame by itself, and flushes for each
+/// frame of a body that is not small.
 pub struct OwnedIo {
     io: Rc<Io>,
     pending: BytesMut,
-    // The flush was put off for one turn, so that streams that are ready now can add to it.
-    put_off: bool,
+    turns: Turns,
+    // In this turn a flush was put off for the next, so that streams that are ready now can add to it.
+    put_off: Option<u64>,
     watch: Option<Rc<Frames>>,
+}
+
+/// The turns of the task that drives a connection. None is counted before it is driven.
+#[derive(Clone, Default)]
+pub struct Turns(Rc<Cell<u64>>);
+
+impl Turns {
+    /// Drives: each poll is a turn.
+    pub async fn count<T>(&self, driver: impl Future<Output = T>) -> T {
+        let mut driver = std::pin::pin!(driver);
+        std::future::poll_fn(|cx| {
+            self.0.set(self.0.get() + 1);
+            driver.as_mut().poll(cx)
+        })
+        .await
+    }
 }
 
 /// Gathered bytes beyond which a write goes out at once.
 const GATHER: usize = 64 * 1024;
 
 impl OwnedIo {
-    /// Wraps a shared connection.
-    pub fn new(io: Rc<Io>) -> Self {
-        Self { io, pending: BytesMut::new(), put_off: false, watch: None }
+    /// Wraps a shared connection, which is driven by a task that counts its turns.
+    pub fn new(io: Rc<Io>, turns: &Turns) -> Self {
+        Self { io, pending: BytesMut::new(), turns: turns.clone(), put_off: None, watch: None }
     }
 
     /// Wraps a client's connection, whose frames somebody wants to know of.
-    pub fn watched(io: Rc<Io>, frames: Rc<Frames>) -> Self {
-        Self { watch: Some(frames), ..Self::new(io) }
+    pub fn watched(io: Rc<Io>, turns: &Turns, frames: Rc<Frames>) -> Self {
+        Self { watch: Some(frames), ..Self::new(io, turns) }
     }
 
     fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -324,13 +342,22 @@ impl AsyncWrite for OwnedIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.put_off && !self.pending.is_empty() && self.pending.len() < GATHER {
-            self.put_off = true;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        let turn = self.turns.0.get();
+        if !self.pending.is_empty() && self.pending.len() < GATHER {
+            let driven = turn > 0;
+            match self.put_off {
+                None => {
+                    self.put_off = Some(turn);
+                    // h2 flushes whenever it is polled.
+                    cx.waker().wake_by_ref();
+                    return if driven { Poll::Ready(Ok(())) } else { Poll::Pending };
+                }
+                Some(put_off) if put_off == turn && driven => return Poll::Ready(Ok(())),
+                Some(_) => {}
+            }
         }
         ready!(self.poll_pending(cx))?;
-        self.put_off = false;
+        self.put_off = None;
         Poll::Ready(Ok(()))
     }
 
@@ -338,5 +365,37 @@ impl AsyncWrite for OwnedIo {
         ready!(self.poll_pending(cx))?;
         let mut io = &*self.io;
         Pin::new(&mut io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_flushed_in_one_turn_goes_out_together_in_the_next() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut peer, _) = listener.accept().await.unwrap();
+        let (turns, io) = (Turns::default(), Rc::new(Io::plain(Socket::Tcp(socket), Bytes::new())));
+        let mut owned = OwnedIo::new(Rc::clone(&io), &turns);
+        let mut polled = 0;
+        let driver = std::future::poll_fn(|cx| {
+            polled += 1;
+            for piece in [b"a", b"b"].iter().filter(|_| polled == 1) {
+                assert!(Pin::new(&mut owned).poll_write(cx, *piece).is_ready());
+                assert!(Pin::new(&mut owned).poll_flush(cx).is_ready());
+                assert_eq!(io.sent(), 0);
+            }
+            // Nobody else wakes it.
+            if polled == 1 { Poll::Pending } else { Pin::new(&mut owned).poll_flush(cx) }
+        });
+        turns.count(driver).await.unwrap();
+        assert_eq!((polled, io.sent()), (2, 2));
+        let mut read = [0; 2];
+        peer.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"ab");
     }
 }

@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt as _;
 use super::tcp::Tcp;
 use super::{NoAnswer, Ways};
 use crate::http1::{Reader, Writer};
-use crate::io::{Io, OwnedIo, Socket};
+use crate::io::{Io, OwnedIo, Socket, Turns};
 use crate::tls;
 use crate::tls::context::Contexts;
 use crate::upstream::{Check, dial, server_name};
@@ -71,10 +71,11 @@ impl Connection {
     pub async fn http2(io: Rc<Io>) -> Result<Self, NoAnswer> {
         let mut builder = h2::client::Builder::new();
         builder.enable_push(false).max_header_list_size(80 * 1024);
-        let (sender, driver) = builder.handshake::<_, Bytes>(OwnedIo::new(io)).await?;
+        let turns = Turns::default();
+        let (sender, driver) = builder.handshake::<_, Bytes>(OwnedIo::new(io, &turns)).await?;
         let driver = tokio::task::spawn_local(async move {
             // How it ended is seen by the next request.
-            let _ = driver.await;
+            let _ = turns.count(driver).await;
         });
         Ok(Self::Http2(Http2 { sender, driver }))
     }

@@ -21,7 +21,7 @@ use self::frames::Refused;
 use crate::connection::Connection;
 use crate::http1::head::Framing;
 use crate::http1::target::valid_authority;
-use crate::io::{Io, OwnedIo};
+use crate::io::{Io, OwnedIo, Turns};
 use crate::router::body::Source;
 use crate::router::respond::{Http2Responder, Responder};
 use crate::router::{self, Exchange, Filtered, Incoming};
@@ -35,6 +35,11 @@ const MAX_PENDING_RESETS: usize = 100;
 
 /// Serves a connection to its end.
 pub async fn serve(io: Rc<Io>, connection: Connection) {
+    let turns = Turns::default();
+    turns.count(drive(io, connection, &turns)).await;
+}
+
+async fn drive(io: Rc<Io>, connection: Connection, turns: &Turns) {
     connection.stats.downstream_cx_http2_total.inc();
     let hcm = &connection.hcm;
     let settings = hcm.http2;
@@ -51,7 +56,7 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
         builder.enable_connect_protocol();
     }
     let frames = Rc::new(Frames::new());
-    let watched = OwnedIo::watched(Rc::clone(&io), Rc::clone(&frames));
+    let watched = OwnedIo::watched(Rc::clone(&io), turns, Rc::clone(&frames));
     let Ok(mut http2) = builder.handshake::<_, Bytes>(watched).await else {
         connection.stats.downstream_cx_protocol_error.inc();
         return;

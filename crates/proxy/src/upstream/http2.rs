@@ -14,7 +14,7 @@ use super::pool::{Pool, is_due};
 use super::tls::Offer;
 use super::{Host, Upstream};
 use crate::http2::keepalive::unanswered;
-use crate::io::{Io, OwnedIo};
+use crate::io::{Io, OwnedIo, Turns};
 
 /// An HTTP/2 connection to a host.
 pub(super) struct Http2Connection {
@@ -107,7 +107,8 @@ impl Upstream {
                 .enable_push(false)
                 .max_header_list_size(80 * 1024)
                 .max_send_buffer_size(256 * 1024);
-            let handshake = builder.handshake::<_, Bytes>(OwnedIo::new(Rc::clone(&io)));
+            let turns = Turns::default();
+            let handshake = builder.handshake::<_, Bytes>(OwnedIo::new(Rc::clone(&io), &turns));
             let (sender, mut driver) = match tokio::time::timeout(settings.connect_timeout, handshake).await {
                 Ok(Ok(pair)) => pair,
                 Ok(Err(_)) => return Err(UpstreamFailure::Termination),
@@ -133,7 +134,7 @@ impl Upstream {
                 async move {
                     // How it ended is seen by each stream; a peer that is silent is left with all of them.
                     tokio::select! {
-                        _ = driver => {}
+                        _ = turns.count(driver) => {}
                         () = unanswered => {}
                     }
                     if let Some(connection) = connection.upgrade() {
