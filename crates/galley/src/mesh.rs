@@ -17,8 +17,8 @@ use serde_json::Value;
 use crate::validate::Findings;
 use crate::{Snapshot, strict, yaml};
 pub use config::{
-    AccessLogEncoding, MeshConfig, MeshH2UpgradePolicy, Normalization, OutboundMode, OutboundTrafficPolicy,
-    ProxyPathNormalization,
+    AccessLogEncoding, InboundMode, InboundTrafficPolicy, MeshConfig, MeshH2UpgradePolicy, Normalization, OutboundMode,
+    OutboundTrafficPolicy, ProxyPathNormalization,
 };
 pub use extension_provider::{ExtAuthzGrpc, ExtAuthzHttp, ExtensionProvider, RequestBody};
 pub use identity::{CertificateData, TlsConfig, TlsVersion};

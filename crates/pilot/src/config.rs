@@ -6,8 +6,8 @@ use lateen_galley::Snapshot;
 use lateen_galley::istio::destination_rule::LocalityLoadBalancerSetting;
 use lateen_galley::istio::virtual_service::HttpRetry;
 use lateen_galley::mesh::{
-    self, AccessLogEncoding, ExtensionProvider, MeshConfig, MeshH2UpgradePolicy, Normalization, OutboundMode,
-    ProxyConfig, TlsConfig,
+    self, AccessLogEncoding, ExtensionProvider, InboundMode, MeshConfig, MeshH2UpgradePolicy, Normalization,
+    OutboundMode, ProxyConfig, TlsConfig,
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -51,6 +51,8 @@ pub struct Config {
     /// Namespace whose rules hold for all namespaces.
     pub root_namespace: String,
     pub outbound_traffic_policy: OutboundTrafficPolicy,
+    /// Workloads listen at the loopback address, and not where clients go.
+    pub inbound_to_localhost: bool,
     /// Where an access log line per request and connection is written, and how; none is nowhere.
     pub access_log: Option<Arc<LogFile>>,
     pub export_to: ExportDefaults,
@@ -89,6 +91,7 @@ impl Default for Config {
             domain: "cluster.local".to_owned(),
             root_namespace: "istio-system".to_owned(),
             outbound_traffic_policy: OutboundTrafficPolicy::AllowAny,
+            inbound_to_localhost: false,
             access_log: Some(Arc::new(LogFile { path: "/dev/stdout".to_owned(), lines: LogLines::default() })),
             export_to: ExportDefaults::default(),
             normalization: Normalization::Default,
@@ -157,6 +160,7 @@ impl Config {
             access_log_format,
             access_log_encoding,
             outbound_traffic_policy,
+            inbound_traffic_policy,
             default_service_export_to,
             default_virtual_service_export_to,
             default_destination_rule_export_to,
@@ -193,6 +197,7 @@ impl Config {
                 OutboundMode::AllowAny => OutboundTrafficPolicy::AllowAny,
             };
         }
+        config.inbound_to_localhost = inbound_traffic_policy.mode == InboundMode::Localhost;
         config.extension_providers = extension_providers;
         let exports = &mut config.export_to;
         for (list, given) in [

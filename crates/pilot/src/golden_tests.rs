@@ -98,6 +98,11 @@ fn mesh() {
 }
 
 #[test]
+fn localhost() {
+    check("localhost", quiet(), &[SIDECAR], &[Cds]);
+}
+
+#[test]
 fn gateways() {
     check("gateways", quiet(), &[GATEWAY], &[Lds, Rds]);
 }

@@ -24,6 +24,8 @@ pub struct MeshConfig {
     pub access_log_encoding: AccessLogEncoding,
     /// Hosts that the registry does not know.
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
+    /// Where workloads listen.
+    pub inbound_traffic_policy: InboundTrafficPolicy,
     /// For Services and ServiceEntries that do not say who sees them.
     pub default_service_export_to: Option<Vec<String>>,
     /// For VirtualServices.
@@ -96,6 +98,25 @@ pub enum OutboundMode {
     RegistryOnly,
     /// They go where they were going.
     AllowAny,
+}
+
+/// Where workloads listen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct InboundTrafficPolicy {
+    /// Where their proxies send what comes for them.
+    pub mode: InboundMode,
+}
+
+/// Where proxies send what comes for their workloads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum InboundMode {
+    /// To the address the client meant.
+    #[default]
+    Passthrough,
+    /// To the loopback address.
+    Localhost,
 }
 
 /// Whether HTTP/1.1 requests are sent as HTTP/2.

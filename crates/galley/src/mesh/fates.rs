@@ -30,7 +30,6 @@ const MESH: &[(&str, Fate)] = &[
     ("enableTracing", NoEffect),
     ("enableEnvoyAccessLogService", RefusedUnless("false")),
     ("disableEnvoyListenerLog", RefusedUnless("false")),
-    ("inboundTrafficPolicy", RefusedUnless("PASSTHROUGH")),
     ("configSources", Refused),
     ("zoneAwareLbSetting", Refused),
     ("inboundClusterStatName", Refused),

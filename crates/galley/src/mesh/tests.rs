@@ -16,7 +16,7 @@ outboundTrafficPolicy: {mode: REGISTRY_ONLY}
 pathNormalization: {normalization: DECODE_AND_MERGE_SLASHES}
 defaultServiceExportTo: ['.']
 defaultHttpRetryPolicy: {attempts: 0}
-inboundTrafficPolicy: {mode: PASSTHROUGH}
+inboundTrafficPolicy: {mode: LOCALHOST}
 accessLogEncoding: TEXT
 defaultConfig:
   gatewayTopology: {numTrustedProxies: 2, proxyProtocol: {}}
@@ -26,6 +26,7 @@ defaultConfig:
     let (config, findings) = mesh_config(text, "");
     assert_eq!(findings, Findings::default());
     let config = config.unwrap();
+    assert_eq!(config.inbound_traffic_policy.mode, InboundMode::Localhost);
     assert_eq!(config.path_normalization.unwrap().normalization, Normalization::DecodeAndMergeSlashes);
     assert_eq!(config.default_config.gateway_topology.unwrap().num_trusted_proxies, 2);
     assert_eq!(mesh_config("", "").0, Some(MeshConfig::default()));
@@ -34,10 +35,10 @@ defaultConfig:
 #[test]
 fn nothing_is_passed_over() {
     assert_eq!(
-        said("acessLogFile: /dev/stdout\nenableTracing: true\ninboundTrafficPolicy: {mode: REGISTRY_ONLY}\n"),
+        said("acessLogFile: /dev/stdout\nenableTracing: true\nconfigSources: [{address: x}]\n"),
         (
             vec![
-                "data[\"mesh\"]: inboundTrafficPolicy: not supported yet".to_owned(),
+                "data[\"mesh\"]: configSources: not supported yet".to_owned(),
                 "data[\"mesh\"]: acessLogFile: unknown field, did you mean \"accessLogFile\"?".to_owned(),
             ],
             vec!["data[\"mesh\"]: enableTracing: has no effect here".to_owned()],

@@ -84,13 +84,14 @@ impl<'a> Inbound<'a> {
 
     fn of_services(&self, memo: &mut Memo, clusters: &mut Vec<Resource>) -> Vec<InboundPort> {
         let mut ports = Vec::new();
+        let loopback = self.key.loopbacks().first().copied().filter(|_| self.world.config.inbound_to_localhost);
         for (target, instances) in &self.by_target {
             // The oldest service decides.
             let Some(first) = instances.first() else { continue };
             let (policy, config) = self.policy(Some(first), first.port.number, self.pool(*target));
             clusters.push(memo.get(InboundCluster {
                 port: *target,
-                workload_at: None,
+                workload_at: loopback.map(|ip| (EndpointAddress::Ip(ip), *target)),
                 upstream: upstream(first.port.protocol),
                 policy,
                 families: self.key.families,
