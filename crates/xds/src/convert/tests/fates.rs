@@ -286,6 +286,16 @@ fn connection_managers_refused() {
             "http_filters[0].typed_config.rules.policies[\"p\"].principals[0].or_ids.ids[0].any: must be true",
         ),
         (
+            // Keys are fetched by control planes; whose own does not is told so.
+            format!(
+                "http_filters: [{{name: jwt, typed_config: {{'@type': \
+                 type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication, providers: {{p: {{\
+                 issuer: a, remote_jwks: {{http_uri: {{uri: 'https://a.test/keys', cluster: a, timeout: 1s}}, \
+                 cache_duration: 300s, async_fetch: {{}}}}}}}}}}}}, {router}]"
+            ),
+            "http_filters[0].typed_config.providers[\"p\"].remote_jwks: not supported yet",
+        ),
+        (
             "http2_protocol_options: {initial_stream_window_size: 1}".to_owned(),
             "http2_protocol_options.initial_stream_window_size: 1 is not in 65535..=2147483647",
         ),
