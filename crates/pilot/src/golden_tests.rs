@@ -142,6 +142,14 @@ fn authorization() {
     check("authorization", quiet(), &[SIDECAR, GATEWAY], &[Lds]);
 }
 
+/// Shapes are those of Istio's `pilot/pkg/security/authz/builder/testdata` (`custom-*`).
+#[test]
+fn custom() {
+    let other = |address: &str, pod: &str| format!("sidecar~{address}~{pod}.shop~shop.svc.cluster.local");
+    let (worker, lost) = (other("10.244.0.7", "worker"), other("10.244.0.8", "lost"));
+    check("custom", quiet(), &[SIDECAR, &worker, &lost], &[Lds]);
+}
+
 #[test]
 fn peers() {
     check("peers", quiet(), &[SIDECAR, "sidecar~10.244.0.7~worker.shop~shop.svc.cluster.local"], &[Lds]);
