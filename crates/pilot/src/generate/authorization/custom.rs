@@ -159,7 +159,7 @@ fn http_service(provider: &Provider, http: &ExtAuthzHttp) -> HttpService {
     HttpService {
         path_prefix: http.path_prefix.clone(),
         server_uri: Some(HttpUri {
-            uri: format!("http://{}", names::host_port(&provider.host, provider.port)),
+            uri: format!("http://{}", provider.host),
             timeout: timeout(http.timeout),
             http_upstream_type: Some(HttpUpstreamType::Cluster(cluster(provider))),
         }),
@@ -171,13 +171,8 @@ fn http_service(provider: &Provider, http: &ExtAuthzHttp) -> HttpService {
 }
 
 fn grpc_service(provider: &Provider, grpc: &ExtAuthzGrpc) -> GrpcService {
-    let cluster = cluster(provider);
-    let envoy = EnvoyGrpc {
-        // A bar is no part of an authority.
-        authority: cluster.replace('|', "_"),
-        cluster_name: cluster,
-        ..Default::default()
-    };
+    let envoy =
+        EnvoyGrpc { authority: provider.host.to_string(), cluster_name: cluster(provider), ..Default::default() };
     GrpcService {
         timeout: timeout(grpc.timeout),
         target_specifier: Some(TargetSpecifier::EnvoyGrpc(envoy)),
