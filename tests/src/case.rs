@@ -82,6 +82,8 @@ pub struct Case {
     pub better: Option<Better>,
     /// Sent over HTTP/2 instead of `client`.
     pub h2: Option<H2Request>,
+    /// The workload whose certificate the client shows in mutual TLS; else it speaks in clear.
+    pub identity: Option<&'static str>,
     /// How far the upstream got with a cancelled exchange depends on timing: compare heads only.
     pub ignore_upstream_body: bool,
     /// Whether an upstream hears of it at all before it is cancelled depends on timing.
@@ -129,6 +131,7 @@ impl Case {
             seen: Seen::default(),
             better: None,
             h2: None,
+            identity: None,
             ignore_upstream_body: false,
             ignore_upstream: false,
             ignore_body: false,

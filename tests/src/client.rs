@@ -4,9 +4,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustls::pki_types::ServerName;
 use socket2::SockRef;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
 
 use crate::case::{Case, Do, H2Request};
 use crate::message::{End, Framing, Message, Reader, Side, latin1};
@@ -19,11 +21,22 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Plays the client's part of `case` against `to`, from a loopback address of its own, by which
 /// the access log's lines are found again.
 pub async fn play(case: &Case, source: Ipv4Addr, to: SocketAddr, stage: &Stage) -> Vec<String> {
+    play_as(None, case, source, to, stage).await
+}
+
+/// The same over TLS, if its client speaks it.
+pub async fn play_as(
+    tls: Option<&TlsConnector>,
+    case: &Case,
+    source: Ipv4Addr,
+    to: SocketAddr,
+    stage: &Stage,
+) -> Vec<String> {
     let mut facts = Vec::new();
     let played = async {
         match &case.h2 {
-            Some(request) => h2(case, request, source, to, stage, &mut facts).await,
-            None => raw(case, source, to, stage, &mut facts).await,
+            Some(request) => h2(tls, case, request, source, to, stage, &mut facts).await,
+            None => raw(tls, case, source, to, stage, &mut facts).await,
         }
     };
     if tokio::time::timeout(PATIENCE, played).await.is_err() {
@@ -40,14 +53,37 @@ async fn connect(source: Ipv4Addr, to: SocketAddr) -> std::io::Result<TcpStream>
     Ok(stream)
 }
 
-async fn raw(case: &Case, source: Ipv4Addr, to: SocketAddr, stage: &Stage, facts: &mut Vec<String>) {
+/// What cases are played over, in clear or not.
+trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+
+/// The connection as the client speaks on it.
+async fn wired(tls: Option<&TlsConnector>, stream: TcpStream) -> std::io::Result<Box<dyn Wire>> {
+    let Some(tls) = tls else { return Ok(Box::new(stream)) };
+    Ok(Box::new(tls.connect(ServerName::from(stream.peer_addr()?.ip()), stream).await?))
+}
+
+async fn raw(
+    tls: Option<&TlsConnector>,
+    case: &Case,
+    source: Ipv4Addr,
+    to: SocketAddr,
+    stage: &Stage,
+    facts: &mut Vec<String>,
+) {
     let stream = match connect(source, to).await {
         Ok(stream) => stream,
         // Taken and thrown out before anything could be sent.
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return facts.push("end: RST".to_owned()),
         Err(error) => return facts.push(format!("connect: {error}")),
     };
-    let (read, mut write) = stream.into_split();
+    let socket = SockRef::from(&stream).try_clone().expect("a socket");
+    let stream = match wired(tls, stream).await {
+        Ok(stream) => stream,
+        Err(_) => return facts.push("no TLS".to_owned()),
+    };
+    let (read, mut write) = tokio::io::split(stream);
     let mut reader = Reader::new(read);
     let mut closes = false;
     for act in &case.client {
@@ -126,7 +162,7 @@ async fn raw(case: &Case, source: Ipv4Addr, to: SocketAddr, stage: &Stage, facts
             Do::Frames => closes = !frames(&mut reader, Until::Pong, facts).await,
             Do::Stream => closes = !frames(&mut reader, Until::StreamEnd, facts).await,
             Do::Reset => {
-                let _ = SockRef::from(write.as_ref()).set_linger(Some(Duration::ZERO));
+                let _ = socket.set_linger(Some(Duration::ZERO));
                 facts.push("reset by the client".to_owned());
                 return;
             }
@@ -224,6 +260,7 @@ async fn frames<R: tokio::io::AsyncRead + Unpin>(
 }
 
 async fn h2(
+    tls: Option<&TlsConnector>,
     case: &Case,
     request: &H2Request,
     source: Ipv4Addr,
@@ -232,7 +269,7 @@ async fn h2(
     facts: &mut Vec<String>,
 ) {
     let begun = || stage.cue(&case.name);
-    if let Err(error) = h2_exchange(request, source, to, begun, facts).await {
+    if let Err(error) = h2_exchange(tls, request, source, to, begun, facts).await {
         let error = error.downcast_ref::<h2::Error>();
         // How a connection that ends shows itself depends on what was being done with it.
         let code = error.and_then(h2::Error::reason).map_or("connection lost".to_owned(), |r| u32::from(r).to_string());
@@ -243,13 +280,14 @@ async fn h2(
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 async fn h2_exchange(
+    tls: Option<&TlsConnector>,
     request: &H2Request,
     source: Ipv4Addr,
     to: SocketAddr,
     begun: impl Fn(),
     facts: &mut Vec<String>,
 ) -> Result<(), AnyError> {
-    let stream = connect(source, to).await?;
+    let stream = wired(tls, connect(source, to).await?).await?;
     let (sender, connection) = h2::client::handshake(stream).await?;
     let driver = tokio::spawn(connection);
     let mut sender = sender.ready().await?;

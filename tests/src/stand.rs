@@ -21,6 +21,7 @@ use crate::bootstrap::{self, Flavour, Layout};
 use crate::case::Case;
 use crate::client;
 use crate::differential::{Outcome, settle};
+use crate::drawn::identities::Identities;
 use crate::drawn::scenery::GATEWAY_PORTS;
 use crate::h2_upstream::{self, H2Act, H2Scripts};
 use crate::load::Target;
@@ -110,13 +111,13 @@ pub struct Stand {
 
 impl Stand {
     /// Starts it. The pilot must have read a configuration.
-    pub fn start(kind: Kind, role: Role, pilot: Pilot) -> Stand {
+    pub fn start(kind: Kind, role: Role, pilot: Pilot, identities: Arc<Identities>) -> Stand {
         let (plays, mut asked) = mpsc::unbounded_channel::<Play>();
         let work = move || {
             network::enter(POD, GATEWAY);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async move {
-                let mut running = Running::start(kind, role, pilot).await;
+                let mut running = Running::start(kind, role, pilot, identities).await;
                 while let Some(play) = asked.recv().await {
                     let outcomes = running.play(play.round, &play.cases).await;
                     let _ = play.done.send(outcomes);
@@ -196,6 +197,7 @@ struct Running {
     proxy: Proxy,
     role: Role,
     pilot: Pilot,
+    identities: Arc<Identities>,
     stage: Arc<Stage>,
     h2_scripts: Arc<H2Scripts>,
     /// How much of the proxy's output has been read.
@@ -204,7 +206,7 @@ struct Running {
 }
 
 impl Running {
-    async fn start(kind: Kind, role: Role, pilot: Pilot) -> Running {
+    async fn start(kind: Kind, role: Role, pilot: Pilot, identities: Arc<Identities>) -> Running {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let stage = Arc::new(Stage::default());
         let h2_scripts = Arc::new(H2Scripts::default());
@@ -216,8 +218,8 @@ impl Running {
         tokio::spawn(speak_first(first));
         tokio::spawn(names::serve());
         serve_discovery(&pilot).await;
-        let proxy = proxy(kind, role, dir.path()).await;
-        Running { proxy, role, pilot, stage, h2_scripts, read: 0, _dir: dir }
+        let proxy = proxy_under(kind, role, dir.path(), Some(&identities.files())).await;
+        Running { proxy, role, pilot, identities, stage, h2_scripts, read: 0, _dir: dir }
     }
 
     async fn play(&mut self, round: u64, cases: &[Placed]) -> BTreeMap<String, Outcome> {
@@ -229,11 +231,12 @@ impl Running {
         }
         self.in_force(round).await;
         self.read = self.proxy.process.output().len();
-        let stage = &self.stage;
+        let (stage, identities) = (&self.stage, &self.identities);
         // Whichever ends makes room: one that waits for a timeout holds up none.
         let mut facts: Vec<(usize, Vec<String>)> = futures::stream::iter(cases.iter().enumerate())
             .map(async |(index, placed)| {
-                (index, client::play(&placed.case, network::client(placed.client), placed.to, stage).await)
+                let (case, address) = (&placed.case, network::client(placed.client));
+                (index, client::play_as(identities.of(case), case, address, placed.to, stage).await)
             })
             .buffer_unordered(TOGETHER)
             .collect()

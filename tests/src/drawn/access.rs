@@ -73,6 +73,12 @@ pub fn spare_probe(rule: &mut Value) {
 /// All rules of a round.
 pub fn draw(dice: &mut Dice, round: u64) -> Vec<Value> {
     let mut rules = edge(dice);
+    if !round.is_multiple_of(3) {
+        // Who was of the mesh under its old name is so still.
+        let mesh = json!({"trustDomainAliases": ["old.test"]}).to_string();
+        rules.push(json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "istio", "namespace": "istio-system"}, "data": {"mesh": mesh}}));
+    }
     let mut age = 0;
     let mut add = |kind: &str, name: String, namespace: &str, spec: Value, annotations: Value| {
         age += 1;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::access::{HOSTS, METHODS};
 use super::dice::Dice;
+use super::identities::CALLERS;
 use super::requests;
 use super::scenery::GATEWAY_PORTS;
 use super::tokens::token;
@@ -73,8 +74,22 @@ pub fn draw(dice: &mut Dice, round: u64, index: usize) -> Placed {
     let bytes = to.port() == 9000 || to.port() == GATEWAY_PORTS[3].target || (to.port() != 8080 && dice.chance(25));
     match bytes && to.port() != GATEWAY_PORTS[0].target {
         true => requests::tcp(dice, &name, role, to),
-        false => http(dice, &name, role, to),
+        false => {
+            let mut placed = http(dice, &name, role, to);
+            placed.case.identity = identity(&placed, round as usize, index);
+            placed
+        }
     }
+}
+
+/// Who it is from, for most that call the workload over HTTP/1. What a port that is in clear passes on of a handshake is
+/// never the same; and an HTTP/2 client that says `http` in TLS reads that in Envoy's challenge, and `https` in ours.
+fn identity(placed: &Placed, round: usize, index: usize) -> Option<&'static str> {
+    let mutual = placed.role == Role::Sidecar
+        && placed.to.port() == 8080
+        && placed.case.h2.is_none()
+        && !index.is_multiple_of(4);
+    mutual.then(|| CALLERS[(index / 4 + index + round) % CALLERS.len()])
 }
 
 fn http(dice: &mut Dice, name: &str, role: Role, to: SocketAddr) -> Placed {

@@ -10,6 +10,7 @@ mod callers;
 pub mod dice;
 mod entries;
 mod http;
+pub mod identities;
 mod offline;
 mod policies;
 mod requests;

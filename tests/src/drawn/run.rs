@@ -9,6 +9,7 @@ use lateen_galley::{Change, Object, Snapshot, Store, StoreSettings};
 use lateen_pilot::{Config, Pilot};
 use serde_json::Value;
 
+use super::identities::Identities;
 use super::offline::{self, Offline};
 use super::{Round, access, scenery, scope, shrink};
 use crate::differential::{self, Outcome};
@@ -24,6 +25,8 @@ pub struct Run {
     /// What galley refused to take, by its words: such fields are left out, and other things of the object tried.
     pub refused: BTreeMap<String, usize>,
     seen_refusals: Vec<String>,
+    /// How many requests reached an upstream behind Envoy with an identity that its client had proven.
+    pub proven: usize,
     offline: Offline,
     /// What proxies were told last.
     told: Arc<Snapshot>,
@@ -52,13 +55,15 @@ impl Run {
             telling: 0,
             refused: BTreeMap::new(),
             seen_refusals: Vec::new(),
+            proven: 0,
             offline: Offline::new(),
             told: Arc::default(),
         };
         run.tell(&[], &[]);
+        let identities = Arc::new(Identities::new());
         for kind in [Kind::Envoy, Kind::Lateen] {
             for role in [Role::Gateway, Role::Sidecar] {
-                run.stands.push(Stand::start(kind, role, run.pilot.clone()));
+                run.stands.push(Stand::start(kind, role, run.pilot.clone(), Arc::clone(&identities)));
             }
         }
         run
@@ -74,6 +79,12 @@ impl Run {
             let name = &placed.case.name;
             if let Some(text) = compare(placed, &theirs[name], &ours[name]) {
                 differences.push(Difference { round: round.number, case: name.clone(), text });
+            }
+            // Handshakes are not computed.
+            if let Some(identity) = placed.case.identity {
+                let proof = format!("URI={identity}");
+                self.proven += usize::from(theirs[name].upstream.iter().any(|line| line.contains(&proof)));
+                continue;
             }
             let (decided, trace) = &computed[name];
             if let Some(text) = compare(placed, &offline::computed(&theirs[name]), &offline::computed(decided)) {
@@ -234,6 +245,9 @@ fn compare(placed: &Placed, theirs: &Outcome, ours: &Outcome) -> Option<String> 
 /// The request, for reading.
 fn asked(placed: &Placed) -> String {
     let mut text = format!("    {:?} {}\n", placed.role, placed.to);
+    if let Some(identity) = placed.case.identity {
+        text.push_str(&format!("    is {identity}\n"));
+    }
     if let Some(h2) = &placed.case.h2 {
         text.push_str(&format!("    h2 {} {} {:?}\n", h2.method, h2.uri, h2.headers));
     }
