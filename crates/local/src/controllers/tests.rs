@@ -213,6 +213,27 @@ fn service_entries_without_address_get_one_and_keep_it() {
 }
 
 #[test]
+fn an_entry_for_the_host_of_a_service_leaves_its_name_to_the_service() {
+    let admission = cluster();
+    let web = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"clusterIP": "10.96.0.7", "ports": [{"name": "http", "port": 80}]},
+    });
+    put(&admission, web);
+    let ports = json!([{"number": 80, "name": "http", "protocol": "HTTP"}]);
+    let hosts = json!(["web.shop.svc.cluster.local", "other.shop.svc.cluster.local"]);
+    put(&admission, entry("web", json!({"hosts": hosts, "ports": ports, "resolution": "DNS"})));
+    addresses::reconcile(admission.store(), &snapshot(&admission));
+    let zone = views::zone(&snapshot(&admission));
+    let answer = |name: &str| match zone.find(name) {
+        Found::Records(records) => records.v4.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        other => panic!("{name}: {other:?}"),
+    };
+    assert_eq!(answer("web.shop.svc.cluster.local"), ["10.96.0.7"]);
+    assert_eq!(answer("other.shop.svc.cluster.local"), ["240.240.0.3"]);
+}
+
+#[test]
 fn an_address_that_is_to_be_reached_itself_is_nobodys_virtual_address() {
     let admission = cluster();
     let ports = json!([{"number": 80, "name": "http", "protocol": "HTTP"}]);

@@ -38,7 +38,8 @@ fn cluster_ips(service: &Service) -> Vec<IpAddr> {
     ips
 }
 
-/// The names of all Services and ServiceEntry hosts.
+/// The names of all Services and ServiceEntry hosts. A name that a Service has addresses for is the Service's, as in
+/// Istio's table of names.
 pub fn zone(snapshot: &Snapshot) -> Zone {
     let mut zone = Zone::default();
     let slices = slices(snapshot);
@@ -70,13 +71,11 @@ pub fn zone(snapshot: &Snapshot) -> Zone {
             }
         }
     }
-    for entry in snapshot.list::<Config<ServiceEntry>>() {
-        for host in &entry.spec.hosts {
-            let ips = entry_addresses(entry, host);
-            if !ips.is_empty() {
-                zone.add_addresses(host, ips);
-            }
-        }
+    let entries = snapshot.list::<Config<ServiceEntry>>();
+    let hosts = entries.flat_map(|entry| entry.spec.hosts.iter().map(move |host| (host, entry_addresses(entry, host))));
+    let lone: Vec<_> = hosts.filter(|(host, ips)| !ips.is_empty() && !zone.has_addresses(host)).collect();
+    for (host, ips) in lone {
+        zone.add_addresses(host, ips);
     }
     zone
 }

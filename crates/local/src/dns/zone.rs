@@ -88,6 +88,11 @@ impl Zone {
         self.records(&pointer_name(address)).pointer.get_or_insert(target);
     }
 
+    /// Whether this very name has addresses of its own.
+    pub fn has_addresses(&self, name: &str) -> bool {
+        self.names.get(&normal(name)).is_some_and(|records| !(records.v4.is_empty() && records.v6.is_empty()))
+    }
+
     /// Looks a name up; case and a trailing dot do not matter.
     pub fn find(&self, name: &str) -> Found<'_> {
         let name = normal(name);

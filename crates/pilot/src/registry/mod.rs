@@ -262,10 +262,11 @@ fn share<T: PartialEq>(before: Option<&Arc<T>>, now: T) -> Arc<T> {
     }
 }
 
-/// Two entries of one namespace for one host are one service with the ports of both; the older one's word counts for
-/// all else.
+/// Two that one namespace declares for one host are one service with the ports of both; for all else Kubernetes' word
+/// counts, else the older one's.
 fn merge(known: &mut Service, of_known: &mut PortEndpoints, mut other: Service, mut of_other: PortEndpoints) {
-    if other.created < known.created {
+    let order = |service: &Service| (service.source != Source::Kubernetes, service.created);
+    if order(&other) < order(known) {
         std::mem::swap(known, &mut other);
         std::mem::swap(of_known, &mut of_other);
     }

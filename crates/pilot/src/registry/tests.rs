@@ -228,3 +228,17 @@ fn entries_of_one_namespace_for_one_host_are_one_service() {
     assert_eq!(a.service.ports.iter().map(|port| port.number).collect::<Vec<_>>(), [80, 81]);
     assert_eq!(a.endpoints.len(), 2);
 }
+
+#[test]
+fn an_older_entry_does_not_take_the_host_of_a_service() {
+    let ports = json!([{"number": 80, "name": "http", "protocol": "HTTP"}]);
+    let spec = json!({"hosts": ["web.shop.svc.cluster.local"], "ports": ports, "resolution": "DNS"});
+    let mut entry = service_entry("web", spec, json!({"addresses": [{"value": "240.240.0.2"}]}));
+    entry["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:01Z");
+    let mut web = web();
+    web["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:02Z");
+    let registry = registry(&[web, entry]);
+    let web = registry.get(&"web.shop.svc.cluster.local".into(), "shop").unwrap();
+    assert_eq!(web.service.resolution, Resolution::Static);
+    assert_eq!(web.service.addresses_for(true), [Cidr::single("10.96.0.7".parse().unwrap())]);
+}
