@@ -19,7 +19,14 @@ pub struct Start(File);
 /// The daemon's way to say how the start went. Dropping it unused says that it failed.
 pub struct Reporter(File);
 
+/// How a start went, and what looked wrong meanwhile.
+pub struct Told {
+    pub warnings: Vec<String>,
+    pub outcome: Outcome,
+}
+
 /// How a start went.
+#[derive(Debug, PartialEq)]
 pub enum Outcome {
     /// It runs; the text is for the terminal.
     Running(String),
@@ -29,6 +36,9 @@ pub enum Outcome {
 
 const RUNNING: u8 = b'+';
 const FAILED: u8 = b'-';
+const WARNING: u8 = b'!';
+/// After each thing said.
+const END: u8 = 0;
 
 /// Forks. The daemon has a session of its own, no input, and writes to `log`, which begins anew.
 ///
@@ -72,32 +82,68 @@ impl Start {
     ///
     /// # Errors
     /// When the daemon cannot be heard.
-    pub fn wait(mut self) -> io::Result<Outcome> {
+    pub fn wait(mut self) -> io::Result<Told> {
         let mut said = Vec::new();
         self.0.read_to_end(&mut said)?;
-        let text = |rest: &[u8]| String::from_utf8_lossy(rest).into_owned();
-        Ok(match said.split_first() {
-            Some((&RUNNING, rest)) => Outcome::Running(text(rest)),
-            Some((_, rest)) => Outcome::Failed(text(rest)),
-            None => Outcome::Failed("it ended without saying why".to_string()),
-        })
+        Ok(understand(&said))
     }
 }
 
+fn understand(said: &[u8]) -> Told {
+    let mut told = Told { warnings: Vec::new(), outcome: Outcome::Failed("it ended without saying why".to_string()) };
+    for one in said.split(|byte| *byte == END) {
+        let Some((how, text)) = one.split_first() else { continue };
+        let text = String::from_utf8_lossy(text).into_owned();
+        match *how {
+            WARNING => told.warnings.push(text),
+            RUNNING => told.outcome = Outcome::Running(text),
+            _ => told.outcome = Outcome::Failed(text),
+        }
+    }
+    told
+}
+
 impl Reporter {
+    /// Says what looks wrong, before how the start went.
+    pub fn warn(&mut self, text: &str) {
+        self.say(WARNING, text);
+    }
+
     /// Says that all is well. A terminal that does not listen any more changes nothing.
-    pub fn running(self, text: &str) {
+    pub fn running(mut self, text: &str) {
         self.say(RUNNING, text);
     }
 
     /// Says why the start failed.
-    pub fn failed(self, text: &str) {
+    pub fn failed(mut self, text: &str) {
         self.say(FAILED, text);
     }
 
-    fn say(mut self, how: u8, text: &str) {
+    fn say(&mut self, how: u8, text: &str) {
         let mut message = vec![how];
-        message.extend_from_slice(text.as_bytes());
+        message.extend(text.bytes().filter(|byte| *byte != END));
+        message.push(END);
         let _ = self.0.write_all(&message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_terminal_hears_warnings_and_how_it_went() {
+        let (reader, writer) = io::pipe().unwrap();
+        let mut reporter = Reporter(File::from(OwnedFd::from(writer)));
+        reporter.warn("one\0");
+        reporter.warn("two\nlines");
+        reporter.running("up");
+        let told = Start(File::from(OwnedFd::from(reader))).wait().unwrap();
+        assert_eq!(
+            (told.warnings.as_slice(), told.outcome),
+            (&["one".into(), "two\nlines".into()][..], Outcome::Running("up".into()))
+        );
+        let told = understand(b"!one\0");
+        assert!(matches!(told.outcome, Outcome::Failed(_)) && told.warnings == ["one"]);
     }
 }

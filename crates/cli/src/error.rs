@@ -16,9 +16,6 @@ pub enum Error {
     /// The mesh refused, in the words any Kubernetes client prints, or cannot be reached.
     #[error("{}", words(.0))]
     Client(#[from] ClientError),
-    /// What went wrong with one manifest.
-    #[error("{origin}: {error}")]
-    At { origin: lateen_galley::Origin, error: Box<Error> },
     /// The cluster of this machine.
     #[error(transparent)]
     Cluster(#[from] lateen_local::cluster::ClusterError),

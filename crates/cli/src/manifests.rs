@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use lateen_galley::{Kind, Manifest, Problems, ReadOptions, SOURCE_BYTES, read_manifests};
 
 use crate::error::Error;
+use crate::terminal;
 
 /// Reads every manifest of the paths: a file, a folder (all `.yaml`, `.yml` and `.json` in it, recursively), or `-` for
 /// standard input. Namespaces come first, so that what lives in them finds them there; the rest keeps its order. What is
@@ -27,9 +28,7 @@ pub fn read_sources(sources: &[(String, Vec<u8>)], options: ReadOptions<'_>) -> 
     let mut problems = Problems::default();
     for (source, bytes) in sources {
         let read = read_manifests(source, bytes, options);
-        for warning in &read.passed_over {
-            eprintln!("warning: {warning}");
-        }
+        read.passed_over.iter().for_each(terminal::warn);
         manifests.extend(read.manifests);
         problems.0.extend(read.problems.0);
     }

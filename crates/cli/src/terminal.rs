@@ -12,6 +12,11 @@ pub fn die_quietly_on_closed_pipe() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
+/// Tells on standard error what was accepted and yet looks wrong, as kubectl does.
+pub fn warn(warning: impl std::fmt::Display) {
+    eprintln!("Warning: {warning}");
+}
+
 /// How to write to one output.
 #[derive(Clone, Copy)]
 pub struct Style {

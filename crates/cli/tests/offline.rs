@@ -34,7 +34,7 @@ fn every_example_keeps_its_promise() {
         let (out, errors) = said(&output);
         assert!(output.status.success(), "{}\n{out}{errors}", folder.display());
         // Nothing was refused by a proxy.
-        assert!(!errors.contains("warning: pod"), "{errors}");
+        assert!(!errors.contains("Warning: pod"), "{errors}");
     }
 }
 

@@ -209,7 +209,8 @@ pub struct Outcome {
 }
 
 /// What was done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Done {
     /// It is new.
     Created,
@@ -219,6 +220,17 @@ pub enum Done {
     Unchanged,
     /// It is gone, or marked for deletion while it has finalizers.
     Deleted,
+}
+
+impl std::fmt::Display for Done {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Created => "created",
+            Self::Configured => "configured",
+            Self::Unchanged => "unchanged",
+            Self::Deleted => "deleted",
+        })
+    }
 }
 
 /// A change and where it is written down.

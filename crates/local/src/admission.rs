@@ -64,6 +64,14 @@ impl Admission {
         self.admit_one(change, Store::rehearse)
     }
 
+    /// What [`Self::commit`] would do, without doing it.
+    ///
+    /// # Errors
+    /// Those of [`Self::commit`].
+    pub fn rehearse_all(&self, batch: Batch) -> Result<Committed, BatchRefused> {
+        self.admit(batch, Store::rehearse)
+    }
+
     fn admit(&self, batch: Batch, by: Taking) -> Result<Committed, BatchRefused> {
         // Nothing is left half done by a panic here: what was allocated is only known once it is stored.
         let _allocating = self.allocating.lock().unwrap_or_else(PoisonError::into_inner);

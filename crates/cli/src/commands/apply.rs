@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lateen_galley::{Manifest, ReadOptions};
+use lateen_galley::ReadOptions;
 
 use crate::duration;
 use crate::error::Error;
@@ -40,19 +40,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     let manifests = manifests::read(&arguments.files, options)?;
     let client = arguments.state_dir.client();
     super::block_on(async {
-        let mut objects = Vec::with_capacity(manifests.len());
-        for Manifest { origin, object } in &manifests {
-            let applied = client.apply(object.raw(), object.namespace(), arguments.dry_run).await;
-            let applied =
-                applied.map_err(|error| Error::At { origin: origin.clone(), error: Box::new(error.into()) })?;
-            let what = match (applied.created, applied.changed) {
-                (true, _) => "created",
-                (false, true) => "configured",
-                (false, false) => "unchanged",
-            };
-            println!("{} {what}{}", super::name(&applied.object), if arguments.dry_run { " (dry run)" } else { "" });
-            objects.push(applied.object);
-        }
+        let objects = super::apply(&client, &manifests, arguments.dry_run).await?;
         if arguments.wait {
             waiting::in_force(&client, &arguments.state_dir, &objects, arguments.timeout).await?;
         }

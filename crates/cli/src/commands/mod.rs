@@ -19,10 +19,13 @@ pub mod send;
 pub mod test;
 pub mod up;
 
-use lateen_galley::{KindInfo, kind};
+use lateen_galley::{KindInfo, Manifest, kind};
+use lateen_local::api::batch::Made;
+use lateen_local::client::Client;
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::terminal;
 
 /// What `lateen` can do.
 #[derive(clap::Subcommand)]
@@ -73,6 +76,19 @@ fn block_on<T>(command: impl Future<Output = Result<T, Error>>) -> Result<T, Err
     let result = runtime.block_on(command);
     runtime.shutdown_background();
     result
+}
+
+/// Makes the mesh what manifests say, or changes nothing, and tells of each object and of what looks wrong; gives the
+/// objects as they are now.
+async fn apply(client: &Client, manifests: &[Manifest], dry_run: bool) -> Result<Vec<Value>, Error> {
+    let applied = client.apply_all(manifests, dry_run).await?;
+    applied.warnings.iter().for_each(terminal::warn);
+    let mut objects = Vec::with_capacity(applied.items.len());
+    for Made { done, object } in applied.items {
+        println!("{} {done}{}", name(&object), if dry_run { " (dry run)" } else { "" });
+        objects.push(object);
+    }
+    Ok(objects)
 }
 
 /// As kubectl prints a kind before a name: `virtualservice.networking.istio.io`.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use lateen_galley::istio::workload_group::MEMBER_ANNOTATION;
-use lateen_galley::{Kind, Object, mesh};
+use lateen_galley::{Kind, Manifest, Object, Origin, mesh};
 use serde_json::{Value, json};
 
 use crate::duration;
@@ -84,17 +84,13 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    for manifest in &manifests {
-        // The mesh would refuse what is wrong too, but only after the first of the two was made.
-        Object::decode(manifest.clone()).map_err(|error| Error::Usage(error.to_string()))?;
+    let mut decoded = Vec::with_capacity(manifests.len());
+    for (index, manifest) in manifests.into_iter().enumerate() {
+        let object = Object::decode(manifest).map_err(|error| Error::Usage(error.to_string()))?;
+        decoded.push(Manifest { origin: Origin { source: "lateen run".into(), document: index + 1 }, object });
     }
     super::block_on(async {
-        let mut objects = Vec::new();
-        for manifest in &manifests {
-            let applied = client.apply(manifest, &arguments.namespace, false).await?;
-            println!("{} {}", super::name(&applied.object), if applied.created { "created" } else { "configured" });
-            objects.push(applied.object);
-        }
+        let objects = super::apply(&client, &decoded, false).await?;
         waiting::in_force(&client, &arguments.state_dir, &objects, arguments.timeout).await?;
         match &arguments.group {
             Some(group) => println!("{} runs and joins the group {group}", arguments.name),

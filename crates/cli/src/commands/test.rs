@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::error::Error;
 use crate::manifests;
 use crate::state_dir::StateDir;
-use crate::terminal::Style;
+use crate::terminal::{self, Style};
 use crate::traffic_test::{self, Live, Offline, Ran, Report, Result as Tested, Written, junit};
 use crate::waiting;
 
@@ -91,9 +91,7 @@ fn objects(arguments: &Arguments, sources: &[(String, Vec<u8>)]) -> Result<Snaps
         });
     }
     let rehearsed = rehearsal::rehearse(manifests)?;
-    for warning in &rehearsed.warnings {
-        eprintln!("warning: {warning}");
-    }
+    rehearsed.warnings.iter().for_each(terminal::warn);
     Ok(rehearsed.snapshot)
 }
 
@@ -131,9 +129,7 @@ fn offline(
         // Each test finds the mesh as if nothing had happened in it.
         let mut mesh = Offline::new(snapshot.clone(), &written.test, arguments.seed)?;
         results.push(run_offline(written, &mut mesh, arguments.explain, report));
-        for problem in mesh.problems() {
-            eprintln!("warning: {problem}");
-        }
+        mesh.problems().into_iter().for_each(terminal::warn);
     }
     Ok(results)
 }

@@ -25,6 +25,7 @@ use crate::duration;
 use crate::error::Error;
 use crate::secrecy;
 use crate::state_dir::StateDir;
+use crate::terminal;
 use crate::waiting;
 
 /// The log of a mesh in the background, in its state directory.
@@ -91,13 +92,17 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     let log = options.state_dir.join(LOG);
     // SAFETY: no thread has been started so far.
     match unsafe { daemon::fork(&log) }.map_err(Error::io("cannot go to the background"))? {
-        Side::Terminal(start) => match start.wait().map_err(Error::io("cannot hear from the mesh"))? {
-            Outcome::Running(text) => {
-                println!("{text}");
-                Ok(ExitCode::SUCCESS)
+        Side::Terminal(start) => {
+            let told = start.wait().map_err(Error::io("cannot hear from the mesh"))?;
+            told.warnings.iter().for_each(terminal::warn);
+            match told.outcome {
+                Outcome::Running(text) => {
+                    println!("{text}");
+                    Ok(ExitCode::SUCCESS)
+                }
+                Outcome::Failed(text) => Err(Error::Usage(format!("{text}\n(its log is {})", log.display()))),
             }
-            Outcome::Failed(text) => Err(Error::Usage(format!("{text}\n(its log is {})", log.display()))),
-        },
+        }
         Side::Daemon(reporter) => {
             let mut reporter = Some(reporter);
             let result = serve(&arguments, options, Some(&mut reporter));
@@ -203,7 +208,7 @@ async fn sail(
     options: Options,
     node: Node,
     began: Instant,
-    reporter: Option<&mut Option<Reporter>>,
+    mut reporter: Option<&mut Option<Reporter>>,
 ) -> Result<ExitCode, Error> {
     for note in node.notes() {
         tracing::debug!("{note}");
@@ -215,7 +220,10 @@ async fn sail(
         () = stop.asked() => return Ok(ExitCode::SUCCESS),
     };
     for warning in cluster.warnings() {
-        eprintln!("warning: {warning}");
+        terminal::warn(warning);
+        if let Some(reporter) = reporter.as_mut().and_then(|reporter| reporter.as_mut()) {
+            reporter.warn(&warning.to_string());
+        }
     }
     tokio::spawn(tell(progress));
 
@@ -281,7 +289,7 @@ async fn tell(mut progress: mpsc::UnboundedReceiver<Progress>) {
             Progress::Trouble { place, message } => eprintln!("pod {place}: {message}"),
             Progress::Changed { objects, warnings } => {
                 println!("changed files: {objects} objects are different now");
-                warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+                warnings.iter().for_each(terminal::warn);
             }
             Progress::Refused(problems) => eprintln!("changed files were refused, nothing was changed:\n{problems}"),
         }

@@ -23,6 +23,7 @@ use super::{Outcome, Plan, Ran, judge, sending};
 use crate::commands::ingress::Ingress;
 use crate::error::Error;
 use crate::state_dir::StateDir;
+use crate::terminal;
 use crate::waiting;
 
 /// How long proxies may take to write down what they did. Envoy keeps lines back for up to ten seconds.
@@ -83,7 +84,9 @@ impl Live {
         }
         let mut applied = Vec::new();
         for secret in self.certificates.secrets(&test.spec, &test.metadata.namespace)? {
-            applied.push(self.client.apply(&secret, &test.metadata.namespace, false).await?.object);
+            let made = self.client.apply(&secret, &test.metadata.namespace, false).await?;
+            made.warnings.iter().for_each(terminal::warn);
+            applied.push(made.object);
         }
         waiting::in_force(&self.client, &self.state, &applied, PATIENCE).await
     }

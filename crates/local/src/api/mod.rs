@@ -5,6 +5,7 @@
 //! galley's affair alone.
 
 mod authentication;
+pub mod batch;
 pub mod channel;
 mod discovery;
 mod exec;

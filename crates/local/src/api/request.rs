@@ -9,8 +9,8 @@ use hyper::body::Body;
 use super::path;
 use super::status::Refusal;
 
-/// The largest body, in bytes; Kubernetes' own limit.
-const BODY_LIMIT: usize = 3 << 20;
+/// The largest body of a request about one object, in bytes; Kubernetes' own limit.
+pub const BODY_LIMIT: usize = 3 << 20;
 
 /// The head and body of one request.
 #[derive(Debug)]
@@ -25,16 +25,22 @@ pub struct Call {
 }
 
 impl Call {
-    /// Reads a request's body.
-    pub async fn read<B>(method: Method, query: &str, headers: &HeaderMap, body: B) -> Result<Self, Refusal>
+    /// Reads a request's body, of so many bytes at most.
+    pub async fn read<B>(
+        method: Method,
+        query: &str,
+        headers: &HeaderMap,
+        body: B,
+        limit: usize,
+    ) -> Result<Self, Refusal>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let collected = Limited::new(body, BODY_LIMIT).collect().await.map_err(|error| {
+        let collected = Limited::new(body, limit).collect().await.map_err(|error| {
             if error.is::<LengthLimitError>() {
-                Refusal::TooLarge { limit: BODY_LIMIT }
+                Refusal::TooLarge { limit }
             } else {
                 Refusal::BadRequest(format!("the body cannot be read: {error}"))
             }

@@ -16,9 +16,9 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 
 use super::path::{self, ObjectPath, Route};
-use super::request::Call;
+use super::request::{BODY_LIMIT, Call};
 use super::status::Refusal;
-use super::{Server, authentication, discovery, exec, logs, objects, openapi, tunnel, watching};
+use super::{Server, authentication, batch, discovery, exec, logs, objects, openapi, tunnel, watching};
 use crate::tokens::Tokens;
 use lateen_galley::Kind;
 
@@ -72,6 +72,10 @@ async fn route(server: &Server, mut request: Request<Incoming>) -> Result<Respon
     if request.method() == Method::CONNECT {
         return tunnel::connect(server, request).await;
     }
+    if request.uri().path() == batch::PATH && request.method() == Method::POST {
+        let (head, body) = request.into_parts();
+        return batch::apply(server, head.uri.query().unwrap_or_default(), &head.headers, body).await;
+    }
     let route = path::parse(request.uri().path()).ok_or(Refusal::NoSuchResource)?;
     let objects = match route {
         Route::Objects(objects) => objects,
@@ -84,13 +88,15 @@ async fn route(server: &Server, mut request: Request<Incoming>) -> Result<Respon
     };
     if objects.group == authentication::GROUP {
         let (head, body) = request.into_parts();
-        let call = Call::read(head.method, head.uri.query().unwrap_or_default(), &head.headers, body).await?;
+        let query = head.uri.query().unwrap_or_default();
+        let call = Call::read(head.method, query, &head.headers, body, BODY_LIMIT).await?;
         return authentication::review(server, &objects, &call);
     }
     let kind = kind_of(&objects)?;
     let upgrade = hyper::upgrade::on(&mut request);
     let (head, body) = request.into_parts();
-    let call = Call::read(head.method, head.uri.query().unwrap_or_default(), &head.headers, body).await?;
+    let query = head.uri.query().unwrap_or_default();
+    let call = Call::read(head.method, query, &head.headers, body, BODY_LIMIT).await?;
     match (kind, objects.subresource.as_deref()) {
         (_, None | Some("status")) if call.method == Method::GET && call.flag("watch") => {
             watching::watch(server, kind, &objects, &call)

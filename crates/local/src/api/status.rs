@@ -2,6 +2,7 @@
 //! clients decide and people read as they do on any cluster.
 
 use http::StatusCode;
+use lateen_galley::Problems;
 use serde_json::{Value, json};
 
 /// Why a request was not carried out.
@@ -47,6 +48,9 @@ pub enum Refusal {
         /// What is wrong where.
         causes: Vec<Cause>,
     },
+    /// Of several objects that are all to be written or none, some are wrong: each place, one a line.
+    #[error("nothing was changed:\n{0}")]
+    Nothing(Problems),
     /// The request itself is wrong.
     #[error("{0}")]
     BadRequest(String),
@@ -109,7 +113,7 @@ impl Refusal {
         match self {
             Self::NotFound { .. } | Self::NoSuchResource => StatusCode::NOT_FOUND,
             Self::AlreadyExists { .. } | Self::Conflict { .. } => StatusCode::CONFLICT,
-            Self::Invalid { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Invalid { .. } | Self::Nothing(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::Expired(_) => StatusCode::GONE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -125,7 +129,7 @@ impl Refusal {
             Self::NotFound { .. } | Self::NoSuchResource => "NotFound",
             Self::AlreadyExists { .. } => "AlreadyExists",
             Self::Conflict { .. } => "Conflict",
-            Self::Invalid { .. } => "Invalid",
+            Self::Invalid { .. } | Self::Nothing(_) => "Invalid",
             Self::BadRequest(_) => "BadRequest",
             Self::Expired(_) => "Expired",
             Self::MethodNotAllowed => "MethodNotAllowed",

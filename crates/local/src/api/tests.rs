@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use lateen_galley::{Kind, Snapshot, Store, StoreSettings};
+use lateen_galley::store::Done;
+use lateen_galley::{Kind, Manifest, ReadOptions, Snapshot, Store, StoreSettings, read_manifests};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -134,6 +135,51 @@ async fn what_is_wrong_is_told_with_its_field() {
     let not_yet = refused(client.apply(&wrong, "shop", true).await);
     assert_eq!(not_yet, refused(client.apply(&wrong, "shop", false).await));
     assert_eq!(not_yet.causes[0].0, "spec.tcp[0].match[0].sourceSubnet");
+}
+
+/// What `lateen apply` reads from a file.
+fn manifests(objects: &[Value]) -> Vec<Manifest> {
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
+    let options = ReadOptions { namespace: "shop", only_that_namespace: false };
+    read_manifests("shop.yaml", list.as_bytes(), options).complete().unwrap()
+}
+
+#[tokio::test]
+async fn several_objects_are_written_together_or_not_at_all() {
+    let World { client, admission, .. } = &world(StoreSettings::default()).await;
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "new"}});
+    let mut elsewhere = service("b");
+    elsewhere["metadata"]["namespace"] = json!("new");
+    let mut nowhere = service("c");
+    nowhere["metadata"]["namespace"] = json!("nowhere");
+    let mut wrong = service("d");
+    wrong["spec"]["ports"][0]["port"] = json!(0);
+    let revision = admission.store().revision();
+    let all = manifests(&[service("a"), elsewhere.clone(), nowhere, namespace.clone(), wrong]);
+    let refused = refused(client.apply_all(&all, false).await);
+    assert_eq!((refused.code, refused.reason.as_str()), (422, "Invalid"));
+    for told in ["shop.yaml, document 1, Service shop/d: spec.ports[0]", "Service nowhere/c: namespaces"] {
+        assert!(refused.message.contains(told), "{}", refused.message);
+    }
+    assert_eq!(admission.store().revision(), revision, "{:?}", admission.store().snapshot());
+
+    // What names each other may stand in any order, and looks wrong no more than it is.
+    let subset = json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"name": "web"},
+        "spec": {"host": "web", "subsets": [{"name": "v1", "labels": {"version": "v1"}}]},
+    });
+    let right = manifests(&[virtual_service("v1"), elsewhere, namespace, subset, service("web")]);
+    let rehearsed = client.apply_all(&right, true).await.unwrap();
+    assert_eq!(admission.store().revision(), revision, "a dry run stores nothing");
+    let applied = client.apply_all(&right, false).await.unwrap();
+    for answer in [&rehearsed, &applied] {
+        assert!(answer.warnings.is_empty(), "{:?}", answer.warnings);
+        assert!(answer.items.iter().all(|made| made.done == Done::Created), "{:?}", answer.items);
+    }
+    assert_eq!(applied.items[0].object["apiVersion"], "networking.istio.io/v1beta1");
+    assert_eq!(client.get(Kind::Service, "new", "b").await.unwrap()["spec"]["selector"]["app"], "b");
+    let again = client.apply_all(&right, false).await.unwrap();
+    assert!(again.items.iter().all(|made| made.done == Done::Unchanged), "{:?}", again.items);
 }
 
 #[tokio::test]

@@ -14,11 +14,12 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewStatus};
-use lateen_galley::Kind;
+use lateen_galley::{Kind, Manifest};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
+use crate::api::batch::{self, Answer, Asked, Written};
 use crate::api::path::percent_encode;
 
 pub use exec::{Exec, Streams};
@@ -174,6 +175,23 @@ impl Client {
         let revision = |object: &Value| object.pointer("/metadata/resourceVersion").cloned();
         let changed = before.as_ref().and_then(revision) != revision(&object);
         Ok(Applied { created: before.is_none(), changed, object, warnings })
+    }
+
+    /// Makes objects what manifests say, each as [`Self::apply`] does: all of them, or none.
+    ///
+    /// # Errors
+    /// As for [`Self::get`]; 422 with everything that is wrong in any of them.
+    pub async fn apply_all(&self, manifests: &[Manifest], dry_run: bool) -> Result<Answer, ClientError> {
+        let written = |Manifest { origin, object }: &Manifest| Written {
+            source: origin.source.to_string(),
+            document: origin.document,
+            object: object.raw().clone(),
+        };
+        let asked = Asked { items: manifests.iter().map(written).collect() };
+        let asked = serde_json::to_vec(&asked).map_err(ClientError::broken)?;
+        let path = if dry_run { format!("{}?dryRun=All", batch::PATH) } else { batch::PATH.to_owned() };
+        let (_, body) = self.answer(Request::post(path), Bytes::from(asked)).await?;
+        serde_json::from_slice(&body).map_err(ClientError::broken)
     }
 
     /// Makes a new object.
