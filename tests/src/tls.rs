@@ -1,10 +1,14 @@
 //! Authorities and certificates of tests, and TLS contexts in Envoy's JSON.
 
+use std::process::Command;
+
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 use serde_json::{Value, json};
+
+use crate::peers;
 
 /// An authority.
 pub struct Authority {
@@ -29,13 +33,18 @@ impl Authority {
     /// A new one.
     pub fn new(name: &str) -> Authority {
         let key = KeyPair::generate().expect("a key");
+        let params = Authority::params(name);
+        let pem = params.self_signed(&key).expect("a certificate").pem();
+        Authority { pem, key: key.serialize_pem(), issuer: Issuer::new(params, key) }
+    }
+
+    fn params(name: &str) -> CertificateParams {
         let mut params = CertificateParams::new([]).expect("no names");
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-        let pem = params.self_signed(&key).expect("a certificate").pem();
-        Authority { pem, key: key.serialize_pem(), issuer: Issuer::new(params, key) }
+        params
     }
 
     /// A certificate of a host's name and a workload's.
@@ -51,6 +60,14 @@ impl Authority {
     /// A certificate of a host's name whose key is of RSA.
     pub fn sign_rsa(&self, host: &str) -> Certified {
         self.sign_key(KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).expect("a key"), host, "", |_| ())
+    }
+
+    /// An authority that this one vouches for.
+    pub fn intermediate(&self, name: &str) -> Authority {
+        let key = KeyPair::generate().expect("a key");
+        let params = Authority::params(name);
+        let pem = params.signed_by(&key, &self.issuer).expect("a certificate").pem();
+        Authority { pem, key: key.serialize_pem(), issuer: Issuer::new(params, key) }
     }
 
     fn sign_key(
@@ -98,6 +115,34 @@ impl Authority {
         };
         params.signed_by(&self.issuer).expect("a list").pem().expect("PEM")
     }
+}
+
+/// A certificate of version 1 with this number, good for so many days, as `openssl x509 -req` makes it when it is not told of
+/// extensions; signed with the key (and certificate, in PEM) of `by`, or with its own.
+pub fn version1(by: Option<(&str, &str)>, common_name: &str, serial: u32, days: i32) -> Certified {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name);
+    let openssl = |line: &str| {
+        let mut command = Command::new(peers::program("openssl"));
+        let run = command.args(line.split(' ')).current_dir(dir.path()).output().expect("openssl");
+        assert!(run.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&run.stderr));
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout own.key";
+    openssl(&format!("req {key} -out own.csr -subj /CN={common_name}"));
+    let with = match by {
+        Some((certificate, key)) => {
+            std::fs::write(path("ca.pem"), certificate).expect("a file");
+            std::fs::write(path("ca.key"), key).expect("a file");
+            "-CA ca.pem -CAkey ca.key"
+        }
+        None => "-signkey own.key",
+    };
+    openssl(&format!("x509 -req {with} -set_serial {serial} -days {days} -in own.csr -out own.pem"));
+    openssl("x509 -in own.pem -outform DER -out own.der");
+    openssl("pkey -in own.key -pubout -outform DER -out own.pub");
+    let read = |name: &str| std::fs::read(path(name)).expect("a file");
+    let text = |name: &str| String::from_utf8(read(name)).expect("PEM");
+    Certified { certificate: text("own.pem"), key: text("own.key"), der: read("own.der"), public_key: read("own.pub") }
 }
 
 impl Certified {

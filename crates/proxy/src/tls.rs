@@ -9,6 +9,7 @@ pub mod context;
 pub mod failure;
 pub mod handshake;
 pub mod held;
+mod readable;
 pub mod record;
 mod seen;
 mod session;

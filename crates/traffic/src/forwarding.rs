@@ -163,7 +163,10 @@ fn told_of(tls: &TlsConnection, peer: &Certificate, details: ClientCertDetails) 
     if details.subject {
         told.push(format!("Subject=\"{}\"", peer.subject.replace('"', "\\\"")));
     }
-    if details.uri {
+    // Who has no such name is told to have none.
+    if details.uri && peer.uri_names.is_empty() {
+        told.push("URI=".to_owned());
+    } else if details.uri {
         told.extend(peer.uri_names.iter().map(|uri| format!("URI={uri}")));
     }
     if details.dns {

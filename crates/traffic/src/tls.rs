@@ -3,6 +3,7 @@
 
 mod settings;
 mod validation;
+mod version1;
 mod wanted;
 
 pub use settings::{
@@ -11,6 +12,7 @@ pub use settings::{
     UpstreamTls, ValidationSource,
 };
 pub use validation::{NameKind, NameMatcher, Validation};
+pub use version1::{Version1, as_version3};
 pub use wanted::Wanted;
 
 use std::fmt;

@@ -67,7 +67,10 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 /// A serial number as Envoy writes it: whole bytes, without those that only say that it is positive.
 fn serial(bytes: &[u8]) -> String {
     let leading = bytes.iter().take_while(|byte| **byte == 0).count();
-    hexadecimal(&bytes[leading..])
+    match hexadecimal(&bytes[leading..]) {
+        none if none.is_empty() => "0".to_owned(),
+        number => number,
+    }
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
@@ -144,5 +147,6 @@ mod tests {
     fn a_serial_number_is_written_in_whole_bytes() {
         assert_eq!(serial(&[0, 0x81, 0x0f]), "810f");
         assert_eq!(serial(&[0x01, 0x3d]), "013d");
+        assert_eq!(serial(&[0]), "0");
     }
 }

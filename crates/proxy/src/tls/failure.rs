@@ -44,7 +44,7 @@ impl Cause {
             Error::InvalidCertificate(CertificateError::Other(other)) => match other.0.downcast_ref::<Unwanted>() {
                 Some(Unwanted::Names(_) | Unwanted::NotNamed) => Cause::Names,
                 Some(Unwanted::Pins) => Cause::Pins,
-                None => Cause::Chain,
+                Some(Unwanted::Issuer) | None => Cause::Chain,
             },
             Error::InvalidCertificate(_) => Cause::Chain,
             _ => Cause::Protocol,

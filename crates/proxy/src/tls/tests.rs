@@ -12,9 +12,11 @@ use lateen_traffic::tls::{
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair as Key, SanType,
+    SigningKey as _,
 };
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::context::{Client, Contexts, Secrets};
 use super::handshake::HandshakeError;
@@ -51,11 +53,39 @@ impl Authority {
         })
     }
 
+    /// What a certificate says without its extensions, as version 1, signed by somebody; with the signature that it has if
+    /// nobody is told.
+    pub(super) fn version1(new: &[u8], signer: Option<&Authority>) -> Vec<u8> {
+        let (_, read) = X509Certificate::from_der(new).unwrap();
+        let key = read.public_key().raw;
+        let tbs = read.tbs_certificate.as_ref();
+        let end = tbs.windows(key.len()).position(|bytes| bytes == key).unwrap() + key.len();
+        // Its head, and the version.
+        let start = if tbs[1] < 0x80 { 2 } else { usize::from(tbs[1] & 0x7f) + 2 } + 5;
+        let tbs = element(0x30, &tbs[start..end]);
+        let signature = match signer {
+            Some(signer) => signer.issuer.key().sign(&tbs).unwrap(),
+            None => read.signature_value.data.to_vec(),
+        };
+        let ecdsa_with_sha256 = element(0x30, &[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2]);
+        element(0x30, &[tbs, ecdsa_with_sha256, element(3, &[&[0], &signature[..]].concat())].concat())
+    }
+
     pub(super) fn rules(&self, uri_prefix: &str) -> Arc<Validation> {
         let matcher = StringMatcher { pattern: StringPattern::Prefix(uri_prefix.to_owned()), ignore_case: false };
         let names = vec![NameMatcher { kind: Some(NameKind::Uri), matcher }];
         Arc::new(Validation { authorities: vec![self.der.clone().into()], names, ..Validation::default() })
     }
+}
+
+fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+    let [high, low] = u16::try_from(content.len()).unwrap().to_be_bytes();
+    let head = match (high, low) {
+        (0, 0..=0x7f) => vec![tag, low],
+        (0, _) => vec![tag, 0x81, low],
+        _ => vec![tag, 0x82, high, low],
+    };
+    [head, content.to_vec()].concat()
 }
 
 pub(super) fn settings(pair: Arc<KeyPair>, rules: Arc<Validation>) -> TlsSettings {

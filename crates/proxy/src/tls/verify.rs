@@ -10,7 +10,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use lateen_traffic::tls::{Certificate, Validation};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, TrustAnchor, UnixTime};
+use rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, ServerName, SignatureVerificationAlgorithm, TrustAnchor, UnixTime,
+};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
 use webpki::{
@@ -19,6 +21,7 @@ use webpki::{
 };
 
 use super::certificate::{certificate, key_pin, pin};
+use super::readable::Readable;
 use super::seen::Seen;
 
 /// Checks certificates of one context.
@@ -54,7 +57,7 @@ pub struct Named {
     pub name: Arc<str>,
 }
 
-/// What is wrong with a certificate that its signatures and dates do not tell.
+/// What is wrong with a certificate that the library has no words for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unwanted {
     /// None of its names, which are told, is one that is asked for.
@@ -66,6 +69,9 @@ pub enum Unwanted {
     /// It is not one of those that are pinned.
     #[error("cert hash and spki")]
     Pins,
+    /// Whoever signed it is no authority: not said to be one, or of a version that cannot say so.
+    #[error("X509_verify_cert: certificate verification error at depth 1: invalid CA certificate")]
+    Issuer,
 }
 
 impl From<Unwanted> for Error {
@@ -186,7 +192,11 @@ impl Verifier {
         if self.seen.is_good(end_entity, intermediates, of_server, now) {
             return Ok(());
         }
-        let parsed = EndEntityCert::try_from(end_entity).map_err(|_| CertificateError::BadEncoding)?;
+        let readable = Readable::of(end_entity);
+        let der = readable.der();
+        let parsed = EndEntityCert::try_from(&der).map_err(|_| CertificateError::BadEncoding)?;
+        let algorithms = readable.signed_by(self.algorithms.all);
+        let algorithms: Vec<_> = algorithms.iter().map(|one| one as &dyn SignatureVerificationAlgorithm).collect();
         let lists: Vec<&CertRevocationList<'_>> = self.revocations.iter().collect();
         let depth = match self.rules.revocation_of_leaf_only {
             true => RevocationCheckDepth::EndEntity,
@@ -197,8 +207,7 @@ impl Verifier {
             .map(|options| options.with_depth(depth).with_expiration_policy(ExpirationPolicy::Enforce).build());
         let usage = || if of_server { KeyUsage::server_auth() } else { KeyUsage::client_auth() };
         let verify = |at| {
-            let algorithms = self.algorithms.all;
-            parsed.verify_for_usage(algorithms, &self.anchors, intermediates, at, usage(), revocation, None).map(drop)
+            parsed.verify_for_usage(&algorithms, &self.anchors, intermediates, at, usage(), revocation, None).map(drop)
         };
         let mut checked = verify(now);
         if self.rules.allow_expired
@@ -267,6 +276,7 @@ fn explain(error: webpki::Error) -> Error {
         E::CrlExpired { .. } => CertificateError::ExpiredRevocationList,
         E::InvalidSignatureForPublicKey => CertificateError::BadSignature,
         E::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
+        E::EndEntityUsedAsCa | E::UnsupportedCertVersion => return Unwanted::Issuer.into(),
         other => CertificateError::Other(OtherError(Arc::new(other))),
     }
     .into()
@@ -297,7 +307,7 @@ impl ClientCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.algorithms)
+        verify_tls12_signature(message, &Readable::of(cert).der(), dss, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -306,7 +316,7 @@ impl ClientCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
+        verify_tls13_signature(message, &Readable::of(cert).der(), dss, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -334,7 +344,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.algorithms)
+        verify_tls12_signature(message, &Readable::of(cert).der(), dss, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -343,7 +353,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
+        verify_tls13_signature(message, &Readable::of(cert).der(), dss, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

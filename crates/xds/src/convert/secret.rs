@@ -14,7 +14,9 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     self as pb, certificate_validation_context::TrustChainVerification, secret::Type as SecretType,
     subject_alt_name_matcher::SanType,
 };
-use lateen_traffic::tls::{KeyPair, NameKind, NameMatcher, PrivateKey, PrivateKeyFormat, Secret, Validation};
+use lateen_traffic::tls::{
+    KeyPair, NameKind, NameMatcher, PrivateKey, PrivateKeyFormat, Secret, Validation, as_version3,
+};
 use rustls::InconsistentKeys;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
@@ -70,8 +72,7 @@ pub(super) fn key_pair(certificate: pb::TlsCertificate) -> Result<KeyPair, Rejec
         .and_then(|pem| PrivateKeyDer::from_pem_slice(&pem).map_err(|_| Reject::new("no private key in PEM")))
         .at("private_key")?;
     let ocsp = ocsp_staple.map(bytes).transpose().at("ocsp_staple")?.map(Vec::into_boxed_slice);
-    let ders = chain.iter().map(|der| CertificateDer::from_slice(der).into_owned()).collect();
-    let usable = usable(ders, &key);
+    let usable = usable(&chain, &key);
     let format = match &key {
         PrivateKeyDer::Pkcs1(_) => Ok(PrivateKeyFormat::Pkcs1),
         PrivateKeyDer::Sec1(_) => Ok(PrivateKeyFormat::Sec1),
@@ -80,17 +81,19 @@ pub(super) fn key_pair(certificate: pb::TlsCertificate) -> Result<KeyPair, Rejec
     };
     let kept = format.map(|format| PrivateKey::new(format, key.secret_der().to_vec()));
     key.zeroize();
-    usable.map_err(|reason| Reject::field("private_key", reason))?;
+    usable?;
     Ok(KeyPair { chain, key: kept?, ocsp, file })
 }
 
-/// Loading it shows that the key is usable and the certificate's.
-fn usable(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'_>) -> Result<(), String> {
-    let key = any_supported_type(key).map_err(|error| format!("not usable: {error}"))?;
-    match CertifiedKey::new(chain, key).keys_match() {
+/// Loading it shows that the key is usable and the certificate's, which is the chain's first.
+fn usable(chain: &[Box<[u8]>], key: &PrivateKeyDer<'_>) -> Result<(), Reject> {
+    let key =
+        any_supported_type(key).map_err(|error| Reject::field("private_key", format_args!("not usable: {error}")))?;
+    let own = chain.first().map(|der| CertificateDer::from(as_version3(der).into_owned()));
+    match CertifiedKey::new(own.into_iter().collect(), key).keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(()),
-        Err(rustls::Error::InconsistentKeys(_)) => Err("not the key of the certificate".to_owned()),
-        Err(other) => Err(format!("not usable: {other}")),
+        Err(rustls::Error::InconsistentKeys(_)) => Err(Reject::field("private_key", "not the key of the certificate")),
+        Err(other) => Err(Reject::field("certificate_chain", format_args!("not usable: {other}"))),
     }
 }
 

@@ -42,6 +42,7 @@ mod streams;
 mod tls;
 mod tunnels;
 mod turns;
+mod version1;
 mod warmup;
 mod weights;
 mod xds;

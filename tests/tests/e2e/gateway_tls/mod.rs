@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lateen_tests::mesh::{Mesh, User};
-use lateen_tests::tls::{Authority, Certified};
+use lateen_tests::tls::{Authority, Certified, version1};
 use lateen_tests::{peers, wait};
 use serde_json::{Map, Value, json};
 
@@ -218,6 +218,14 @@ async fn admits(options: &[&str]) -> Stand {
     for names in [&["-servername", "other.test"][..], &["-noservername"], &["-servername", "missing.test"]] {
         stand.refuses(names).await;
     }
+    // Of version 1, on both sides: it is known by its authority, and has no names.
+    let sign = |name| version1(Some((&stand.authority.pem, &stand.authority.key)), name, 0, 30);
+    let (server, dave) = (sign("missing.test"), sign("alice.test"));
+    stand.keep("dave", &dave);
+    stand.put(&[secret("missing", &[("tls.crt", &server.certificate), ("tls.key", &server.key)])]).await;
+    stand.lets_in("missing.test", None).await;
+    stand.lets_in("optional.test", Some("dave")).await;
+    stand.turns_away("named.test", Some("dave")).await;
     let bytes = rotation::Client::new(&stand, "bytes.test");
     let echoed = bytes.exchange(b"bytes of no protocol").await;
     assert_eq!(echoed.unwrap(), b"bytes of no protocol");
