@@ -11,6 +11,7 @@ use lateen_xds::check;
 
 use crate::io::Io;
 use crate::listener::Accepted;
+use crate::refusals::Refusal;
 use crate::router::call::{Call, MOST_ANSWER};
 
 /// Why a connection may not go on.
@@ -51,8 +52,10 @@ pub async fn admit(accepted: &Accepted, gates: &[Gate], metadata: &mut Metadata)
         match gate {
             Gate::Rules(rbac) => {
                 let verdict = rbac.decide(peer, None, metadata);
-                accepted.worker.stats.rbac(&rbac.stat_scope).count(rbac, &verdict);
+                let stats = &accepted.worker.stats;
+                stats.rbac(&rbac.stat_scope).count(rbac, rbac, &verdict);
                 if let Some(denial) = verdict.denial() {
+                    stats.refused(Refusal::new(std::time::SystemTime::now(), &peer, None, denial));
                     return Err(Denial::Rules(denial.details()));
                 }
             }

@@ -20,6 +20,7 @@ pub mod logging;
 mod own_address;
 pub mod proxy;
 pub mod readiness;
+mod refusals;
 mod router;
 mod run;
 pub mod stats;

@@ -6,7 +6,9 @@
 
 mod by_prefix;
 mod cells;
+mod policies;
 mod prometheus;
+mod rbac;
 mod scopes;
 mod snapshot;
 mod text;
@@ -20,13 +22,19 @@ use std::time::Instant;
 
 use lateen_traffic::Config;
 use lateen_traffic::cluster::{Cluster, ClusterSettings};
+use lateen_traffic::filter::{FilterKind, Overrides};
 use lateen_traffic::hcm::RouteSource;
 use lateen_traffic::listener::{Gate, Listener, Terminal};
+use lateen_traffic::rbac::Rbac;
+use lateen_traffic::route::{Action, RouteConfig, Target, WeightedCluster};
+
+use crate::refusals::{Refusal, Refusals};
 
 pub use cells::{BOUNDS_MS, Counter, Distribution, Gauge, Histogram, SharedCounter, SharedGauge};
+pub use rbac::RbacStats;
 pub use scopes::{
     AuthorizationStats, ClusterManagerStats, ClusterStats, ControlPlaneStats, DnsStats, FilesystemStats, Http2Stats,
-    HttpStats, ListenerManagerStats, ListenerStats, RbacStats, RouteStats, ServerStats, TcpStats,
+    HttpStats, ListenerManagerStats, ListenerStats, RouteStats, ServerStats, TcpStats,
 };
 pub use snapshot::{Buckets, ClusterFacts, Filter, Snapshot, Types};
 
@@ -40,6 +48,8 @@ pub struct Stats {
     resets: Mutex<snapshot::Resets>,
     tags: Tags,
     started: Instant,
+    /// Who was refused lately.
+    pub(crate) refusals: Refusals,
     /// `server.`
     pub server: ServerStats,
     /// `listener_manager.`
@@ -126,6 +136,7 @@ impl Stats {
             resets: Mutex::default(),
             tags,
             started: Instant::now(),
+            refusals: Refusals::new(workers.max(1)),
             server: ServerStats::default(),
             listener_manager: ListenerManagerStats::default(),
             cluster_manager: ClusterManagerStats::default(),
@@ -175,6 +186,8 @@ impl Stats {
         let mut draining = false;
         for worker in &self.workers {
             let mut scopes = lock(worker);
+            scopes.http.0.values().for_each(|http| http.retain_policies(&names.policies));
+            scopes.rbac.0.values().for_each(|rbac| rbac.retain_policies(&names.policies));
             draining |= scopes.clusters.retain(&names.clusters);
             draining |= scopes.http.retain(&names.http);
             draining |= scopes.listeners.retain(&names.listeners);
@@ -258,6 +271,11 @@ impl WorkerStats {
         self.scopes().tcp.get(prefix)
     }
 
+    /// Keeps who was refused, for a while.
+    pub(crate) fn refused(&self, refusal: Refusal) {
+        self.stats.refusals.add(self.index, refusal);
+    }
+
     /// All statistics.
     pub fn all(&self) -> &Arc<Stats> {
         &self.stats
@@ -288,6 +306,7 @@ struct ConfigScopes {
     clusters: HashSet<Arc<str>>,
     http: HashSet<Arc<str>>,
     listeners: HashSet<Arc<str>>,
+    policies: HashSet<Arc<str>>,
     rbac: HashSet<Arc<str>>,
     routes: HashSet<Arc<str>>,
     tcp: HashSet<Arc<str>>,
@@ -298,17 +317,31 @@ impl ConfigScopes {
         let mut names = Self::default();
         names.clusters.extend(config.clusters.values().map(|c| cluster_scope(&c.settings).clone()));
         names.routes.extend(Self::of_routes(config).cloned());
+        for routes in Self::route_configs(config) {
+            names.policies.extend(rules_of(routes).flat_map(Rbac::policies).cloned());
+        }
         for listener in config.listeners.values() {
             names.listeners.insert(listener_scope(listener));
             for chain in listener.chains.iter().chain(&listener.default_chain) {
-                names.rbac.extend(chain.gates.iter().filter_map(|gate| match gate {
-                    Gate::Rules(rbac) => Some(rbac.stat_scope.clone()),
-                    Gate::Ask(_) => None,
-                }));
+                for gate in &chain.gates {
+                    if let Gate::Rules(rbac) = gate {
+                        names.rbac.insert(rbac.stat_scope.clone());
+                        names.policies.extend(rbac.policies().cloned());
+                    }
+                }
                 match &chain.terminal {
-                    Terminal::Http(hcm) => names.http.insert(hcm.stat_prefix.clone()),
-                    Terminal::Tcp(tcp) => names.tcp.insert(tcp.stat_prefix.clone()),
-                };
+                    Terminal::Http(hcm) => {
+                        names.http.insert(hcm.stat_prefix.clone());
+                        for filter in &hcm.filters {
+                            if let FilterKind::Rbac(rbac) = &filter.kind {
+                                names.policies.extend(rbac.policies().cloned());
+                            }
+                        }
+                    }
+                    Terminal::Tcp(tcp) => {
+                        names.tcp.insert(tcp.stat_prefix.clone());
+                    }
+                }
             }
         }
         names
@@ -316,6 +349,10 @@ impl ConfigScopes {
 
     /// Those of routes.
     fn of_routes(config: &Config) -> impl Iterator<Item = &Arc<str>> {
+        Self::route_configs(config).flat_map(|routes| &routes.stats)
+    }
+
+    fn route_configs(config: &Config) -> impl Iterator<Item = &Arc<RouteConfig>> {
         let chains =
             config.listeners.values().flat_map(|listener| listener.chains.iter().chain(&listener.default_chain));
         let inline = chains.filter_map(|chain| match &chain.terminal {
@@ -325,8 +362,27 @@ impl ConfigScopes {
             },
             Terminal::Tcp(_) => None,
         });
-        config.routes.values().chain(inline).flat_map(|routes| &routes.stats)
+        config.routes.values().chain(inline)
     }
+}
+
+/// The rules about access that a route configuration has.
+fn rules_of(routes: &RouteConfig) -> impl Iterator<Item = &Rbac> {
+    let hosts = routes.virtual_hosts.iter();
+    let levels = hosts.flat_map(|host| {
+        let of_routes = host.routes.iter().flat_map(|route| {
+            let weighted: &[WeightedCluster] = match &route.action {
+                Action::Forward(forward) => match &forward.target {
+                    Target::Weighted(clusters) => clusters,
+                    _ => &[],
+                },
+                _ => &[],
+            };
+            std::iter::once(&route.filters).chain(weighted.iter().map(|cluster| &cluster.filters))
+        });
+        std::iter::once(&host.filters).chain(of_routes)
+    });
+    std::iter::once(&routes.filters).chain(levels).flat_map(Overrides::rules)
 }
 
 /// A panic elsewhere while a lock was held leaves plain numbers behind, which are as good as before.

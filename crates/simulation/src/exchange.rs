@@ -281,8 +281,8 @@ impl<'a> Exchange<'a> {
                         }
                     }
                 }
-                Step::Rbac(rbac, verdict) => {
-                    self.trace.tell_policies(self.world, &rbac, &verdict);
+                Step::Rbac { filter: _, rules, verdict } => {
+                    self.trace.tell_policies(self.world, &rules, &verdict);
                     if let Some(denial) = verdict.denial() {
                         self.answer_instead(routes, routed, &denial.reply());
                         return None;

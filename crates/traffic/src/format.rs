@@ -409,6 +409,13 @@ pub fn rfc3339(seconds: u64) -> String {
     jiff::Timestamp::from_second(i64::try_from(seconds).unwrap_or(0)).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
 }
 
+/// The same with milliseconds, as access logs write it.
+pub fn rfc3339_millis(time: SystemTime) -> String {
+    let mut out = String::with_capacity(24);
+    write_time(time, None, &mut out);
+    out
+}
+
 mod tls;
 
 use tls::{Side, TlsFact, tls_fact};

@@ -203,10 +203,12 @@ pub struct Rbac {
     pub shadow: Option<Told>,
     /// Where the filter's statistics are, for filters of connections: for example `tcp.rbac`.
     pub stat_scope: Arc<str>,
-    /// Prefix of statistics of those that are enforced.
+    /// Prefix of statistics of those that are enforced: empty, or with a dot at its end.
     pub stat_prefix: Arc<str>,
-    /// Prefix of statistics of those that are tried.
+    /// Prefix of statistics of those that are tried, likewise.
     pub shadow_stat_prefix: Arc<str>,
+    /// What single policies decided is counted by their names.
+    pub counts_policies: bool,
     names: Arc<Names>,
 }
 
@@ -279,10 +281,28 @@ impl Rbac {
             rules: rules.map(|rules| Told::new(rules, &format!("{stat_prefix}enforced"))),
             shadow: shadow.map(|rules| Told::new(rules, &format!("{shadow_stat_prefix}shadow"))),
             stat_scope: "rbac".into(),
-            stat_prefix: stat_prefix.into(),
-            shadow_stat_prefix: shadow_stat_prefix.into(),
+            stat_prefix: dotted(stat_prefix),
+            shadow_stat_prefix: dotted(shadow_stat_prefix),
+            counts_policies: false,
             names: Arc::new(names),
         }
+    }
+
+    /// The same filter, counting single policies if asked.
+    #[must_use]
+    pub fn counting_policies(self, counts_policies: bool) -> Self {
+        Self { counts_policies, ..self }
+    }
+
+    /// Whether there is anything to decide.
+    pub fn has_rules(&self) -> bool {
+        self.rules.is_some() || self.shadow.is_some()
+    }
+
+    /// The names of all its policies.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<str>> {
+        let told = self.rules.iter().chain(&self.shadow);
+        told.flat_map(|told| told.rules.policies.iter().map(|policy| &policy.name))
     }
 
     /// The same filter with its statistics elsewhere.
@@ -304,6 +324,11 @@ impl Rbac {
         });
         Verdict { shadow, enforced }
     }
+}
+
+/// As Envoy joins names of statistics: with one dot between them.
+fn dotted(prefix: &str) -> Arc<str> {
+    if prefix.is_empty() || prefix.ends_with('.') { prefix.into() } else { format!("{prefix}.").into() }
 }
 
 impl Verdict {

@@ -35,6 +35,8 @@ pub fn http_filters(access: &Access) -> Vec<HttpFilter> {
             rules: rules.enforced,
             shadow_rules: rules.tried,
             shadow_rules_stat_prefix: rules.tried_prefix,
+            // Istio leaves it off; it says which rule refused, and the log says it too.
+            track_per_rule_stats: true,
             ..Default::default()
         }))),
         ..Default::default()

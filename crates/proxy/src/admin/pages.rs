@@ -104,6 +104,13 @@ const PAGES: &[Page] = &[
         parameters: &[],
         answer: ready,
     },
+    Page {
+        path: "/refusals",
+        mutates: false,
+        about: "print who was refused lately, and by which policy",
+        parameters: &[FORMAT],
+        answer: refusals,
+    },
     Page { path: "/reopen_logs", mutates: true, about: "reopen access logs", parameters: &[], answer: reopen_logs },
     Page {
         path: "/reset_counters",
@@ -313,6 +320,13 @@ fn listeners(state: &AdminState, query: &Query, _: &Parts) -> Answer {
     let mut out = String::new();
     listeners.iter().for_each(|listener| listener.text(&mut out));
     text(StatusCode::OK, out)
+}
+
+fn refusals(state: &AdminState, query: &Query, _: &Parts) -> Answer {
+    if query.get("format") == Some("json") {
+        return json_answer(&state.stats.refusals.json());
+    }
+    text(StatusCode::OK, state.stats.refusals.text())
 }
 
 fn dump(state: &AdminState, query: &Query, _: &Parts) -> Answer {

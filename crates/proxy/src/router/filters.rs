@@ -22,6 +22,7 @@ use super::authorize::GoesOn;
 use super::deadlines::{Deadlines, Expired};
 use super::relay::READ_AHEAD;
 use super::{Exchange, Found};
+use crate::refusals::Refusal;
 use crate::stats::HttpStats;
 
 /// What filters left to do for the rest of an exchange.
@@ -152,9 +153,11 @@ impl Exchange<'_, '_> {
                         }
                     }
                 }
-                Step::Rbac(rbac, verdict) => {
-                    stats.rbac().count(&rbac, &verdict);
+                Step::Rbac { filter, rules, verdict } => {
+                    stats.rbac().count(&filter, &rules, &verdict);
                     if let Some(denial) = verdict.denial() {
+                        let refusal = Refusal::new(self.record.start, &peer, Some(self.request), denial);
+                        connection.worker.stats.refused(refusal);
                         self.answer_instead(on, &denial.reply()).await;
                         return None;
                     }

@@ -20,6 +20,8 @@ struct Parsed<'a> {
     worker: Option<&'a str>,
     code: Option<&'a str>,
     class: Option<&'a str>,
+    /// Prefix and policy of rules about access.
+    rbac: (&'a str, &'a str),
 }
 
 impl Snapshot {
@@ -86,7 +88,7 @@ impl Snapshot {
 }
 
 fn parse<'a>(scope: &Scope, entry: &'a str) -> Parsed<'a> {
-    let mut parsed = Parsed { metric: String::from("envoy_"), worker: None, code: None, class: None };
+    let mut parsed = Parsed { metric: String::from("envoy_"), worker: None, code: None, class: None, rbac: ("", "") };
     push_sanitised(scope.metric_prefix(), &mut parsed.metric);
     parsed.metric.push('_');
     let mut rest = entry;
@@ -97,7 +99,18 @@ fn parse<'a>(scope: &Scope, entry: &'a str) -> Parsed<'a> {
         parsed.metric.push_str("worker_");
         rest = tail;
     }
-    if let Some((head, tail)) = rest.rsplit_once('_')
+    let of_rules = match scope.kind {
+        Kind::Http => rest.strip_prefix("rbac."),
+        Kind::Rbac => Some(rest),
+        _ => None,
+    };
+    if let Some((prefix, policy, result)) = of_rules.and_then(of_policy) {
+        parsed.rbac = (prefix, policy);
+        let rbac = if scope.kind == Kind::Http { "rbac_" } else { "" };
+        parsed.metric.push_str(rbac);
+        parsed.metric.push_str(if policy.is_empty() { "" } else { "policy_" });
+        parsed.metric.push_str(result);
+    } else if let Some((head, tail)) = rest.rsplit_once('_')
         && head.ends_with("_rq")
         && tail.len() == 3
         && tail.as_bytes()[0].is_ascii_digit()
@@ -113,6 +126,19 @@ fn parse<'a>(scope: &Scope, entry: &'a str) -> Parsed<'a> {
         push_sanitised(rest, &mut parsed.metric);
     }
     parsed
+}
+
+/// `PREFIX.policy.NAME.RESULT`, of which the first three parts may be missing.
+fn of_policy(entry: &str) -> Option<(&str, &str, &str)> {
+    let (head, result) = entry.rsplit_once('.').unwrap_or(("", entry));
+    if !["allowed", "denied", "shadow_allowed", "shadow_denied"].contains(&result) {
+        return None;
+    }
+    let (prefix, policy) = match head.strip_prefix("policy.") {
+        Some(policy) => ("", policy),
+        None => head.split_once(".policy.").unwrap_or((head, "")),
+    };
+    Some((prefix, policy, result))
 }
 
 fn push_sanitised(name: &str, out: &mut String) {
@@ -147,6 +173,12 @@ fn write_labels(tags: Tags, kind: Kind, name: &str, parsed: &Parsed<'_>, out: &m
     }
     if let Some(worker) = parsed.worker {
         label("worker_id", worker);
+    }
+    let (prefix, policy) = parsed.rbac;
+    for (key, value) in [("rbac_http_prefix", prefix), ("rbac_policy_name", policy)] {
+        if !value.is_empty() {
+            label(key, value);
+        }
     }
     if kind == Kind::Route
         && let Some((host, route)) = name.rsplit_once(".route.")

@@ -1,11 +1,11 @@
 //! The numbers Envoy keeps, under Envoy's names. A field's name is the statistic's name.
 
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
-
-use lateen_traffic::rbac::{Decision, Rbac, Verdict};
 
 use super::by_prefix::ByPrefix;
 use super::cells::{Cell, Counter, Gauge, Histogram, Responses, SharedCounter, SharedGauge};
+use super::rbac::RbacStats;
 use super::snapshot::{Entry, Value};
 use super::tls::{TlsCounts, TlsStats};
 
@@ -207,50 +207,6 @@ scope! {
 }
 
 scope! {
-    /// What rules decided, of one prefix.
-    Decisions {
-        allowed: Counter,
-        denied: Counter,
-    }
-}
-
-/// What the rules of a connection manager or of connections decided on one worker (`http.PREFIX.rbac.`, `tcp.rbac.`).
-/// Rules that are only tried are counted apart, as `shadow_allowed` and `shadow_denied`.
-#[derive(Debug, Default)]
-pub struct RbacStats {
-    enforced: ByPrefix<Decisions>,
-    tried: ByPrefix<Decisions>,
-}
-
-impl RbacStats {
-    /// Counts what a filter says.
-    pub fn count(&self, rbac: &Rbac, verdict: &Verdict) {
-        let count = |of: &ByPrefix<Decisions>, prefix: &Arc<str>, decision: &Decision| {
-            let decisions = of.get(prefix);
-            if decision.allowed { decisions.allowed.inc() } else { decisions.denied.inc() }
-        };
-        if let Some(decision) = &verdict.shadow {
-            count(&self.tried, &rbac.shadow_stat_prefix, decision);
-        }
-        if let Some(decision) = &verdict.enforced {
-            count(&self.enforced, &rbac.stat_prefix, decision);
-        }
-    }
-
-    pub(super) fn read(&self, out: &mut Vec<Entry>) {
-        for (of, shadow) in [(&self.enforced, ""), (&self.tried, "shadow_")] {
-            for (prefix, decisions) in of.iter() {
-                let mut entries = Vec::new();
-                decisions.read(&mut entries);
-                out.extend(
-                    entries.into_iter().map(|e| Entry { name: format!("{prefix}{shadow}{}", e.name).into(), ..e }),
-                );
-            }
-        }
-    }
-}
-
-scope! {
     /// An HTTP connection manager's statistics on one worker (`http.PREFIX.`).
     HttpStats {
         downstream_rq_total: Counter,
@@ -324,6 +280,12 @@ impl HttpStats {
     /// What authorization services said (`http.PREFIX.ext_authz.PREFIX`), likewise.
     pub fn ext_authz(&self, prefix: &Arc<str>) -> &AuthorizationStats {
         self.ext_authz.get(prefix)
+    }
+
+    pub(super) fn retain_policies(&self, names: &HashSet<Arc<str>>) {
+        if let Some(rbac) = self.rbac.get() {
+            rbac.retain_policies(names);
+        }
     }
 
     pub(super) fn read_filters(&self, out: &mut Vec<Entry>) {

@@ -9,7 +9,8 @@ use lateen_traffic::Config;
 use lateen_traffic::cluster::{Cluster, Health};
 
 use super::cells::{BOUNDS_MS, Distribution};
-use super::scopes::{ClusterStats, HttpStats, ListenerStats, RbacStats, RouteStats, TcpStats};
+use super::rbac::RbacStats;
+use super::scopes::{ClusterStats, HttpStats, ListenerStats, RouteStats, TcpStats};
 use super::{Stats, Tags, cluster_scope};
 use crate::tls::held::{self, OfContext};
 

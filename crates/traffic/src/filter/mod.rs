@@ -46,8 +46,8 @@ pub enum FilterKind {
     Cors,
     /// Which tokens requests bring, where no route says otherwise.
     Jwt(Arc<JwtAuthn>),
-    /// Who may do what, where no route says otherwise. `None`: by the rules of routes alone.
-    Rbac(Option<Arc<Rbac>>),
+    /// Who may do what, where no route says otherwise. Without rules: by those of routes alone.
+    Rbac(Arc<Rbac>),
     /// Asks an authorization service.
     ExtAuthz(Arc<ExtAuthz>),
     /// gRPC for clients that cannot speak it.
@@ -95,6 +95,14 @@ impl FromIterator<(Arc<str>, Override)> for Overrides {
 }
 
 impl Overrides {
+    /// Those that are rules about access.
+    pub fn rules(&self) -> impl Iterator<Item = &Rbac> {
+        self.0.iter().filter_map(|(_, said)| match said {
+            Override::Rbac(rules) => Some(&**rules),
+            _ => None,
+        })
+    }
+
     fn get(&self, name: &str) -> Option<&Override> {
         self.0.iter().find(|(n, _)| **n == *name).map(|(_, o)| o)
     }
@@ -143,8 +151,15 @@ pub enum Step {
     Cors(cors::Decision),
     /// Have the request's tokens checked, by what its route says if that says anything, and go on unless it is answered.
     Jwt(Arc<JwtAuthn>, Option<PerRoute>),
-    /// What rules say of the request; go on unless it is denied. The filter is that whose statistics count it.
-    Rbac(Arc<Rbac>, Verdict),
+    /// What rules say of the request; go on unless it is denied.
+    Rbac {
+        /// The filter, whose statistics count it.
+        filter: Arc<Rbac>,
+        /// Whose rules they are: the filter's, or its route's.
+        rules: Arc<Rbac>,
+        /// What they say.
+        verdict: Verdict,
+    },
     /// Ask an authorization service, and go on if it allows that.
     Ask(Question),
     /// The service is not asked about this request; go on unless there is an answer for that.
@@ -223,12 +238,15 @@ impl<'a> Walk<'a> {
                 };
                 Some(Step::Jwt(jwt.clone(), of_route))
             }
-            FilterKind::Rbac(rbac) => {
-                let rbac = match most_specific {
-                    Some(Override::Rbac(rbac)) => rbac,
-                    _ => rbac.as_ref()?,
+            FilterKind::Rbac(filter) => {
+                let rules = match most_specific {
+                    Some(Override::Rbac(rules)) => rules,
+                    _ => filter,
                 };
-                Some(Step::Rbac(rbac.clone(), rbac.decide(asked.peer, Some(asked.request), metadata)))
+                rules.has_rules().then(|| {
+                    let verdict = rules.decide(asked.peer, Some(asked.request), metadata);
+                    Step::Rbac { filter: filter.clone(), rules: rules.clone(), verdict }
+                })
             }
             FilterKind::ExtAuthz(ext_authz) => {
                 // As in Envoy, what has no route is not asked about.

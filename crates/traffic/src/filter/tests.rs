@@ -107,7 +107,7 @@ fn told(steps: &[Step]) -> String {
         Step::Jwt(..) => "jwt".to_owned(),
         Step::Ask(question) => format!("ask {}", question.service.cluster()),
         Step::NotAsked(_, reply) => format!("not asked {}", reply.is_some()),
-        Step::Rbac(_, verdict) => format!("rbac {}", verdict.denial().is_none()),
+        Step::Rbac { verdict, .. } => format!("rbac {}", verdict.denial().is_none()),
     };
     steps.iter().map(one).collect::<Vec<_>>().join(", ")
 }

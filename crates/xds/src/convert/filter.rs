@@ -89,8 +89,8 @@ fn http_filter(filter: HttpFilter, notes: &mut Notes) -> Result<Converted, Rejec
         Some(FilterKind::Cors)
     } else if let Some(rbac) = unpack::<Rbac>(&any).at("typed_config")? {
         // A filter without rules still names the place where a route's rules act.
-        let rbac = rbac::http(rbac, notes).at("typed_config")?;
-        Some(FilterKind::Rbac(rbac.map(Arc::new)))
+        let rbac = rbac::http(rbac).at("typed_config")?;
+        Some(FilterKind::Rbac(Arc::new(rbac)))
     } else if let Some(jwt) = unpack::<JwtAuthentication>(&any).at("typed_config")? {
         Some(FilterKind::Jwt(Arc::new(jwt::jwt_authn(jwt, notes).at("typed_config")?)))
     } else if let Some(config) = unpack::<AlpnFilterConfig>(&any).at("typed_config")? {

@@ -88,7 +88,7 @@ fn plain(any: &Any, notes: &mut Notes) -> Result<Option<Override>, Reject> {
         return Ok(Some(Override::Cors(Arc::new(cors_policy(policy, notes)?))));
     }
     if let Some(rbac) = unpack::<RbacPerRoute>(any)? {
-        return rbac::per_route(rbac, notes).map(Some);
+        return rbac::per_route(rbac).map(Some);
     }
     if let Some(jwt) = unpack::<PerRouteConfig>(any)? {
         return jwt::per_route(jwt).map(Some);

@@ -2,7 +2,6 @@
 //!
 //! - reject: everything that decides and is not carried out: expressions (CEL), trees of matchers, extensions, filter
 //!   state, audit loggers, delayed and repeated enforcement
-//! - note: statistics of single rules
 
 use std::sync::Arc;
 
@@ -23,10 +22,10 @@ use lateen_traffic::rbac::{Action, Condition, Policy, Rbac, Rules, path_template
 use super::address::{cidr, type_name, unpack};
 use super::matcher::{header, string};
 use super::metadata::metadata;
-use super::reject::{At as _, IsSet as _, Notes, Reject, each, note_if_set, reject_if_set};
+use super::reject::{At as _, IsSet as _, Reject, each, reject_if_set};
 
-/// The filter of a connection manager. `None`: it has no rules, and does nothing.
-pub(super) fn http(rbac: HttpRbac, notes: &mut Notes) -> Result<Option<Rbac>, Reject> {
+/// The filter of a connection manager.
+pub(super) fn http(rbac: HttpRbac) -> Result<Rbac, Reject> {
     let HttpRbac {
         rules,
         rules_stat_prefix,
@@ -37,18 +36,15 @@ pub(super) fn http(rbac: HttpRbac, notes: &mut Notes) -> Result<Option<Rbac>, Re
         track_per_rule_stats,
     } = rbac;
     reject_if_set!(matcher, shadow_matcher);
-    note_if_set!(notes, "RBAC": track_per_rule_stats);
     let prefixes = (&*rules_stat_prefix, &*shadow_rules_stat_prefix);
-    filter("envoy.filters.http.rbac", rules, shadow_rules, prefixes)
+    let rbac = filter("envoy.filters.http.rbac", rules, shadow_rules, prefixes)?;
+    Ok(rbac.counting_policies(track_per_rule_stats))
 }
 
 /// What a route says of the filter: other rules, or none at all.
-pub(super) fn per_route(value: RbacPerRoute, notes: &mut Notes) -> Result<Override, Reject> {
+pub(super) fn per_route(value: RbacPerRoute) -> Result<Override, Reject> {
     let RbacPerRoute { rbac } = value;
-    let rbac = match rbac {
-        Some(rbac) => http(rbac, notes).at("rbac")?,
-        None => None,
-    };
+    let rbac = rbac.map(http).transpose().at("rbac")?.filter(Rbac::has_rules);
     Ok(rbac.map_or(Override::Off, |rbac| Override::Rbac(Arc::new(rbac))))
 }
 
@@ -72,8 +68,10 @@ pub(super) fn network(rbac: NetworkRbac) -> Result<Option<Rbac>, Reject> {
         return Err(Reject::field("stat_prefix", "empty"));
     }
     let rbac = filter("envoy.filters.network.rbac", rules, shadow_rules, ("", &shadow_rules_stat_prefix))?;
-    // As in Envoy, a dot is put between the prefix and the name unless it ends in one.
-    Ok(rbac.map(|rbac| rbac.counted_under(&format!("{}.rbac", stat_prefix.strip_suffix('.').unwrap_or(&stat_prefix)))))
+    // As in Envoy, a dot is put between the prefix and the name unless it ends in one. Envoy cannot count single policies
+    // here, so there is nothing to ask for it with.
+    let scope = format!("{}.rbac", stat_prefix.strip_suffix('.').unwrap_or(&stat_prefix));
+    Ok(rbac.has_rules().then(|| rbac.counted_under(&scope).counting_policies(true)))
 }
 
 fn filter(
@@ -81,11 +79,10 @@ fn filter(
     enforced: Option<pb::Rbac>,
     shadow: Option<pb::Rbac>,
     prefixes: (&str, &str),
-) -> Result<Option<Rbac>, Reject> {
+) -> Result<Rbac, Reject> {
     let enforced = enforced.map(rules).transpose().at("rules")?;
     let shadow = shadow.map(rules).transpose().at("shadow_rules")?;
-    let says = enforced.is_some() || shadow.is_some();
-    Ok(says.then(|| Rbac::new(name, enforced, shadow, prefixes)))
+    Ok(Rbac::new(name, enforced, shadow, prefixes))
 }
 
 fn rules(value: pb::Rbac) -> Result<Rules, Reject> {

@@ -9,6 +9,8 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
+mod counters;
+
 const SEED: u64 = 20_261_123;
 const RULES: usize = 200;
 const REQUESTS: usize = 2_000;

@@ -75,7 +75,8 @@ pub fn http_filters(access: &Access) -> Vec<HttpFilter> {
     };
     let Some(Custom { rules, provider }) = custom(access, false) else { return Vec::new() };
     let Some((provider, asks)) = provider.and_then(|provider| Some((provider, over_http(provider)?))) else {
-        return vec![filter(HTTP_RBAC, wire::any(&HttpRbac { rules: Some(rules), ..Default::default() }))];
+        let denies = HttpRbac { rules: Some(rules), track_per_rule_stats: true, ..Default::default() };
+        return vec![filter(HTTP_RBAC, wire::any(&denies))];
     };
     let finds_out =
         HttpRbac { shadow_rules: Some(rules), shadow_rules_stat_prefix: SHADOW.to_owned(), ..Default::default() };

@@ -11,7 +11,7 @@ use super::{listener, manager, routes};
 const ROUTER: &str =
     "{name: router, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}";
 
-fn filter(settings: &str) -> Result<Option<std::sync::Arc<Rbac>>, String> {
+fn filter(settings: &str) -> Result<std::sync::Arc<Rbac>, String> {
     let fields = format!(
         "http_filters: [{{name: r, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC, \
          {settings}}}}}, {ROUTER}]"
@@ -37,7 +37,7 @@ fn peer() -> Peer<'static> {
 /// Whether a request passes rules with this permission and principal.
 fn passes(permission: &str, principal: &str) -> bool {
     let rules = format!("rules: {{policies: {{p: {{permissions: [{permission}], principals: [{principal}]}}}}}}");
-    let rbac = filter(&rules).unwrap().unwrap();
+    let rbac = filter(&rules).unwrap();
     let request =
         RequestHead { method: "GET".into(), path: "/a/b?c".into(), authority: "a".into(), ..Default::default() };
     rbac.decide(peer(), Some(&request), &mut Metadata::default()).denial().is_none()
