@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::cluster::EndpointAddress;
 use crate::message::{RequestHead, ResponseHead};
 use crate::metadata::{Metadata, Value};
 use crate::record::Record;
@@ -280,13 +281,14 @@ impl Operator {
             Self::Protocol => record.protocol.is_some_and(|p| put(out, p.as_str())),
             Self::ResponseCode => number(out, u64::from(record.code)),
             Self::ResponseCodeDetails => put(out, &record.details),
+            Self::ResponseFlags if record.flags.is_empty() => put(out, "-"),
             Self::ResponseFlags => write!(out, "{}", record.flags).is_ok(),
             Self::TerminationDetails => put(out, &record.termination_details),
             Self::UpstreamFailure => put(out, &record.upstream_failure),
             Self::BytesReceived => number(out, record.bytes_received),
             Self::BytesSent => number(out, record.bytes_sent),
             Self::Duration => number(out, record.duration.as_millis() as u64),
-            Self::UpstreamHost => record.upstream_host.as_ref().is_some_and(|h| write!(out, "{h}").is_ok()),
+            Self::UpstreamHost => record.upstream_host.as_ref().is_some_and(|h| host(out, h)),
             Self::UpstreamCluster => {
                 let name = record.upstream_cluster_alt.as_ref().or(record.upstream_cluster.as_ref());
                 name.is_some_and(|n| put(out, n))
@@ -318,17 +320,29 @@ fn put(out: &mut String, text: &str) -> bool {
 }
 
 fn number(out: &mut String, n: u64) -> bool {
-    write!(out, "{n}").is_ok()
+    plain::number(n, out);
+    true
 }
 
 fn address(out: &mut String, address: SocketAddr, part: Part) -> bool {
     let ip = address.ip().to_canonical();
     match part {
-        Part::Whole => write!(out, "{}", SocketAddr::new(ip, address.port())),
-        Part::WithoutPort => write!(out, "{ip}"),
-        Part::Port => write!(out, "{}", address.port()),
+        Part::Whole => plain::address(ip, Some(address.port()), out),
+        Part::WithoutPort => plain::address(ip, None, out),
+        Part::Port => plain::number(u64::from(address.port()), out),
     }
-    .is_ok()
+    true
+}
+
+fn host(out: &mut String, host: &EndpointAddress) -> bool {
+    match host {
+        EndpointAddress::Socket(SocketAddr::V4(host)) => {
+            plain::address((*host.ip()).into(), Some(host.port()), out);
+            true
+        }
+        // An IPv6 address may have a scope.
+        other => write!(out, "{other}").is_ok(),
+    }
 }
 
 fn write_field<'a>(Fields(first, second): &Fields, out: &mut String, get: impl Fn(&str) -> Option<&'a [u8]>) -> bool {
@@ -368,30 +382,12 @@ fn time_format(format: &str) -> Result<Arc<str>, FormatError> {
 }
 
 fn write_time(time: SystemTime, format: Option<&str>, out: &mut String) {
+    let Some(format) = format else { return plain::moment(time, out) };
     let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let seconds = i64::try_from(since.as_secs()).unwrap_or(0);
     let Ok(stamp) = jiff::Timestamp::new(seconds, since.subsec_nanos() as i32) else { return };
-    match format {
-        Some(format) => {
-            if let Ok(text) = jiff::fmt::strtime::format(format, &stamp.to_zoned(jiff::tz::TimeZone::UTC)) {
-                out.push_str(&text);
-            }
-        }
-        None => {
-            let t = jiff::tz::Offset::UTC.to_datetime(stamp);
-            // Writing to a String cannot fail.
-            let _ = write!(
-                out,
-                "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
-                t.year(),
-                t.month(),
-                t.day(),
-                t.hour(),
-                t.minute(),
-                t.second(),
-                t.millisecond()
-            );
-        }
+    if let Ok(text) = jiff::fmt::strtime::format(format, &stamp.to_zoned(jiff::tz::TimeZone::UTC)) {
+        out.push_str(&text);
     }
 }
 
@@ -416,6 +412,7 @@ pub fn rfc3339_millis(time: SystemTime) -> String {
     out
 }
 
+mod plain;
 mod tls;
 
 use tls::{Side, TlsFact, tls_fact};

@@ -90,10 +90,10 @@ pub fn prepare_request(
         request.headers.remove("x-envoy-internal");
         request.headers.append("x-envoy-internal", "true");
     } else {
-        let stripped = |name: &str| STEERING.contains(&name) || name == "x-envoy-original-url";
-        request.headers.retain(|name, _| !name.starts_with("x-envoy-") || !stripped(name));
+        let stripped = |name: &[u8]| is_of(&STEERING, name) || name == b"x-envoy-original-url";
+        request.headers.retain(|name| !name.starts_with(b"x-envoy-") || !stripped(name));
         if edge.use_remote_address {
-            request.headers.retain(|name, _| !name.starts_with("x-envoy-") || !EDGE_ONLY.contains(&name));
+            request.headers.retain(|name| !name.starts_with(b"x-envoy-") || !is_of(&EDGE_ONLY, name));
             request.headers.set("x-envoy-external-address", address.ip().to_canonical().to_string());
         }
     }
@@ -121,15 +121,20 @@ pub fn is_internal(headers: &Headers) -> bool {
 /// Removes what an internal client asked of us, and is not for the next hop; but not what it asked for retries with, which
 /// counts together with the route's edits.
 pub fn remove_steering(headers: &mut Headers) {
-    headers.retain(|name, _| {
-        !name.starts_with("x-envoy-")
-            || !STEERING.contains(&name)
-            || ASKING.contains(&name)
+    headers.retain(|name| {
+        !name.starts_with(b"x-envoy-")
+            || !is_of(&STEERING, name)
+            || is_of(&ASKING, name)
             || matches!(
                 name,
-                "x-envoy-internal" | "x-envoy-expected-rq-timeout-ms" | "x-envoy-force-trace" | "x-envoy-ip-tags"
+                b"x-envoy-internal" | b"x-envoy-expected-rq-timeout-ms" | b"x-envoy-force-trace" | b"x-envoy-ip-tags"
             )
     });
+}
+
+/// Whether a field's name is one of these.
+pub(crate) fn is_of(names: &[&str], name: &[u8]) -> bool {
+    names.iter().any(|known| known.as_bytes() == name)
 }
 
 fn client_certificate(headers: &mut Headers, edge: &Edge, tls: Option<&TlsConnection>) {
@@ -275,9 +280,9 @@ pub fn remove_hop_by_hop(headers: &mut Headers, request: bool, upgrade: bool) {
             }
         }
     }
-    headers.retain(|name, _| match name {
-        "keep-alive" | "proxy-connection" => false,
-        "connection" | "upgrade" => upgrade,
+    headers.retain(|name| match name {
+        b"keep-alive" | b"proxy-connection" => false,
+        b"connection" | b"upgrade" => upgrade,
         _ => true,
     });
 }

@@ -62,7 +62,12 @@ impl Headers {
 
     /// The fields in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.entries.iter().map(|e| (self.name_of(e), self.value_of(e)))
+        self.as_bytes().map(|(name, value)| (std::str::from_utf8(name).unwrap_or_default(), value))
+    }
+
+    /// The same with names as they are kept, for who only passes them on.
+    pub fn as_bytes(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.entries.iter().map(|e| (name_of(&self.arena, e), self.value_of(e)))
     }
 
     /// The first value of a field. `name` must be lower case.
@@ -150,14 +155,10 @@ impl Headers {
         entries.len() != before
     }
 
-    /// Keeps the fields for which `keep` is true.
-    pub fn retain(&mut self, mut keep: impl FnMut(&str, &[u8]) -> bool) {
+    /// Keeps the fields whose name `keep` is true for.
+    pub fn retain(&mut self, mut keep: impl FnMut(&[u8]) -> bool) {
         let Self { arena, entries } = self;
-        entries.retain(|e| {
-            let name = &arena[e.name as usize..e.name as usize + e.name_len as usize];
-            let value = &arena[e.value as usize..e.value as usize + e.value_len as usize];
-            keep(std::str::from_utf8(name).unwrap_or_default(), value)
-        });
+        entries.retain(|e| keep(name_of(arena, e)));
     }
 
     /// Bytes of all names and values.
@@ -169,17 +170,17 @@ impl Headers {
         named(&self.arena, entry, name)
     }
 
-    fn name_of(&self, e: &Entry) -> &str {
-        std::str::from_utf8(&self.arena[e.name as usize..e.name as usize + e.name_len as usize]).unwrap_or_default()
-    }
-
     fn value_of(&self, e: &Entry) -> &[u8] {
         &self.arena[e.value as usize..e.value as usize + e.value_len as usize]
     }
 }
 
 fn named(arena: &[u8], e: &Entry, name: &str) -> bool {
-    e.name_len as usize == name.len() && &arena[e.name as usize..e.name as usize + name.len()] == name.as_bytes()
+    e.name_len as usize == name.len() && name_of(arena, e) == name.as_bytes()
+}
+
+fn name_of<'a>(arena: &'a [u8], e: &Entry) -> &'a [u8] {
+    &arena[e.name as usize..e.name as usize + e.name_len as usize]
 }
 
 impl fmt::Debug for Headers {

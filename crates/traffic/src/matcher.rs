@@ -76,7 +76,8 @@ impl StringMatcher {
         }
     }
 
-    fn matches_bytes(&self, value: &[u8]) -> bool {
+    /// The same of bytes; what is not UTF-8 in them counts as U+FFFD.
+    pub fn matches_bytes(&self, value: &[u8]) -> bool {
         match std::str::from_utf8(value) {
             Ok(text) => self.matches(text),
             Err(_) => self.matches(&String::from_utf8_lossy(value)),

@@ -89,7 +89,7 @@ impl Mirror {
                     let values = edits.values(Facts { record, request: &copy, response: None });
                     edits.apply(&mut copy.headers, &values);
                 }
-                Mutation::RemoveMatching(matcher) => copy.headers.retain(|name, _| !matcher.matches(name)),
+                Mutation::RemoveMatching(matcher) => copy.headers.retain(|name| !matcher.matches_bytes(name)),
             }
         }
         match &self.host {

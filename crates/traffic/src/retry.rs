@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::forwarding::is_of;
 use crate::headers::Headers;
 use crate::matcher::HeaderMatcher;
 use crate::message::{RequestHead, ResponseHead};
@@ -194,7 +195,7 @@ impl RetryPolicy {
             return None;
         }
         let asked = Self::with_asked(base, headers);
-        headers.retain(|name, _| !name.starts_with("x-envoy-") || !ASKING.contains(&name));
+        headers.retain(|name| !is_of(&ASKING, name));
         asked
     }
 

@@ -462,9 +462,9 @@ pub fn write_response(head: &ResponseHead, wire: ResponseWire<'_>, out: &mut Vec
 }
 
 fn write_fields(headers: &Headers, framing: Framing, proper_case: bool, out: &mut Vec<u8>) {
-    for (name, value) in headers.iter() {
+    for (name, value) in headers.as_bytes() {
         let at = out.len();
-        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(name);
         if proper_case {
             let mut upper = true;
             for b in &mut out[at..] {
