@@ -317,6 +317,21 @@ async fn keeps_what_is_good(stand: &Stand) {
     hides(stand, &[&one.key, &other.key]).await;
 }
 
+/// A Secret that is deleted is told to be missing, and served on until there is another.
+async fn outlives_its_secret(stand: &Stand) {
+    stand.mesh.prints(&["delete", "secret", "missing", "-n", "istio-system"]).await;
+    let told = || async {
+        let problems = stand.mesh.control_plane("/debug/problemz").await;
+        problems.contains("Secret istio-system/missing is not there").then_some(())
+    };
+    wait::until("it is told", told).await;
+    stand.lets_in("missing.test", None).await;
+    let next = stand.authority.sign("missing.test", "");
+    stand.put(&[secret("missing", &[("tls.crt", &next.certificate), ("tls.key", &next.key)])]).await;
+    // This one has a name that openssl sees.
+    stand.agrees(&["-servername", "missing.test", "-verify_hostname", "missing.test"], &["Verification: OK"]).await;
+}
+
 /// Keys are where they are used, and nowhere else.
 async fn hides(stand: &Stand, keys: &[&str]) {
     // The middle of a key, in PEM and as the API has it.
@@ -363,6 +378,7 @@ async fn all(options: &[&str]) {
     let mut stand = admits(options).await;
     speaks(&stand).await;
     keeps_what_is_good(&stand).await;
+    outlives_its_secret(&stand).await;
     rotation::serves_what_changes(&stand).await;
     stand.mesh.down().await;
 }
