@@ -144,7 +144,9 @@ impl<'a> Exchange<'a> {
             .filter(|(name, _)| !(http2 && *name == "cookie"))
             .for_each(|(name, value)| headers.add(name, value));
         if http2 {
-            let cookies = sent.get_all("cookie").collect::<Vec<_>>().join(&b"; "[..]);
+            // Nothing is put before the first that says something.
+            let cookies: Vec<_> = sent.get_all("cookie").skip_while(|cookie| cookie.is_empty()).collect();
+            let cookies = cookies.join(&b"; "[..]);
             if !cookies.is_empty() {
                 headers.add("cookie", cookies.trim_ascii_end());
             }

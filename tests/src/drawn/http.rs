@@ -59,7 +59,7 @@ fn to_services(dice: &mut Dice, subject: &Subject<'_>, rewritable: bool, route: 
     if dice.chance(25) {
         let mut rewrite = match dice.below(3) {
             0 if rewritable => json!({"uri": dice.word(PATHS)}),
-            1 => json!({"uriRegexRewrite": {"match": "/([a-z]+)", "rewrite": "/<\\1>"}}),
+            1 => json!({"uriRegexRewrite": {"match": "/([a-z]+)", "rewrite": "/~\\1~"}}),
             _ => json!({"authority": "new.test"}),
         };
         if rewrite.get("authority").is_none() && dice.chance(30) {
