@@ -72,23 +72,22 @@ pub fn draw(dice: &mut Dice, round: u64, index: usize) -> Placed {
         _ => (Role::Gateway, at(GATEWAY, GATEWAY_PORTS[3].target)),
     };
     let bytes = to.port() == 9000 || to.port() == GATEWAY_PORTS[3].target || (to.port() != 8080 && dice.chance(25));
-    match bytes && to.port() != GATEWAY_PORTS[0].target {
+    let mut placed = match bytes && to.port() != GATEWAY_PORTS[0].target {
         true => requests::tcp(dice, &name, role, to),
-        false => {
-            let mut placed = http(dice, &name, role, to);
-            placed.case.identity = identity(&placed, round as usize, index);
-            placed
-        }
+        false => http(dice, &name, role, to),
+    };
+    placed.case.identity = identity(&placed, round as usize, index);
+    if let (Some(_), Some(request)) = (placed.case.identity, &mut placed.case.h2) {
+        // As every client says it in TLS.
+        request.uri = request.uri.replacen("http:", "https:", 1);
     }
+    placed
 }
 
-/// Who it is from, for most that call the workload over HTTP/1. What a port that is in clear passes on of a handshake is
-/// never the same; and an HTTP/2 client that says `http` in TLS reads that in Envoy's challenge, and `https` in ours.
+/// Who it is from, for most that call the workload where it takes handshakes. What a port that is in clear passes on of
+/// a handshake is never the same.
 fn identity(placed: &Placed, round: usize, index: usize) -> Option<&'static str> {
-    let mutual = placed.role == Role::Sidecar
-        && placed.to.port() == 8080
-        && placed.case.h2.is_none()
-        && !index.is_multiple_of(4);
+    let mutual = placed.role == Role::Sidecar && matches!(placed.to.port(), 8080 | 9000) && !index.is_multiple_of(4);
     mutual.then(|| CALLERS[(index / 4 + index + round) % CALLERS.len()])
 }
 

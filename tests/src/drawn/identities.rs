@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use tokio_rustls::TlsConnector;
 
-use crate::case::Case;
+use crate::case::{Case, Do};
 use crate::tls::Authority;
 
 /// Who calls: other namespaces, accounts and trust domains. `old.test` is at times another name of the mesh's domain,
@@ -28,11 +28,18 @@ pub const CALLERS: [&str; 8] = [
     "spiffe://stranger.test/ns/shop/sa/web",
 ];
 
+/// The TLS of one caller, by what it speaks inside.
+struct Caller {
+    http1: TlsConnector,
+    http2: TlsConnector,
+    bytes: TlsConnector,
+}
+
 /// The mesh's authority, and callers with certificates of it.
 pub struct Identities {
     authority: Authority,
-    /// By identity, for HTTP/1 and for HTTP/2.
-    callers: BTreeMap<&'static str, [TlsConnector; 2]>,
+    /// By identity.
+    callers: BTreeMap<&'static str, Caller>,
 }
 
 impl Default for Identities {
@@ -50,7 +57,7 @@ impl Identities {
         let authority = Authority::new("mesh");
         let callers = CALLERS.iter().map(|identity| {
             let certified = authority.sign("", identity);
-            let config = |protocols: [&str; 3]| {
+            let config = |protocols: &[&str]| {
                 let chain = vec![CertificateDer::from(certified.der.clone())];
                 let key = PrivateKeyDer::from_pem_slice(certified.key.as_bytes()).expect("a key");
                 let provider = Arc::new(aws_lc_rs::default_provider());
@@ -58,12 +65,17 @@ impl Identities {
                 let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
                 let config = config.expect("versions").dangerous().with_custom_certificate_verifier(anybody);
                 let mut config = config.with_client_auth_cert(chain, key).expect("a certificate");
-                config.alpn_protocols = protocols.map(|name| name.as_bytes().to_vec()).to_vec();
+                config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
                 // Each connection proves anew who it is from.
                 config.resumption = Resumption::disabled();
                 TlsConnector::from(Arc::new(config))
             };
-            (*identity, [config(["istio-http/1.1", "istio", "http/1.1"]), config(["istio-h2", "istio", "h2"])])
+            let caller = Caller {
+                http1: config(&["istio-http/1.1", "istio", "http/1.1"]),
+                http2: config(&["istio-h2", "istio", "h2"]),
+                bytes: config(&["istio"]),
+            };
+            (*identity, caller)
         });
         let callers = callers.collect();
         Identities { authority, callers }
@@ -77,8 +89,13 @@ impl Identities {
 
     /// The TLS of a case's client.
     pub fn of(&self, case: &Case) -> Option<&TlsConnector> {
-        let [http1, http2] = self.callers.get(case.identity?)?;
-        Some(if case.h2.is_some() { http2 } else { http1 })
+        let caller = self.callers.get(case.identity?)?;
+        let speaks_http1 = case.client.iter().any(|act| matches!(act, Do::Answer | Do::AnswerToHead));
+        Some(match case.h2 {
+            Some(_) => &caller.http2,
+            None if speaks_http1 => &caller.http1,
+            None => &caller.bytes,
+        })
     }
 }
 
