@@ -3,7 +3,7 @@
 //! Knows nothing of services or rules. Source: Istio `pilot/pkg/model/context.go` (ParseServiceNodeWithMetadata),
 //! `pkg/model/proxy.go` (NodeMetadata).
 
-use crate::registry::{Labels, Locality};
+use crate::registry::{Labels, Locality, NETWORK};
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use lateen_galley::mesh::{self, ProxyConfig};
@@ -125,6 +125,8 @@ impl Node {
         };
         let mut labels = metadata.map("STATIC_LABELS");
         labels.extend(metadata.map("LABELS"));
+        let network = metadata.text("NETWORK").filter(|name| !name.is_empty());
+        labels.extend(network.iter().map(|network| (NETWORK.to_owned(), network.clone())));
         let locality = match (labels.get("istio-locality"), &node.locality) {
             // Label values cannot hold a slash, so the label separates with dots.
             (Some(label), _) => Locality::parse(&label.replace('.', "/")),
@@ -157,7 +159,7 @@ impl Node {
             locality,
             node_name: metadata.text("NODE_NAME").filter(|name| !name.is_empty()),
             register_group: metadata.text("AUTO_REGISTER_GROUP").filter(|name| !name.is_empty()),
-            network: metadata.text("NETWORK").filter(|name| !name.is_empty()),
+            network,
             service_account: metadata.text("SERVICE_ACCOUNT").filter(|name| !name.is_empty()),
             proven_account: None,
         })

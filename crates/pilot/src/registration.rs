@@ -77,6 +77,9 @@ impl Member {
         if let Some(account) = &node.service_account {
             entry.entry("serviceAccount").or_insert_with(|| json!(account));
         }
+        if let Some(network) = &node.network {
+            entry.insert("network".to_owned(), json!(network));
+        }
         if !node.locality.region.is_empty() {
             entry.insert("locality".to_owned(), json!(node.locality.to_string()));
         }

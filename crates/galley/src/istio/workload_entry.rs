@@ -15,7 +15,7 @@ pub struct WorkloadEntry {
     pub ports: BTreeMap<String, u32>,
     /// Labels, for subsets and selectors.
     pub labels: BTreeMap<String, String>,
-    /// The network it is in; endpoints of other networks are reached through gateways.
+    /// The network it is in: its label `topology.istio.io/network`, whatever the others say.
     pub network: String,
     /// `region/zone/subzone`.
     pub locality: String,

@@ -7,6 +7,9 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{Findings, names, shared};
 
+/// Says of a gateway to which other network it leads.
+const NETWORK: &str = "topology.istio.io/network";
+
 const TYPES: [&str; 4] = ["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"];
 
 pub(super) fn check(service: &Service, findings: &mut Findings) {
@@ -26,6 +29,12 @@ pub(super) fn check(service: &Service, findings: &mut Findings) {
         if let Some(value) = value.as_deref().filter(|value| !known.contains(value)) {
             findings.error(format!("spec.{field}"), format!("{value:?} is not one of {}", known.join(", ")));
         }
+    }
+    if service.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(NETWORK)) {
+        findings.warning(
+            format!("metadata.labels[{NETWORK:?}]"),
+            "gateways between networks are not used: endpoints are reached directly",
+        );
     }
     if let Some(selector) = &spec.selector {
         shared::labels("spec.selector", selector, findings);

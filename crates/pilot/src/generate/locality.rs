@@ -2,7 +2,7 @@
 //!
 //! Source: Istio `core/loadbalancer/loadbalancer.go`, `pilot/pkg/networking/util` (LbPriority, LocalityMatch).
 
-use crate::registry::{Endpoint, Locality};
+use crate::registry::{Endpoint, Locality, NETWORK};
 use std::collections::BTreeMap;
 
 /// What a client prefers.
@@ -138,9 +138,6 @@ fn without_gaps(mut groups: Vec<Group<'_>>) -> Vec<Group<'_>> {
     }
     groups
 }
-
-/// Label of the network an endpoint is on.
-pub const NETWORK: &str = "topology.istio.io/network";
 
 #[cfg(test)]
 #[path = "locality_tests.rs"]

@@ -24,6 +24,8 @@ pub enum EndpointAddress {
 pub const REGION: &str = "topology.kubernetes.io/region";
 pub const ZONE: &str = "topology.kubernetes.io/zone";
 pub const SUBZONE: &str = "topology.istio.io/subzone";
+/// Label of the network a workload is on.
+pub const NETWORK: &str = "topology.istio.io/network";
 /// Label that says which machine a workload is on.
 pub const HOSTNAME: &str = "kubernetes.io/hostname";
 

@@ -12,7 +12,8 @@ mod service_entry;
 mod workload;
 
 pub use endpoint::{
-    Endpoint, EndpointAddress, HOSTNAME, Labels, Locality, PortEndpoints, REGION, SUBZONE, Workload, ZONE, selects,
+    Endpoint, EndpointAddress, HOSTNAME, Labels, Locality, NETWORK, PortEndpoints, REGION, SUBZONE, Workload, ZONE,
+    selects,
 };
 pub use protocol::{Protocol, Shape};
 pub use service::{Cidr, Distribution, ExportTo, Resolution, Service, ServicePort, Source, TargetPort};

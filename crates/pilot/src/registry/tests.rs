@@ -218,6 +218,21 @@ fn workload_selectors_find_pods_and_workload_entries() {
 }
 
 #[test]
+fn the_network_of_a_workload_entry_is_a_label() {
+    let registry = registry(&[service_entry(
+        "near",
+        json!({
+            "hosts": ["near.internal"], "resolution": "STATIC", "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}],
+            "endpoints": [{"address": "192.168.0.9", "network": "vm", "labels": {NETWORK: "other", "app": "a"}}],
+        }),
+        json!({}),
+    )]);
+    let near = registry.get(&"near.internal".into(), "shop").unwrap();
+    let endpoint = &near.endpoints[&80][0];
+    assert_eq!((endpoint.topology(NETWORK), endpoint.topology("app")), ("vm", "a"));
+}
+
+#[test]
 fn entries_of_one_namespace_for_one_host_are_one_service() {
     let entry = |name: &str, port: u16| {
         let ports = json!([{"number": port, "name": name, "protocol": "HTTP"}]);

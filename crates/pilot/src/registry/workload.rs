@@ -1,6 +1,6 @@
 //! Workloads: pods and workload entries.
 
-use super::endpoint::{Endpoint, EndpointAddress, Labels, Locality, REGION, SUBZONE, Workload, ZONE};
+use super::endpoint::{Endpoint, EndpointAddress, Labels, Locality, NETWORK, REGION, SUBZONE, Workload, ZONE};
 use crate::world::EndpointChange;
 use k8s_openapi::api::core::v1::Pod;
 use lateen_galley::istio::WorkloadEntry;
@@ -238,6 +238,9 @@ fn workload_name(pod: &Pod) -> String {
 fn of_entry(entry: &WorkloadEntry, name: &str, namespace: &str, metadata_labels: Option<&Labels>) -> WorkloadInfo {
     let mut labels = metadata_labels.cloned().unwrap_or_default();
     labels.extend(entry.labels.clone());
+    if !entry.network.is_empty() {
+        labels.insert(NETWORK.to_owned(), entry.network.clone());
+    }
     WorkloadInfo {
         identity: Workload {
             name: name.to_owned(),

@@ -3,10 +3,10 @@
 //! Source: Istio `core/loadbalancer/loadbalancer.go` (GetEffectiveLbSetting), `xds/ads.go` (setTopologyLabels).
 
 use super::{ScopeKey, View};
-use crate::generate::locality::{NETWORK, Preference, PreferenceRule};
+use crate::generate::locality::{Preference, PreferenceRule};
 use crate::node::Node;
 use crate::registry::{
-    Distribution, Endpoint, HOSTNAME, Labels, Locality, REGION, Registry, SUBZONE, Service, ZONE, locality_of,
+    Distribution, Endpoint, HOSTNAME, Labels, Locality, NETWORK, REGION, Registry, SUBZONE, Service, ZONE, locality_of,
 };
 use crate::rules::{DestinationRules, Policy};
 use crate::world::World;
