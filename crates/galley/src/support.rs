@@ -34,6 +34,9 @@ const SERVICE: Kind = Kind::Service;
 const AUTHORIZATION: Kind = Kind::AuthorizationPolicy;
 const AUTHENTICATION: Kind = Kind::RequestAuthentication;
 
+/// What policies can refer to that is enforced at waypoints alone, of which there are none.
+const OF_WAYPOINTS: When = When::Is(&["Service", "ServiceEntry", "GatewayClass"]);
+
 const LINES: &[Line] = &[
     (
         VIRTUAL_SERVICE,
@@ -52,10 +55,10 @@ const LINES: &[Line] = &[
     (SIDECAR, "spec.egress[].port.protocol", When::Is(&["UDP"]), "this protocol"),
     (SIDECAR, "spec.ingress[].port.protocol", When::Is(&["UDP"]), "this protocol"),
     (SIDECAR, "spec.ingress[].tls", When::Given, "ending TLS at a sidecar"),
-    (AUTHORIZATION, "spec.targetRef", When::Given, "applying to objects of the Gateway API or to waypoints"),
-    (AUTHORIZATION, "spec.targetRefs", When::Given, "applying to objects of the Gateway API or to waypoints"),
-    (AUTHENTICATION, "spec.targetRef", When::Given, "applying to objects of the Gateway API or to waypoints"),
-    (AUTHENTICATION, "spec.targetRefs", When::Given, "applying to objects of the Gateway API or to waypoints"),
+    (AUTHORIZATION, "spec.targetRef.kind", OF_WAYPOINTS, "enforcing what only a waypoint could"),
+    (AUTHORIZATION, "spec.targetRefs[].kind", OF_WAYPOINTS, "enforcing what only a waypoint could"),
+    (AUTHENTICATION, "spec.targetRef.kind", OF_WAYPOINTS, "enforcing what only a waypoint could"),
+    (AUTHENTICATION, "spec.targetRefs[].kind", OF_WAYPOINTS, "enforcing what only a waypoint could"),
     (AUTHENTICATION, "spec.jwtRules[].presence", When::Is(&["REQUIRED"]), "demanding a token (a policy can)"),
     (SERVICE, "spec.loadBalancerSourceRanges", When::Given, "refusing clients by their address"),
     (SERVICE, "spec.externalIPs", When::Given, "serving external addresses"),

@@ -25,3 +25,15 @@ pub struct PolicyTargetReference {
     /// Must be empty.
     pub namespace: String,
 }
+
+impl PolicyTargetReference {
+    /// The Gateway of the Gateway API that it refers to, if it does: its workloads are the pods of the policy's namespace
+    /// with the label [`GATEWAY_NAME`].
+    pub fn gateway(&self) -> Option<&str> {
+        let is_gateway = self.group == "gateway.networking.k8s.io" && self.kind == "Gateway";
+        (is_gateway && self.namespace.is_empty()).then_some(&self.name)
+    }
+}
+
+/// Label of the pods of a Gateway, whose name it says.
+pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";

@@ -22,6 +22,16 @@ pub enum LookupError {
         /// Its API group, `core` for Kubernetes' own.
         group: String,
     },
+    /// A kind of the past, whose objects said who may do what. To pass them over would leave open what they closed.
+    #[error("{name} ({group}) is carried out no more, and protects nothing; write instead {instead}")]
+    Gone {
+        /// As in a manifest's `kind`.
+        name: &'static str,
+        /// Its API group.
+        group: &'static str,
+        /// What says the same today.
+        instead: &'static str,
+    },
     /// The kind is known, in another version or group.
     #[error("{name} is not served in {given:?}; use {served}")]
     Version {
@@ -87,8 +97,22 @@ const NOT_YET: &[(&str, &str, &str)] = &[
     ("", "Node", "nodes"),
 ];
 
+/// Kinds of Istio before 1.6 that said who may do what: group, kind, plural, and what says it today.
+const GONE: &[(&str, &str, &str, &str)] = &[
+    ("rbac.istio.io", "ServiceRole", "serviceroles", RULES),
+    ("rbac.istio.io", "ServiceRoleBinding", "servicerolebindings", RULES),
+    ("rbac.istio.io", "AuthorizationPolicy", "authorizationpolicies", RULES),
+    ("rbac.istio.io", "RbacConfig", "rbacconfigs", EVERYBODY_OUT),
+    ("rbac.istio.io", "ClusterRbacConfig", "clusterrbacconfigs", EVERYBODY_OUT),
+];
+
+const RULES: &str = "an AuthorizationPolicy (security.istio.io/v1): the role's services are its selector, \
+                     the role's rules its rules' to, the binding's subjects their from";
+const EVERYBODY_OUT: &str = "an AuthorizationPolicy (security.istio.io/v1) with spec {}, in each namespace that was included \
+                             or for all in istio-system: it lets in only whom others allow";
+
 /// Groups whose kinds say what runs, and what the mesh does with its traffic: none of them is passed over unnoticed.
-const OWN_GROUPS: [&str; 10] = [
+const OWN_GROUPS: [&str; 11] = [
     "",
     "apps",
     "batch",
@@ -96,6 +120,7 @@ const OWN_GROUPS: [&str; 10] = [
     "networking.istio.io",
     "security.istio.io",
     "authentication.istio.io",
+    "rbac.istio.io",
     "telemetry.istio.io",
     "extensions.istio.io",
     "networking.k8s.io",
@@ -138,6 +163,9 @@ pub fn by_api_version(api_version: &str, kind: &str) -> Result<Kind, LookupError
             return Ok(info.kind);
         }
         return Err(other_version(info, api_version));
+    }
+    if let Some((group, name, _, instead)) = GONE.iter().find(|gone| gone.0 == group && gone.1 == kind) {
+        return Err(LookupError::Gone { name, group, instead });
     }
     if is_foreign(group, kind) {
         let group = if group.is_empty() { "core" } else { group };
@@ -203,6 +231,10 @@ fn one_word(word: &str) -> Result<Vec<Kind>, LookupError> {
         Kind::table().iter().filter(|info| info.categories.contains(&lower.as_str())).map(|info| info.kind).collect();
     if !category.is_empty() {
         return Ok(category);
+    }
+    let is_gone = |(_, kind, plural, _): &&(&str, &str, &str, &str)| *plural == name || kind.eq_ignore_ascii_case(name);
+    if let Some((group, name, _, instead)) = GONE.iter().find(is_gone) {
+        return Err(LookupError::Gone { name, group, instead });
     }
     let not_yet = |(known_group, kind, plural): &&(&str, &str, &str)| {
         (*plural == name || kind.eq_ignore_ascii_case(name)) && (group.is_empty() || group == *known_group)

@@ -56,6 +56,7 @@ fn what_nobody_serves_is_said_so() {
         "the server doesn't have a resource type \"virtualservces\", did you mean \"virtualservices\"?"
     );
     assert_eq!(said("zebras"), "the server doesn't have a resource type \"zebras\"");
+    assert!(said("servicerole").starts_with("ServiceRole (rbac.istio.io) is carried out no more"));
     assert_eq!(said("wasmplugin"), "WasmPlugin (extensions.istio.io) is not supported yet");
     assert_eq!(said("pods.apps"), "the server doesn't have a resource type \"pods.apps\", did you mean \"pods\"?");
 
@@ -73,6 +74,14 @@ fn what_nobody_serves_is_said_so() {
         said("extensions/v1beta1", "Deployment"),
         "Deployment is not served in \"extensions/v1beta1\"; use apps/v1"
     );
+    // Passed over, they would seem to protect what they do not.
+    for kind in ["ServiceRole", "ServiceRoleBinding", "RbacConfig", "ClusterRbacConfig", "AuthorizationPolicy"] {
+        let said = said("rbac.istio.io/v1alpha1", kind);
+        let begins =
+            format!("{kind} (rbac.istio.io) is carried out no more, and protects nothing; write instead an Auth");
+        assert!(said.starts_with(&begins), "{said}");
+    }
+    assert!(said("rbac.istio.io/v1alpha1", "ServiceRoll").starts_with("no kind"));
     assert_eq!(
         said("gateway.networking.k8s.io/v1", "Gateway"),
         "Gateway (gateway.networking.k8s.io) is no kind of the mesh: passed over"

@@ -6,6 +6,7 @@ use super::{digest, oldest_first};
 use crate::config::Config as MeshSettings;
 use crate::registry::{Labels, Registry, selects};
 use lateen_galley::istio::authorization_policy::{Action, DRY_RUN, Rule};
+use lateen_galley::istio::policy_target::{GATEWAY_NAME, PolicyTargetReference, WorkloadSelector};
 use lateen_galley::istio::request_authentication::JwtRule;
 use lateen_galley::istio::{AuthorizationPolicy, RequestAuthentication};
 use lateen_galley::mesh::ExtensionProvider;
@@ -26,14 +27,13 @@ pub struct AccessPolicy {
     /// Who is asked, for CUSTOM; else empty.
     pub provider: String,
     pub rules: Vec<Rule>,
-    selector: Labels,
+    attached: Attached,
     digest: u64,
 }
 
 impl AccessPolicy {
     fn new(object: &Object) -> Option<AccessPolicy> {
         let spec = &object.typed::<Config<AuthorizationPolicy>>()?.spec;
-        let selector = spec.selector.as_ref().map(|selector| selector.match_labels.clone());
         Some(AccessPolicy {
             namespace: object.namespace().to_owned(),
             name: object.name().to_owned(),
@@ -41,7 +41,7 @@ impl AccessPolicy {
             dry_run: object.annotation(DRY_RUN).is_some_and(|said| said.starts_with(['1', 't', 'T'])),
             provider: spec.provider.as_ref().map(|provider| provider.name.clone()).unwrap_or_default(),
             rules: spec.rules.clone(),
-            selector: selector.unwrap_or_default(),
+            attached: Attached::new(spec.selector.as_ref(), spec.target_ref.as_ref(), &spec.target_refs),
             digest: digest(object),
         })
     }
@@ -52,7 +52,7 @@ impl PartialEq for AccessPolicy {
         self.digest == other.digest
             && (&self.namespace, &self.name, self.action, self.dry_run)
                 == (&other.namespace, &other.name, other.action, other.dry_run)
-            && (&self.provider, &self.selector, &self.rules) == (&other.provider, &other.selector, &other.rules)
+            && (&self.provider, &self.attached, &self.rules) == (&other.provider, &other.attached, &other.rules)
     }
 }
 
@@ -64,10 +64,44 @@ impl Hash for AccessPolicy {
     }
 }
 
+/// Which workloads a policy holds for. Source: Istio `pilot/pkg/model/policyattachment.go` (ShouldAttachPolicy).
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Attached {
+    /// Those with all of these labels.
+    Selected(Labels),
+    /// Those of the policy's own namespace that are gateways of one of these names.
+    Gateways(Vec<String>),
+}
+
+impl Attached {
+    fn new(
+        selector: Option<&WorkloadSelector>,
+        target: Option<&PolicyTargetReference>,
+        targets: &[PolicyTargetReference],
+    ) -> Attached {
+        // The list goes before its forerunner.
+        let targets = if targets.is_empty() { target.map(std::slice::from_ref).unwrap_or_default() } else { targets };
+        if targets.is_empty() {
+            return Attached::Selected(selector.map(|selector| selector.match_labels.clone()).unwrap_or_default());
+        }
+        Attached::Gateways(targets.iter().filter_map(|target| target.gateway().map(str::to_owned)).collect())
+    }
+
+    fn holds(&self, in_own_namespace: bool, labels: &Labels) -> bool {
+        match self {
+            Attached::Selected(selector) => selects(selector, labels),
+            Attached::Gateways(names) => {
+                in_own_namespace && labels.get(GATEWAY_NAME).is_some_and(|name| names.contains(name))
+            }
+        }
+    }
+}
+
 /// A RequestAuthentication's rules, and whom they hold for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Tokens {
-    selector: Labels,
+    namespace: String,
+    attached: Attached,
     rules: Vec<JwtKeys>,
 }
 
@@ -198,10 +232,11 @@ impl AccessRules {
         }
         for object in oldest_first(snapshot, Kind::RequestAuthentication) {
             let Some(config) = object.typed::<Config<RequestAuthentication>>() else { continue };
-            let selector = config.spec.selector.as_ref().map(|selector| selector.match_labels.clone());
+            let spec = &config.spec;
             rules.tokens.entry(object.namespace().to_owned()).or_default().push(Tokens {
-                selector: selector.unwrap_or_default(),
-                rules: config.spec.jwt_rules.iter().map(|rule| JwtKeys::new(Arc::new(rule.clone()), keys)).collect(),
+                namespace: object.namespace().to_owned(),
+                attached: Attached::new(spec.selector.as_ref(), spec.target_ref.as_ref(), &spec.target_refs),
+                rules: spec.jwt_rules.iter().map(|rule| JwtKeys::new(Arc::new(rule.clone()), keys)).collect(),
             });
         }
         rules
@@ -213,10 +248,12 @@ impl AccessRules {
         let namespaces: Vec<&str> = [self.root.as_str()].into_iter().chain(own).collect();
         let policies = namespaces.iter().filter_map(|namespace| self.policies.get(*namespace)).flatten();
         let tokens = namespaces.iter().filter_map(|namespace| self.tokens.get(*namespace)).flatten();
-        let tokens = tokens.filter(|tokens| selects(&tokens.selector, labels)).flat_map(|tokens| &tokens.rules);
+        let tokens = tokens.filter(|tokens| tokens.attached.holds(tokens.namespace == namespace, labels));
+        let tokens = tokens.flat_map(|tokens| &tokens.rules);
         let mut tokens: Vec<JwtKeys> = tokens.cloned().collect();
         tokens.sort_by(|a, b| a.rule.issuer.cmp(&b.rule.issuer));
-        let policies: Vec<_> = policies.filter(|policy| selects(&policy.selector, labels)).cloned().collect();
+        let holds = |policy: &&Arc<AccessPolicy>| policy.attached.holds(policy.namespace == namespace, labels);
+        let policies: Vec<_> = policies.filter(holds).cloned().collect();
         // Where there is no policy, nothing depends on the mesh's name.
         let trust_domains = if policies.is_empty() { Vec::new() } else { self.trust_domains.clone() };
         let named = |provider: &&Arc<ExtensionProvider>| policies.iter().any(|policy| policy.provider == provider.name);
@@ -224,3 +261,7 @@ impl AccessRules {
         Access { policies, tokens, trust_domains, providers }
     }
 }
+
+#[cfg(test)]
+#[path = "access_tests.rs"]
+mod tests;
