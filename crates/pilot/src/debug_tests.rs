@@ -29,3 +29,15 @@ fn pages_show_what_is_connected() {
     drop(connection);
     assert!(pilot.answer("/metrics").body.contains("pilot_xds 0\n"));
 }
+
+#[test]
+fn policies_that_have_nobody_to_ask_are_told() {
+    let cluster = Cluster::read(include_str!("../testdata/custom-in.yaml"));
+    let pilot = cluster.pilot();
+    let lost = "sidecar~10.244.0.8~lost.shop~shop.svc.cluster.local";
+    let _connections = [testing::connect(&pilot, testing::SIDECAR), testing::connect(&pilot, lost)];
+    let told: serde_json::Value = serde_json::from_str(&pilot.answer("/debug/problemz").body).unwrap();
+    let why = "it is none of the mesh's extensionProviders whose service is known";
+    let said = format!("AuthorizationPolicy shop/nobody denies what it matches: of provider \"never-set-up\", {why}");
+    assert_eq!(told, serde_json::json!([{"proxy": lost, "problems": [said]}]));
+}

@@ -36,6 +36,7 @@ pub fn build(scope: &Scope<'_>, node: &Node, labels: &Labels, memo: &mut Memo, p
             .map(|refused| format!("server {} of gateway {}: {}", refused.server, refused.gateway, refused.reason)),
     );
     let access = Arc::new(scope.world.access.find(&scope.world.registry, &node.namespace, labels));
+    problems.extend(access.problems());
     let mut own = Own::default();
     for (key, planned) in &plan.listeners {
         let chains = chains(scope, *key, planned, problems);

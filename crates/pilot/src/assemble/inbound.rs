@@ -46,6 +46,11 @@ impl<'a> Inbound<'a> {
         Inbound { world, key, node, by_target, access, modes, tls }
     }
 
+    /// What cannot be carried out as it is said.
+    pub fn problems(&self) -> Vec<String> {
+        self.access.problems()
+    }
+
     /// Adds what leads to the workload.
     pub fn add(&self, memo: &mut Memo, clusters: &mut Vec<Resource>, listeners: &mut Vec<Resource>) {
         let redirected = self.key.interception != Interception::None;

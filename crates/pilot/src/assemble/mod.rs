@@ -168,7 +168,9 @@ pub fn assemble(
                 listeners.remove(name);
             }
             let (mut own_clusters, mut own_listeners) = (Vec::new(), Vec::new());
-            inbound::Inbound::new(world, key, node, &labels).add(memo, &mut own_clusters, &mut own_listeners);
+            let inbound = inbound::Inbound::new(world, key, node, &labels);
+            problems.extend(inbound.problems());
+            inbound.add(memo, &mut own_clusters, &mut own_listeners);
             let named = |resource: Resource| (Arc::clone(resource.name()), resource);
             clusters.extend(own_clusters.into_iter().map(named));
             listeners.extend(own_listeners.into_iter().map(named));

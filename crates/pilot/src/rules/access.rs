@@ -11,7 +11,7 @@ use lateen_galley::istio::request_authentication::JwtRule;
 use lateen_galley::istio::{AuthorizationPolicy, RequestAuthentication};
 use lateen_galley::mesh::ExtensionProvider;
 use lateen_galley::{Config, Kind, Object, Snapshot};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -172,6 +172,37 @@ pub struct Access {
     pub trust_domains: Vec<String>,
     /// Those of the mesh's that policies of action CUSTOM name, and that are there.
     pub providers: Vec<Provider>,
+}
+
+impl Access {
+    /// Policies of action CUSTOM: what is only tried decides nothing, so nobody is asked.
+    pub fn custom(&self) -> impl Iterator<Item = &Arc<AccessPolicy>> {
+        self.policies.iter().filter(|policy| policy.action == Action::Custom && !policy.dry_run)
+    }
+
+    /// Whom policies of action CUSTOM ask. A workload can have one provider, so of several it is none.
+    pub fn provider(&self) -> Option<&Provider> {
+        let asked = &self.custom().next()?.provider;
+        let same = self.custom().all(|policy| policy.provider == *asked);
+        self.providers.iter().find(|provider| same && provider.settings.name == *asked)
+    }
+
+    /// Why policies deny what they should ask about.
+    pub fn problems(&self) -> Vec<String> {
+        if self.provider().is_some() {
+            return Vec::new();
+        }
+        let several = self.custom().map(|policy| &policy.provider).collect::<BTreeSet<_>>().len() > 1;
+        let of = |policy: &Arc<AccessPolicy>| {
+            let AccessPolicy { namespace, name, provider, .. } = &**policy;
+            let why = match several {
+                true => "others for this workload name another, and it can have one",
+                false => "it is none of the mesh's extensionProviders whose service is known",
+            };
+            format!("AuthorizationPolicy {namespace}/{name} denies what it matches: of provider {provider:?}, {why}")
+        };
+        self.custom().map(of).collect()
+    }
 }
 
 /// An extension provider, and the service that it is.

@@ -47,3 +47,26 @@ fn a_selector_selects_gateways_too() {
     assert!(hold(&policies("istio-system", "selector: {matchLabels: {app: edge}}"), "shop", edge));
     assert!(!hold(&policies("shop", "selector: {matchLabels: {app: web}}"), "shop", edge));
 }
+
+#[test]
+fn a_workload_cannot_have_two_providers() {
+    let custom = |name: &str, provider: &str, more: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: shop{more}}}\n\
+             spec: {{action: CUSTOM, provider: {{name: {provider}}}, rules: [{{}}]}}\n---\n"
+        )
+    };
+    let problems = |policies: &str| {
+        let rules = AccessRules::new(&Cluster::read(policies).0, &MeshSettings::default(), &Keys::default());
+        rules.find(&Registry::default(), "shop", &Labels::new()).problems()
+    };
+    let tried = custom("c", "other", ", annotations: {istio.io/dry-run: \"true\"}");
+    assert_eq!(problems(&tried), Vec::<String>::new(), "what is only tried denies nothing");
+    let of = |name: &str, provider: &str| {
+        format!(
+            "AuthorizationPolicy shop/{name} denies what it matches: of provider {provider:?}, \
+             others for this workload name another, and it can have one"
+        )
+    };
+    assert_eq!(problems(&(custom("a", "one", "") + &custom("b", "two", ""))), [of("a", "one"), of("b", "two")]);
+}

@@ -6,7 +6,7 @@
 use super::named;
 use crate::generate::wire;
 use crate::names;
-use crate::rules::{Access, AccessPolicy, Provider};
+use crate::rules::{Access, Provider};
 use envoy_types::pb::envoy::config::core::v3::{
     ApiVersion, GrpcService, HeaderValue, HttpUri, grpc_service::EnvoyGrpc, grpc_service::TargetSpecifier,
     http_uri::HttpUpstreamType,
@@ -26,9 +26,7 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{
 };
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::{Any, Duration as ProtoDuration};
-use lateen_galley::istio::authorization_policy::Action;
 use lateen_galley::mesh::{ExtAuthzGrpc, ExtAuthzHttp, ExtensionProvider, RequestBody};
-use std::sync::Arc;
 use std::time::Duration;
 
 const HTTP_RBAC: &str = "envoy.filters.http.rbac";
@@ -51,14 +49,9 @@ struct Custom<'a> {
 }
 
 fn custom(access: &Access, tcp: bool) -> Option<Custom<'_>> {
-    // What is only tried decides nothing, so nobody is asked.
-    let is_custom = |policy: &&Arc<AccessPolicy>| policy.action == Action::Custom && !policy.dry_run;
-    let policies: Vec<&Arc<AccessPolicy>> = access.policies.iter().filter(is_custom).collect();
-    let first = policies.first()?;
-    // A workload can have one provider.
-    let same = policies.iter().all(|policy| policy.provider == first.provider);
-    let provider = access.providers.iter().find(|provider| same && provider.settings.name == first.provider);
-    let named = policies.iter().flat_map(|policy| named(policy, access, tcp, &format!("{RULE}-{}-", policy.provider)));
+    access.custom().next()?;
+    let provider = access.provider();
+    let named = access.custom().flat_map(|policy| named(policy, access, tcp, &format!("{RULE}-{}-", policy.provider)));
     let named = named.map(|(name, rule)| (if provider.is_some() { name } else { format!("{name}{BAD}") }, rule));
     Some(Custom {
         rules: Rbac { action: Does::Deny.into(), policies: named.collect(), ..Default::default() },
