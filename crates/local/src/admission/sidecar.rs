@@ -17,6 +17,8 @@ const PROXY_IMAGE: &str = "sidecar.istio.io/proxyImage";
 const USER_VOLUMES: &str = "sidecar.istio.io/userVolume";
 const USER_MOUNTS: &str = "sidecar.istio.io/userVolumeMount";
 const STATUS: &str = "sidecar.istio.io/status";
+/// What Istio's own installation labels its gateways with, in `istio`.
+const GATEWAYS: [&str; 2] = ["ingressgateway", "egressgateway"];
 /// Label that tells clients' proxies that this pod's takes the mesh's mutual TLS.
 const TLS_MODE: &str = "security.istio.io/tlsMode";
 
@@ -25,6 +27,7 @@ pub fn complete_pod(pod: &mut Value, namespace: Option<&Value>) {
     let inject = wants_sidecar(pod, namespace);
     let image = annotation(pod, PROXY_IMAGE).unwrap_or(INJECTED_IMAGE).to_owned();
     let (volumes, mounts) = (listed(pod, USER_VOLUMES), listed(pod, USER_MOUNTS));
+    let gateway = label(pod, "istio").filter(|label| GATEWAYS.contains(label)).map(str::to_owned);
     if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) {
         spec.entry("serviceAccountName").or_insert_with(|| json!("default"));
         // There is one node, and so nothing to schedule.
@@ -40,6 +43,9 @@ pub fn complete_pod(pod: &mut Value, namespace: Option<&Value>) {
             }
         }
         mount_identity(spec);
+        if let Some(gateway) = &gateway {
+            mount_certificates(spec, gateway);
+        }
     }
     let Some(metadata) = pod.get_mut("metadata").and_then(Value::as_object_mut) else { return };
     if let Value::Array(finalizers) = metadata.entry("finalizers").or_insert_with(|| json!([]))
@@ -62,9 +68,6 @@ pub fn complete_pod(pod: &mut Value, namespace: Option<&Value>) {
 /// What the agent beside a proxy needs: the workload's token, the mesh's roots, and a place for its sockets. Names and
 /// paths are those of Istio's injection template; the roots are projected, so that they change while the pod runs.
 fn mount_identity(spec: &mut Map<String, Value>) {
-    let containers = spec.get_mut("containers").and_then(Value::as_array_mut).into_iter().flatten();
-    let mut proxies = containers.filter(|container| container["name"] == PROXY_CONTAINER);
-    let Some(proxy) = proxies.next().and_then(Value::as_object_mut) else { return };
     let token =
         json!({"serviceAccountToken": {"audience": "istio-ca", "expirationSeconds": 43200, "path": "istio-token"}});
     let roots = json!({"configMap": {"name": "istio-ca-root-cert", "optional": true}});
@@ -75,12 +78,32 @@ fn mount_identity(spec: &mut Map<String, Value>) {
         ("istiod-ca-cert", "/var/run/secrets/istio", json!({"projected": {"sources": [roots, revocations]}})),
         ("workload-socket", "/var/run/secrets/workload-spiffe-uds", json!({"emptyDir": {}})),
     ];
-    add_named(proxy, "volumeMounts", volumes.iter().map(|(name, path, _)| json!({"name": name, "mountPath": path})));
-    let volumes = volumes.into_iter().map(|(name, _, mut volume)| {
-        volume["name"] = json!(name);
-        volume
-    });
-    add_named(spec, "volumes", volumes);
+    for (name, path, volume) in volumes {
+        mount(spec, name, path, volume);
+    }
+}
+
+/// The Secrets that Istio's own gateways mount, if they are there: Gateways of old name their files.
+fn mount_certificates(spec: &mut Map<String, Value>, gateway: &str) {
+    for what in ["certs", "ca-certs"] {
+        let name = format!("{gateway}-{what}");
+        let volume = json!({"secret": {"secretName": format!("istio-{name}"), "optional": true}});
+        mount(spec, &name, &format!("/etc/istio/{name}"), volume);
+    }
+}
+
+/// Mounts a volume into the proxy, unless the pod has one of that name, or the proxy something at that place.
+fn mount(spec: &mut Map<String, Value>, name: &str, path: &str, mut volume: Value) {
+    let containers = spec.get_mut("containers").and_then(Value::as_array_mut).into_iter().flatten();
+    let mut proxies = containers.filter(|container| container["name"] == PROXY_CONTAINER);
+    let Some(proxy) = proxies.next().and_then(Value::as_object_mut) else { return };
+    let mounted = proxy.get("volumeMounts").and_then(Value::as_array);
+    if mounted.is_some_and(|mounted| mounted.iter().any(|known| known["mountPath"] == path)) {
+        return;
+    }
+    add_named(proxy, "volumeMounts", std::iter::once(json!({"name": name, "mountPath": path})));
+    volume["name"] = json!(name);
+    add_named(spec, "volumes", std::iter::once(volume));
 }
 
 /// Adds objects to a list of objects with names, but for those whose name is there.

@@ -110,6 +110,35 @@ fn pods_get_a_sidecar_unless_somebody_says_no() {
 }
 
 #[test]
+fn gateways_mount_what_istios_own_mount() {
+    let mounted = |label: &str, spec: Value| {
+        let pod = pod(json!({"name": "a", "namespace": "edge", "labels": {"istio": label}}), spec);
+        let pod = prepared(&Snapshot::default(), pod);
+        let mounts = pod["spec"]["containers"][0]["volumeMounts"].as_array().unwrap().clone();
+        let of =
+            |mount: &Value| format!("{} {}", mount["mountPath"].as_str().unwrap(), mount["name"].as_str().unwrap());
+        let found: Vec<String> = mounts.iter().map(of).filter(|mount| mount.starts_with("/etc/istio/")).collect();
+        (found, pod["spec"]["volumes"].clone())
+    };
+    let gateway = json!({"containers": [{"name": "istio-proxy", "image": "auto", "args": ["proxy", "router"]}]});
+    let (found, volumes) = mounted("egressgateway", gateway.clone());
+    let expected = ["certs", "ca-certs"].map(|what| format!("/etc/istio/egressgateway-{what} egressgateway-{what}"));
+    assert_eq!(found, expected);
+    let secret = json!({"secretName": "istio-egressgateway-ca-certs", "optional": true});
+    assert!(volumes.as_array().unwrap().contains(&json!({"name": "egressgateway-ca-certs", "secret": secret})));
+    assert!(mounted("edge", gateway.clone()).0.is_empty());
+
+    // What somebody mounts there stays.
+    let mut own = gateway;
+    own["containers"][0]["volumeMounts"] = json!([{"name": "own", "mountPath": "/etc/istio/ingressgateway-certs"}]);
+    own["volumes"] = json!([{"name": "own", "emptyDir": {}}]);
+    let (found, volumes) = mounted("ingressgateway", own);
+    assert_eq!(found[0], "/etc/istio/ingressgateway-certs own");
+    assert_eq!(found.len(), 2);
+    assert!(!volumes.as_array().unwrap().iter().any(|volume| volume["name"] == "ingressgateway-certs"));
+}
+
+#[test]
 fn what_one_machine_does_not_do_is_told() {
     let deployment = object(json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "namespace": "shop"},

@@ -332,6 +332,23 @@ async fn outlives_its_secret(stand: &Stand) {
     stand.agrees(&["-servername", "missing.test", "-verify_hostname", "missing.test"], &["Verification: OK"]).await;
 }
 
+/// Secrets that Istio's own gateways mount, which come when the pod is there.
+async fn serves_what_it_mounts(stand: &Stand) {
+    stand.turns_away("mounted.test", Some("alice")).await;
+    let own = stand.authority.sign("mounted.test", "");
+    let certificate = [("tls.crt", own.certificate.as_str()), ("tls.key", own.key.as_str())];
+    let authorities = [("ca-chain.cert.pem", stand.authority.pem.as_str())];
+    stand
+        .put(&[
+            secret("istio-ingressgateway-certs", &certificate),
+            secret("istio-ingressgateway-ca-certs", &authorities),
+        ])
+        .await;
+    wait::until("the files are served", || async { stand.curl("mounted.test", Some("alice"), &[]).await.ok() }).await;
+    stand.turns_away("mounted.test", Some("foreign")).await;
+    stand.turns_away("mounted.test", None).await;
+}
+
 /// Keys are where they are used, and nowhere else.
 async fn hides(stand: &Stand, keys: &[&str]) {
     // The middle of a key, in PEM and as the API has it.
@@ -379,6 +396,7 @@ async fn all(options: &[&str]) {
     speaks(&stand).await;
     keeps_what_is_good(&stand).await;
     outlives_its_secret(&stand).await;
+    serves_what_it_mounts(&stand).await;
     rotation::serves_what_changes(&stand).await;
     stand.mesh.down().await;
 }
