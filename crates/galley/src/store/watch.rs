@@ -74,8 +74,23 @@ impl Watch {
     /// [`Expired`] when this watch fell so far behind that changes are lost to it.
     pub async fn next(&mut self) -> Result<Event, Expired> {
         loop {
+            if let Some(event) = self.progress().await? {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// The next change, or nothing when others were made that are not wanted: [`Self::revision`] has grown then. Dropping the
+    /// future loses nothing.
+    ///
+    /// # Errors
+    /// [`Expired`] when this watch fell so far behind that changes are lost to it.
+    pub async fn progress(&mut self) -> Result<Option<Event>, Expired> {
+        loop {
             self.revisions.mark_unchanged();
-            if let Some(event) = self.try_next()? {
+            let before = self.seen;
+            let event = self.try_next()?;
+            if event.is_some() || self.seen > before {
                 return Ok(event);
             }
             // The sender lives in the store this watch holds, so it cannot be gone.

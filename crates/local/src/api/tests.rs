@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use lateen_galley::store::Done;
-use lateen_galley::{Kind, Manifest, ReadOptions, Snapshot, Store, StoreSettings, read_manifests};
+use lateen_galley::store::{Change, Done};
+use lateen_galley::{Kind, Manifest, Object, ReadOptions, Snapshot, Store, StoreSettings, read_manifests};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -277,6 +277,36 @@ async fn a_replica_follows_and_survives_the_server() {
     drop(snapshots);
     replica.await.unwrap();
     _running.shutdown_background();
+}
+
+#[tokio::test]
+async fn a_replica_claims_no_revision_that_it_does_not_hold() {
+    const PAIRS: usize = 100;
+    let World { client, admission, .. } = &world(StoreSettings::default()).await;
+    let (sender, mut snapshots) = watch::channel(None);
+    tokio::spawn(replicate(client.clone(), &[Kind::ServiceAccount, Kind::Service], sender));
+    until(&mut snapshots, |_| true).await;
+    let account = |name: String| json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "shop"}});
+    let mut written = Vec::new();
+    for index in 0..PAIRS {
+        let mut service = service(&format!("s{index}"));
+        service["metadata"]["namespace"] = json!("shop");
+        for (kind, object) in [(Kind::Service, service), (Kind::ServiceAccount, account(format!("a{index}")))] {
+            let (outcome, _) = admission.write(Change::Create(Object::decode(object).unwrap())).unwrap();
+            written.push((kind, outcome.object.name().to_owned(), outcome.object.revision()));
+        }
+        let Some(snapshot) = snapshots.borrow_and_update().clone() else { panic!("there was one") };
+        for (kind, name, revision) in &written {
+            let there = snapshot.find(*kind, "shop", name).is_some();
+            assert!(there || *revision > snapshot.revision(), "{kind} {name} at {}", snapshot.revision());
+        }
+        tokio::task::yield_now().await;
+    }
+    // What it does not follow is seen all of, too.
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "last"}});
+    let last = client.apply(&map, "shop", false).await.unwrap().object;
+    let last: u64 = last["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    until(&mut snapshots, |snapshot| snapshot.revision() == last).await;
 }
 
 /// What a client that is not ours sends and gets, byte for byte.

@@ -12,7 +12,7 @@ use lateen_galley::Kind;
 use lateen_galley::store::{Event, EventKind, Filter, Watch};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::path::ObjectPath;
 use super::request::Call;
@@ -21,7 +21,10 @@ use super::serve::Body;
 use super::status::Refusal;
 use super::{Server, objects, table};
 
-/// A watch that nothing happens to says so this often, if the client wants bookmarks.
+/// A watch that nothing happens to says this soon how far it is, if the client wants bookmarks and the cluster has gone on: who
+/// watches several kinds knows by that what it has seen all of.
+const BOOKMARK_SOON: Duration = Duration::from_millis(5);
+/// And this often in any case.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// How long a watch lasts unless the client says; Kubernetes takes 30 minutes and up to as much again.
 const LASTS: Duration = Duration::from_secs(30 * 60);
@@ -78,6 +81,8 @@ pub fn watch(server: &Server, kind: Kind, path: &ObjectPath, call: &Call) -> Res
         lines,
         ends: Instant::now() + lasts,
         bookmarks: call.flag("allowWatchBookmarks"),
+        told: from,
+        due: None,
         over: false,
     };
     let frames = stream::unfold(following, |mut following| async move {
@@ -106,6 +111,9 @@ struct Following {
     lines: VecDeque<Bytes>,
     ends: Instant,
     bookmarks: bool,
+    /// The revision the client was told last, and when it is to be told how far this is.
+    told: u64,
+    due: Option<Instant>,
     over: bool,
 }
 
@@ -118,28 +126,40 @@ impl Following {
             if self.over {
                 return None;
             }
+            if !self.bookmarks || self.watch.revision() <= self.told {
+                self.due = None;
+            } else {
+                self.due = self.due.or(Some(Instant::now() + BOOKMARK_SOON));
+            }
+            let bookmark = self.due.unwrap_or_else(|| Instant::now() + BOOKMARK_EVERY);
             tokio::select! {
                 () = sleep_until(self.ends) => {
                     self.over = true;
-                    if self.bookmarks {
-                        let revision = self.watch.revision();
-                        self.lines.push_back(self.view.bookmark(revision, false));
-                    }
+                    self.tell_revision();
                 }
-                event = timeout(BOOKMARK_EVERY, self.watch.next()) => match event {
-                    Ok(Ok(event)) => self.lines.extend(self.view.event(&event)),
-                    Ok(Err(expired)) => {
+                () = sleep_until(bookmark) => self.tell_revision(),
+                event = self.watch.progress() => match event {
+                    Ok(Some(event)) => {
+                        if let Some(line) = self.view.event(&event) {
+                            self.told = event.revision;
+                            self.lines.push_back(line);
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(expired) => {
                         self.over = true;
                         let status = Refusal::Expired(expired.to_string()).object();
                         self.lines.push_back(line(&json!({"type": "ERROR", "object": status})));
                     }
-                    Err(_) if self.bookmarks => {
-                        let revision = self.watch.revision();
-                        self.lines.push_back(self.view.bookmark(revision, false));
-                    }
-                    Err(_) => {}
                 },
             }
+        }
+    }
+
+    fn tell_revision(&mut self) {
+        if self.bookmarks {
+            self.told = self.watch.revision();
+            self.lines.push_back(self.view.bookmark(self.told, false));
         }
     }
 }

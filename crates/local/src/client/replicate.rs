@@ -1,6 +1,7 @@
 //! Keeps snapshots of the cluster's objects in step with the API: a list, then a watch from its revision,
 //! again and again, for every kind wanted (what Kubernetes' informers do).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,10 +23,13 @@ enum Change {
     All(Kind, Vec<Arc<Object>>, u64),
     Put(Arc<Object>),
     Removed(Key, u64),
+    /// Nothing else of the kind happened up to this revision.
+    Reached(Kind, u64),
 }
 
 /// Publishes a snapshot of all objects of `kinds` once every kind has been listed, and a new one whenever
-/// something changed; changes that come together are published together. While the API cannot be reached
+/// something changed; changes that come together are published together. A snapshot's revision is the one up to which it holds
+/// the changes of all the kinds. While the API cannot be reached
 /// the last snapshot stays. Runs until nobody reads the snapshots any more.
 pub async fn replicate(client: Client, kinds: &[Kind], snapshots: watch::Sender<Option<Snapshot>>) {
     let (sender, mut changes) = mpsc::channel(QUEUE);
@@ -35,43 +39,48 @@ pub async fn replicate(client: Client, kinds: &[Kind], snapshots: watch::Sender<
     }
     drop(sender);
     let mut snapshot = Snapshot::default();
-    let mut missing: Vec<Kind> = kinds.to_vec();
+    let mut reached: BTreeMap<Kind, u64> = BTreeMap::new();
     loop {
         let change = tokio::select! {
             change = changes.recv() => change,
             () = snapshots.closed() => return,
         };
         let Some(change) = change else { return };
-        put(&mut snapshot, &mut missing, change);
+        let mut changed = put(&mut snapshot, &mut reached, change);
         while let Ok(change) = changes.try_recv() {
-            put(&mut snapshot, &mut missing, change);
+            changed |= put(&mut snapshot, &mut reached, change);
         }
-        if missing.is_empty() {
+        let revision = reached.values().min().copied().unwrap_or(0);
+        changed |= revision != snapshot.revision();
+        snapshot.set_revision(revision);
+        if changed && kinds.iter().all(|kind| reached.contains_key(kind)) {
             snapshots.send_replace(Some(snapshot.clone()));
         }
     }
 }
 
-fn put(snapshot: &mut Snapshot, missing: &mut Vec<Kind>, change: Change) {
-    let revision = match change {
+/// Whether that changes any object.
+fn put(snapshot: &mut Snapshot, reached: &mut BTreeMap<Kind, u64>, change: Change) -> bool {
+    let (kind, revision, changed) = match change {
         Change::All(kind, objects, revision) => {
             let gone: Vec<Key> = snapshot.objects(kind).map(|object| object.key()).collect();
             gone.iter().for_each(|key| drop(snapshot.remove(key)));
             objects.into_iter().for_each(|object| drop(snapshot.insert(object)));
-            missing.retain(|waiting| *waiting != kind);
-            revision
+            (kind, revision, true)
         }
         Change::Put(object) => {
-            let revision = object.revision();
+            let (kind, revision) = (object.kind(), object.revision());
             snapshot.insert(object);
-            revision
+            (kind, revision, true)
         }
         Change::Removed(key, revision) => {
             snapshot.remove(&key);
-            revision
+            (key.kind, revision, true)
         }
+        Change::Reached(kind, revision) => (kind, revision, false),
     };
-    snapshot.set_revision(snapshot.revision().max(revision));
+    reached.insert(kind, revision);
+    changed
 }
 
 async fn follow(client: Client, kind: Kind, changes: mpsc::Sender<Change>) {
@@ -112,7 +121,7 @@ async fn list_and_watch(
             let reached = event.object.pointer("/metadata/resourceVersion").and_then(Value::as_str);
             reached.unwrap_or_default().clone_into(&mut revision);
             let change = match event.kind {
-                EventKind::Bookmark => continue,
+                EventKind::Bookmark => Some(Change::Reached(kind, revision.parse().unwrap_or(0))),
                 EventKind::Added | EventKind::Modified => decode(kind, event.object).map(Change::Put),
                 EventKind::Deleted => {
                     let text = |pointer| event.object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
