@@ -1,6 +1,7 @@
 //! Waiting until what was applied is in force: workloads are ready, Services lead to them, and every proxy has taken the
 //! configuration that says so.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -38,17 +39,77 @@ impl Sync {
 pub struct ProxySync {
     /// The node's id, as in Istio: `sidecar~10.244.0.5~helloworld-v1.canary~canary.svc.cluster.local`.
     pub proxy: String,
-    /// It has accepted all there is for it.
-    pub synced: bool,
-    /// What it refused: the resource's name and why.
-    pub refused: Vec<(String, String)>,
+    /// It has accepted or refused all there is for it.
+    pub answered: bool,
+    /// What it refused of that.
+    pub refused: Vec<Refused>,
+    /// What it waits for before all that it accepted is in force, in words; known of proxies of ours.
+    pub awaited: BTreeSet<String>,
 }
 
-/// Waits until the objects, as the mesh answered when they were written, are in force.
+/// A resource that a proxy refused.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Refused {
+    pub resource: String,
+    /// Of its content; none if its removal was refused.
+    pub version: Option<String>,
+    pub reason: String,
+}
+
+/// What keeps proxies from what they are told. What kept them already before a change is not that change's doing: it is told,
+/// and not waited for.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Troubles {
+    refused: BTreeSet<(String, Refused)>,
+    awaited: BTreeSet<(String, String)>,
+}
+
+impl Troubles {
+    fn of(sync: &Sync) -> Troubles {
+        let each = || sync.proxies.iter();
+        let refused = each().flat_map(|one| one.refused.iter().map(|refused| (one.proxy.clone(), refused.clone())));
+        let awaited = each().flat_map(|one| one.awaited.iter().map(|awaited| (one.proxy.clone(), awaited.clone())));
+        Troubles { refused: refused.collect(), awaited: awaited.collect() }
+    }
+
+    /// Those there are now; none while the control plane does not answer.
+    pub async fn now(state: &StateDir) -> Troubles {
+        sync(&state.control_plane()).await.map(|sync| Troubles::of(&sync)).unwrap_or_default()
+    }
+
+    /// What proxies wait for now, without what they refused.
+    pub async fn awaited(state: &StateDir) -> Troubles {
+        Troubles { refused: BTreeSet::new(), ..Troubles::now(state).await }
+    }
+
+    /// Those that are not among the older ones, and those that are.
+    fn apart(self, older: &Troubles) -> (Troubles, Troubles) {
+        let (old_refused, refused) = self.refused.into_iter().partition(|one| older.refused.contains(one));
+        let (old_awaited, awaited) = self.awaited.into_iter().partition(|one| older.awaited.contains(one));
+        (Troubles { refused, awaited }, Troubles { refused: old_refused, awaited: old_awaited })
+    }
+
+    /// In words.
+    fn told(&self) -> impl Iterator<Item = String> {
+        let refused = self.refused.iter();
+        let refused =
+            refused.map(|(proxy, Refused { resource, reason, .. })| format!("{proxy} refuses {resource}: {reason}"));
+        refused.chain(self.awaited.iter().map(|(proxy, what)| format!("{proxy}: {what}")))
+    }
+}
+
+/// Waits until the objects, as the mesh answered when they were written, are in force. Gives in words what of the troubles that
+/// were there `before` still is.
 ///
 /// # Errors
 /// What is still missing after `patience`, or which proxy refuses what.
-pub async fn in_force(client: &Client, state: &StateDir, objects: &[Value], patience: Duration) -> Result<(), Error> {
+pub async fn in_force(
+    client: &Client,
+    state: &StateDir,
+    objects: &[Value],
+    before: &Troubles,
+    patience: Duration,
+) -> Result<Vec<String>, Error> {
     let deadline = Instant::now() + patience;
     for object in objects {
         ready(client, object, deadline).await?;
@@ -56,7 +117,7 @@ pub async fn in_force(client: &Client, state: &StateDir, objects: &[Value], pati
     let written = objects.iter().filter_map(revision).max().unwrap_or(0);
     // A pod is ready before its Services' endpoints say so.
     let led = controllers(client, deadline).await?;
-    proxies(&state.control_plane(), written.max(led), deadline).await
+    proxies(&state.control_plane(), written.max(led), before, deadline).await
 }
 
 /// Waits until the cluster's controllers have followed what there is; gives the revision at which they had.
@@ -124,31 +185,45 @@ fn is_rolled_out(deployment: &Value) -> bool {
             .all(|field| number(field).unwrap_or(0) == replicas)
 }
 
-async fn proxies(socket: &Path, wanted: u64, deadline: Instant) -> Result<(), Error> {
+async fn proxies(socket: &Path, wanted: u64, before: &Troubles, deadline: Instant) -> Result<Vec<String>, Error> {
     loop {
         let problem = match sync(socket).await {
             // The control plane may be starting again.
             Err(error) => error.to_string(),
-            Ok(sync) => {
-                if let Some((proxy, refused)) =
-                    sync.proxies.iter().find_map(|proxy| Some((proxy, proxy.refused.first()?)))
-                    && sync.revision >= wanted
-                {
-                    let (resource, reason) = refused;
-                    return Err(Error::Usage(format!("{} refuses {resource}: {reason}", proxy.proxy)));
-                }
-                let behind = sync.proxies.iter().find(|proxy| !proxy.synced);
-                match behind {
-                    _ if sync.revision < wanted => "the control plane has not seen it yet".to_string(),
-                    Some(proxy) => format!("{} has not taken it yet", proxy.proxy),
-                    None => return Ok(()),
-                }
-            }
+            Ok(sync) => match look(&sync, wanted, before) {
+                Look::InForce(standing) => return Ok(standing),
+                Look::Refused(refusal) => return Err(Error::Usage(refusal)),
+                Look::NotYet(problem) => problem,
+            },
         };
         if Instant::now() >= deadline {
             return Err(Error::Usage(format!("not in force in time: {problem}")));
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// What is seen of a revision at one look.
+#[derive(Debug, PartialEq)]
+enum Look {
+    /// Every proxy has it; in words, what troubles stand from before.
+    InForce(Vec<String>),
+    /// A proxy refuses it.
+    Refused(String),
+    NotYet(String),
+}
+
+fn look(sync: &Sync, wanted: u64, before: &Troubles) -> Look {
+    if sync.revision < wanted {
+        return Look::NotYet("the control plane has not seen it yet".to_string());
+    }
+    let (new, standing) = Troubles::of(sync).apart(before);
+    let behind = sync.proxies.iter().find(|proxy| !proxy.answered);
+    match (new.told().next(), behind) {
+        (Some(refusal), _) if !new.refused.is_empty() => Look::Refused(refusal),
+        (_, Some(proxy)) => Look::NotYet(format!("{} has not taken it yet", proxy.proxy)),
+        (Some(awaited), None) => Look::NotYet(awaited),
+        (None, None) => Look::InForce(standing.told().collect()),
     }
 }
 
@@ -186,5 +261,35 @@ mod tests {
         assert!(is_pod_ready(&json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}})));
         assert!(!is_pod_ready(&json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}})));
         assert!(!is_pod_ready(&json!({})));
+    }
+
+    #[test]
+    fn a_change_answers_for_its_own_troubles_alone() {
+        let refused = |version: &str| Refused {
+            resource: "0.0.0.0_80".to_string(),
+            version: Some(version.to_string()),
+            reason: "no".to_string(),
+        };
+        let sync = |answered, refused: &[Refused], awaited: &[&str]| Sync {
+            revision: 7,
+            proxies: vec![ProxySync {
+                proxy: "a".to_string(),
+                answered,
+                refused: refused.to_vec(),
+                awaited: awaited.iter().map(|one| one.to_string()).collect(),
+            }],
+        };
+        let none = Troubles::default();
+        assert!(matches!(look(&sync(true, &[], &[]), 8, &none), Look::NotYet(_)));
+        assert!(matches!(look(&sync(false, &[], &[]), 7, &none), Look::NotYet(_)));
+        assert_eq!(look(&sync(true, &[], &[]), 7, &none), Look::InForce(Vec::new()));
+        let words = "a refuses 0.0.0.0_80: no".to_string();
+        assert_eq!(look(&sync(true, &[refused("1")], &[]), 7, &none), Look::Refused(words.clone()));
+        let before = Troubles::of(&sync(true, &[refused("1")], &["listener b is warming"]));
+        let standing = vec![words.clone(), "a: listener b is warming".to_string()];
+        assert_eq!(look(&sync(true, &[refused("1")], &["listener b is warming"]), 7, &before), Look::InForce(standing));
+        assert_eq!(look(&sync(true, &[refused("2")], &[]), 7, &before), Look::Refused(words));
+        let files = "listener b waits for the secret file-cert:/a~/b";
+        assert_eq!(look(&sync(true, &[], &[files]), 7, &before), Look::NotYet(format!("a: {files}")));
     }
 }

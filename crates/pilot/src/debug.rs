@@ -139,7 +139,8 @@ fn endpoints(entry: &Entry) -> Value {
 
 fn problems(state: &State, now: SystemTime) -> Value {
     let of_proxy = |proxy: &Proxy| {
-        let problems: Vec<String> = proxy.problems().chain(proxy.out_of_date(now)).collect();
+        let awaited = proxy.status.borrow().awaited.clone();
+        let problems: Vec<String> = proxy.problems().chain(proxy.out_of_date(now)).chain(awaited).collect();
         (!problems.is_empty()).then(|| json!({ "proxy": proxy.node.id, "problems": problems }))
     };
     state.proxies().filter_map(of_proxy).collect()

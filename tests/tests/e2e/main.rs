@@ -17,6 +17,7 @@ mod moves;
 mod mtls;
 mod real_envoy;
 mod routes;
+mod told;
 mod volumes;
 mod workload_groups;
 

@@ -10,7 +10,6 @@ use crate::duration;
 use crate::error::Error;
 use crate::manifests;
 use crate::state_dir::StateDir;
-use crate::waiting;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -40,9 +39,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     let manifests = manifests::read(&arguments.files, options)?;
     let client = arguments.state_dir.client();
     super::block_on(async {
-        let objects = super::apply(&client, &manifests, arguments.dry_run).await?;
         if arguments.wait {
-            waiting::in_force(&client, &arguments.state_dir, &objects, arguments.timeout).await?;
+            super::apply_in_force(&client, &arguments.state_dir, &manifests, arguments.timeout).await?;
+        } else {
+            super::apply(&client, &manifests, arguments.dry_run).await?;
         }
         Ok(ExitCode::SUCCESS)
     })

@@ -19,13 +19,18 @@ pub mod send;
 pub mod test;
 pub mod up;
 
+use std::time::Duration;
+
+use lateen_galley::store::Done;
 use lateen_galley::{KindInfo, Manifest, kind};
 use lateen_local::api::batch::Made;
 use lateen_local::client::Client;
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::state_dir::StateDir;
 use crate::terminal;
+use crate::waiting::{self, Troubles};
 
 /// What `lateen` can do.
 #[derive(clap::Subcommand)]
@@ -78,17 +83,32 @@ fn block_on<T>(command: impl Future<Output = Result<T, Error>>) -> Result<T, Err
     result
 }
 
-/// Makes the mesh what manifests say, or changes nothing, and tells of each object and of what looks wrong; gives the
-/// objects as they are now.
-async fn apply(client: &Client, manifests: &[Manifest], dry_run: bool) -> Result<Vec<Value>, Error> {
+/// Makes the mesh what manifests say, or changes nothing, and tells of each object and of what looks wrong.
+async fn apply(client: &Client, manifests: &[Manifest], dry_run: bool) -> Result<Vec<Made>, Error> {
     let applied = client.apply_all(manifests, dry_run).await?;
     applied.warnings.iter().for_each(terminal::warn);
-    let mut objects = Vec::with_capacity(applied.items.len());
-    for Made { done, object } in applied.items {
-        println!("{} {done}{}", name(&object), if dry_run { " (dry run)" } else { "" });
-        objects.push(object);
+    for Made { done, object } in &applied.items {
+        println!("{} {done}{}", name(object), if dry_run { " (dry run)" } else { "" });
     }
-    Ok(objects)
+    Ok(applied.items)
+}
+
+/// The same, and waits until it is in force.
+async fn apply_in_force(
+    client: &Client,
+    state: &StateDir,
+    manifests: &[Manifest],
+    patience: Duration,
+) -> Result<(), Error> {
+    let before = Troubles::now(state).await;
+    let made = apply(client, manifests, false).await?;
+    // What is the same as before is to be in force, whatever kept it from that.
+    let changed = made.iter().any(|made| made.done != Done::Unchanged);
+    let before = if changed { before } else { Troubles::default() };
+    let objects: Vec<Value> = made.into_iter().map(|made| made.object).collect();
+    let standing = waiting::in_force(client, state, &objects, &before, patience).await?;
+    standing.iter().for_each(terminal::warn);
+    Ok(())
 }
 
 /// As kubectl prints a kind before a name: `virtualservice.networking.istio.io`.

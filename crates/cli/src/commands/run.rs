@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use crate::duration;
 use crate::error::Error;
 use crate::state_dir::StateDir;
-use crate::waiting;
 
 #[derive(clap::Args)]
 #[command(
@@ -90,8 +89,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
         decoded.push(Manifest { origin: Origin { source: "lateen run".into(), document: index + 1 }, object });
     }
     super::block_on(async {
-        let objects = super::apply(&client, &decoded, false).await?;
-        waiting::in_force(&client, &arguments.state_dir, &objects, arguments.timeout).await?;
+        super::apply_in_force(&client, &arguments.state_dir, &decoded, arguments.timeout).await?;
         match &arguments.group {
             Some(group) => println!("{} runs and joins the group {group}", arguments.name),
             None => {

@@ -16,7 +16,7 @@ use crate::manifests;
 use crate::state_dir::StateDir;
 use crate::terminal::{self, Style};
 use crate::traffic_test::{self, Live, Offline, Ran, Report, Result as Tested, Written, junit};
-use crate::waiting;
+use crate::waiting::{self, Troubles};
 
 /// How long proxies may take to have what was applied before.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -136,7 +136,9 @@ fn offline(
 
 async fn live(tests: &[Written], arguments: &Arguments, report: &Report) -> Result<Vec<Tested>, Error> {
     let state = &arguments.state_dir;
-    waiting::in_force(&state.client(), state, &[], PATIENCE).await?;
+    let awaited = Troubles::awaited(state).await;
+    let standing = waiting::in_force(&state.client(), state, &[], &awaited, PATIENCE).await?;
+    standing.iter().for_each(terminal::warn);
     let mut live = Live::new(state.clone(), arguments.certificates.clone()).await?;
     let mut results = Vec::new();
     for written in tests {

@@ -26,7 +26,7 @@ use crate::error::Error;
 use crate::secrecy;
 use crate::state_dir::StateDir;
 use crate::terminal;
-use crate::waiting;
+use crate::waiting::{self, Troubles};
 
 /// The log of a mesh in the background, in its state directory.
 const LOG: &str = "up.log";
@@ -220,10 +220,7 @@ async fn sail(
         () = stop.asked() => return Ok(ExitCode::SUCCESS),
     };
     for warning in cluster.warnings() {
-        terminal::warn(warning);
-        if let Some(reporter) = reporter.as_mut().and_then(|reporter| reporter.as_mut()) {
-            reporter.warn(&warning.to_string());
-        }
+        warn(&mut reporter, &warning.to_string());
     }
     tokio::spawn(tell(progress));
 
@@ -237,17 +234,29 @@ async fn sail(
     ended.map(|()| ExitCode::SUCCESS)
 }
 
+/// Tells what looks wrong, to the terminal that waits for the mesh as well.
+fn warn(reporter: &mut Option<&mut Option<Reporter>>, warning: &str) {
+    terminal::warn(warning);
+    if let Some(reporter) = reporter.as_mut().and_then(|reporter| reporter.as_mut()) {
+        reporter.warn(warning);
+    }
+}
+
 /// Announces the mesh when it is ready, then watches over it for ever.
 async fn watch(
     cluster: &Cluster,
     state: &StateDir,
     began: Instant,
-    reporter: Option<&mut Option<Reporter>>,
+    mut reporter: Option<&mut Option<Reporter>>,
 ) -> Result<(), Error> {
     let announced = match tokio::time::timeout(PATIENCE, ready(cluster, state)).await {
-        Ok(ingress) => {
+        Ok(ready) => {
+            let (ingress, standing) = ready?;
+            for warning in &standing {
+                warn(&mut reporter, warning);
+            }
             let took = began.elapsed().as_secs_f64();
-            Ok(match ingress?.authority(HTTP) {
+            Ok(match ingress.authority(HTTP) {
                 Ok(authority) => format!("the mesh is up in {took:.2} s, its ingress gateway at http://{authority}"),
                 Err(error) => format!("the mesh is up in {took:.2} s, its ingress gateway not: {error}"),
             })
@@ -271,13 +280,16 @@ async fn watch(
     std::future::pending().await
 }
 
-/// Waits until pods are ready and every proxy has taken what the manifests say; gives where the ingress gateway is.
-async fn ready(cluster: &Cluster, state: &StateDir) -> Result<Ingress, Error> {
+/// Waits until pods are ready and every proxy has taken what the manifests say; gives where the ingress gateway is, and
+/// what does not work yet.
+async fn ready(cluster: &Cluster, state: &StateDir) -> Result<(Ingress, Vec<String>), Error> {
     cluster.ready().await;
     let client = cluster.client();
     let now = client.list(Kind::Namespace, &Selection::default()).await?;
-    waiting::in_force(client, state, &[now], PATIENCE).await?;
-    Ingress::find(client).await
+    // They serve without it by now, as proxies do that wait for files in vain.
+    let awaited = Troubles::awaited(state).await;
+    let standing = waiting::in_force(client, state, &[now], &awaited, PATIENCE).await?;
+    Ok((Ingress::find(client).await?, standing))
 }
 
 /// Tells what happens in words.

@@ -6,10 +6,11 @@ use hyper::{Method, StatusCode};
 use lateen_citadel::serve::Ca;
 use lateen_pilot::Pilot;
 use lateen_pilot::push::{Proxy, State};
+use lateen_xds::ads::server::Refusal;
 use serde::Serialize;
 
 use super::pages::{Page, Pages};
-use crate::waiting::{ProxySync, Sync};
+use crate::waiting::{ProxySync, Refused, Sync};
 
 /// Where the authority shows itself.
 pub const AUTHORITY: &str = "/ca";
@@ -59,11 +60,15 @@ fn sync(state: &State) -> Sync {
 }
 
 fn proxy(proxy: &Proxy) -> ProxySync {
-    let status = proxy.status.borrow();
-    let refused = status.types.values().flat_map(|of_type| &of_type.refused);
+    let refused = |(name, refusal): (Arc<str>, Refusal)| Refused {
+        resource: name.to_string(),
+        version: refusal.version.map(|version| version.to_string()),
+        reason: refusal.message,
+    };
     ProxySync {
         proxy: proxy.node.id.to_string(),
-        synced: proxy.is_in_step(),
-        refused: refused.map(|(name, refusal)| (name.to_string(), refusal.message.clone())).collect(),
+        answered: proxy.has_answered(),
+        refused: proxy.refusals().into_iter().map(refused).collect(),
+        awaited: proxy.status.borrow().awaited.clone(),
     }
 }

@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::state_dir::StateDir;
 use crate::terminal::Style;
 use crate::traffic_test::{self, Live, Report, Written};
-use crate::waiting;
+use crate::waiting::{self, Troubles};
 use mesh::Mesh;
 use view::Steps;
 
@@ -131,9 +131,10 @@ async fn start(mesh: &mut Mesh, steps: &mut Steps) -> Result<(), Error> {
     steps.done("mesh", "a node in namespaces of its own, and the control plane");
     steps.doing("waiting for pods and proxies");
     let state = mesh.state().clone();
-    let in_force = waiting::in_force(&client, &state, &deployments, PATIENCE);
+    let before = Troubles::default();
+    let in_force = waiting::in_force(&client, &state, &deployments, &before, PATIENCE);
     tokio::select! {
-        ready = in_force => ready?,
+        ready = in_force => drop(ready?),
         ended = ended(mesh) => return Err(ended),
     }
     let names: Vec<&str> = deployments.iter().filter_map(|object| object.pointer("/metadata/name")?.as_str()).collect();

@@ -24,7 +24,7 @@ use crate::commands::ingress::Ingress;
 use crate::error::Error;
 use crate::state_dir::StateDir;
 use crate::terminal;
-use crate::waiting;
+use crate::waiting::{self, Troubles};
 
 /// How long proxies may take to write down what they did. Envoy keeps lines back for up to ten seconds.
 const LOG_PATIENCE: Duration = Duration::from_secs(15);
@@ -82,13 +82,14 @@ impl Live {
         if let Some(folder) = &self.folder {
             self.certificates.write(folder)?;
         }
+        let before = Troubles::now(&self.state).await;
         let mut applied = Vec::new();
         for secret in self.certificates.secrets(&test.spec, &test.metadata.namespace)? {
             let made = self.client.apply(&secret, &test.metadata.namespace, false).await?;
             made.warnings.iter().for_each(terminal::warn);
             applied.push(made.object);
         }
-        waiting::in_force(&self.client, &self.state, &applied, PATIENCE).await
+        waiting::in_force(&self.client, &self.state, &applied, &before, PATIENCE).await.map(drop)
     }
 
     /// Runs a step; `done` counts the requests that have been answered.

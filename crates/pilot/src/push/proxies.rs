@@ -7,8 +7,8 @@ use crate::registry::{Instance, Labels};
 use crate::scope::{Place, ScopeKey};
 use crate::world::{EndpointChange, World};
 use lateen_galley::Snapshot;
-use lateen_xds::ads::server::StreamStatus;
-use lateen_xds::{ResourceSet, ResourceType};
+use lateen_xds::ads::server::{Refusal, StreamStatus, TypeStatus};
+use lateen_xds::{Resource, ResourceSet, ResourceType};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -77,8 +77,24 @@ impl Proxy {
 
     /// Whether it has accepted all there is for it now.
     pub fn is_in_step(&self) -> bool {
+        self.status.borrow().synced() && self.has_answered()
+    }
+
+    /// Whether it has accepted or refused all there is for it now.
+    pub fn has_answered(&self) -> bool {
         let status = self.status.borrow();
-        status.synced() && status.version == *self.resources.borrow().version() && self.has_asked(&status)
+        status.answered() && status.version == *self.resources.borrow().version() && self.has_asked(&status)
+    }
+
+    /// What it refused of what there is for it now: an older refusal may stand until it has answered to the newer.
+    pub fn refusals(&self) -> Vec<(Arc<str>, Refusal)> {
+        let (status, resources) = (self.status.borrow(), self.resources.borrow());
+        let of_type = |(kind, of_type): (&ResourceType, &TypeStatus)| {
+            let current = |name: &str| resources.get(kind, name).map(Resource::version);
+            let refused = of_type.refused.iter().filter(|(name, refusal)| current(name) == refusal.version);
+            refused.map(|(name, refusal)| (Arc::clone(name), refusal.clone())).collect::<Vec<_>>()
+        };
+        status.types.iter().flat_map(of_type).collect()
     }
 
     /// Whether it has asked for all there is for it. Routes and endpoints are asked for by name, when a client has seen

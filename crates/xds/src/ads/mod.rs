@@ -1,6 +1,7 @@
 //! The aggregated discovery service, both ends of it. Each end is a state machine that knows no socket and no clock
 //! ([`server::ServerStream`], [`client::ClientSession`]) and a thin adapter to gRPC around it.
 
+mod awaited;
 pub mod client;
 pub mod server;
 mod workload_health;

@@ -95,6 +95,29 @@ impl State {
         awaited
     }
 
+    /// What is accepted and not in force, in words: listeners and clusters without their certificates (whether they wait or are
+    /// served without), and those that wait for anything else.
+    pub fn awaited(&self) -> BTreeSet<String> {
+        let mut awaited = BTreeSet::new();
+        let mut named: BTreeSet<&Arc<str>> = BTreeSet::new();
+        for (secret, users) in &self.secrets.users {
+            // That there is none is for the control plane to know.
+            if self.config.secrets.contains_key(secret) || !matches!(secret.origin, SecretOrigin::Server(_)) {
+                continue;
+            }
+            for (r#type, user) in users {
+                let what = if *r#type == ResourceType::Listener { "listener" } else { "cluster" };
+                awaited.insert(format!("{what} {user} waits for the secret {}", secret.name));
+                named.insert(user);
+            }
+        }
+        let waiting = |what: &'static str| move |name: &Arc<str>| format!("{what} {name} is warming");
+        let clusters = self.warming_clusters.keys().filter(|name| !named.contains(name)).map(waiting("cluster"));
+        let listeners = self.warming_listeners.keys().filter(|name| !named.contains(name)).map(waiting("listener"));
+        awaited.extend(clusters.chain(listeners));
+        awaited
+    }
+
     /// The servers of secrets that something refers to.
     pub fn secret_servers(&self) -> BTreeSet<Arc<SecretServer>> {
         let servers = self.secrets.users.keys().filter_map(|name| match &name.origin {

@@ -237,6 +237,10 @@ impl<P: FnMut(Arc<Config>)> Publisher<'_, P> {
         self.shared.workload.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn awaited(&self) -> BTreeSet<String> {
+        self.shared.state().awaited()
+    }
+
     /// What is to be asked for on a stream to `origin`.
     fn wanted(&self, origin: &SecretOrigin, r#type: &ResourceType) -> Users {
         let state = self.shared.state();
@@ -428,6 +432,7 @@ async fn converse<D: Dialect, P: FnMut(Arc<Config>)>(
                 send(session.want(wanted));
                 if told {
                     send(session.tell_health(publisher.workload()));
+                    send(session.tell_awaited(publisher.awaited()));
                 }
                 continue;
             }
@@ -445,6 +450,10 @@ async fn converse<D: Dialect, P: FnMut(Arc<Config>)>(
         }
         let refused = publisher.apply(origin, &update);
         update.overwrite_secrets();
+        if told {
+            // Before the acknowledgement: who hears that one knows what is still missing.
+            send(session.tell_awaited(publisher.awaited()));
+        }
         if !send(session.answer(&update, &refused, wanted)) {
             return StreamEnd { served, reason: "the connection is closed".to_owned() };
         }

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::service::discovery::v3 as discovery;
 use envoy_types::pb::google::rpc::Status;
 
 use crate::ResourceType;
-use crate::ads::{Protocol, WorkloadHealth};
+use crate::ads::{Protocol, WorkloadHealth, awaited};
 use crate::state::{Received, Refused, Update, Users, resource_name};
 
 /// gRPC's INTERNAL, the code of Envoy's refusals.
@@ -109,6 +109,10 @@ pub struct ClientSession {
     introduced: bool,
     /// What was said of the workload on this stream.
     told_health: Option<WorkloadHealth>,
+    /// Whether the server understands what is awaited.
+    ours: bool,
+    /// What was said to be awaited on this stream.
+    told_awaited: BTreeSet<String>,
 }
 
 impl ClientSession {
@@ -117,7 +121,16 @@ impl ClientSession {
         let node = introduced(node);
         let interest = |r#type| (r#type, Interest { wildcard: true, ..Interest::default() });
         let interests = everything_of.into_iter().map(interest).collect();
-        ClientSession { protocol, node, interests, asked: BTreeSet::new(), introduced: false, told_health: None }
+        ClientSession {
+            protocol,
+            node,
+            interests,
+            asked: BTreeSet::new(),
+            introduced: false,
+            told_health: None,
+            ours: false,
+            told_awaited: BTreeSet::new(),
+        }
     }
 
     pub fn protocol(&self) -> Protocol {
@@ -137,6 +150,8 @@ impl ClientSession {
         self.asked.clear();
         self.introduced = false;
         self.told_health = None;
+        self.ours = false;
+        self.told_awaited.clear();
         for interest in self.interests.values_mut() {
             interest.nonce = Arc::default();
         }
@@ -154,8 +169,23 @@ impl ClientSession {
         let Some(news) = health.filter(|health| self.told_health.as_ref() != Some(health)) else { return Vec::new() };
         let (r#type, error) = news.request();
         self.told_health = Some(news);
+        vec![self.say(r#type, error)]
+    }
+
+    /// What is to be said of what is awaited, if the server understands it and it is news on this stream.
+    pub fn tell_awaited(&mut self, awaited: BTreeSet<String>) -> Vec<Ask> {
+        if !self.ours || self.told_awaited == awaited {
+            return Vec::new();
+        }
+        let said = awaited::to_text(&awaited);
+        self.told_awaited = awaited;
+        vec![self.say(ResourceType::Other(Arc::from(awaited::TYPE_URL)), said)]
+    }
+
+    /// A request that asks for nothing.
+    fn say(&mut self, r#type: ResourceType, error: Option<String>) -> Ask {
         let node = (!std::mem::replace(&mut self.introduced, true)).then(|| self.node.clone());
-        vec![Ask {
+        Ask {
             r#type,
             node,
             subscribe: Vec::new(),
@@ -165,7 +195,7 @@ impl ClientSession {
             version: Arc::default(),
             nonce: Arc::default(),
             error,
-        }]
+        }
     }
 
     /// Reads a response of the delta protocol.
@@ -178,9 +208,10 @@ impl ClientSession {
             // Names by locator, which is never asked for.
             removed_resource_names: _,
             nonce,
-            control_plane: _,
+            control_plane,
             resource_errors: _,
         } = response;
+        self.ours = awaited::is_ours(control_plane.as_ref());
         let received = |resource: discovery::Resource| Received {
             name: resource.name.into(),
             version: resource.version.into(),
@@ -203,9 +234,10 @@ impl ClientSession {
             canary: _,
             type_url,
             nonce,
-            control_plane: _,
+            control_plane,
             resource_errors: _,
         } = response;
+        self.ours = awaited::is_ours(control_plane.as_ref());
         let r#type = ResourceType::from_url(&type_url);
         let version: Arc<str> = version_info.into();
         let resources: Vec<Received> = resources

@@ -14,6 +14,8 @@ pub struct StreamStatus {
     pub types: BTreeMap<ResourceType, TypeStatus>,
     /// What the client last said of the workload it is for, if anything.
     pub workload: Option<WorkloadHealth>,
+    /// What it waits for before all that it has accepted is in force, if it is a proxy of ours: in words, each naming what.
+    pub awaited: BTreeSet<String>,
     /// Names of the secrets that the client asks for: who serves them may make them up as they are asked for.
     pub secrets: BTreeSet<Arc<str>>,
 }
@@ -21,8 +23,13 @@ pub struct StreamStatus {
 impl StreamStatus {
     /// Whether the client has accepted everything it was sent and nothing waits to be sent.
     pub fn synced(&self) -> bool {
-        self.types.values().all(|of_type| of_type.waiting == 0 && of_type.sent_nonce == of_type.acked_nonce)
-            && self.types.values().all(|of_type| of_type.refused.is_empty())
+        let accepted = |of_type: &TypeStatus| of_type.sent_nonce == of_type.acked_nonce && of_type.refused.is_empty();
+        self.answered() && self.types.values().all(accepted)
+    }
+
+    /// Whether the client has accepted or refused everything, and nothing waits to be sent.
+    pub fn answered(&self) -> bool {
+        self.types.values().all(|of_type| of_type.waiting == 0 && !of_type.in_flight)
     }
 }
 
@@ -35,6 +42,8 @@ pub struct TypeStatus {
     pub names: usize,
     /// How many names are not yet told as they are now.
     pub waiting: usize,
+    /// Whether a response has been sent that is not answered yet.
+    pub in_flight: bool,
     pub sent_version: Arc<str>,
     pub sent_nonce: Arc<str>,
     pub acked_version: Arc<str>,

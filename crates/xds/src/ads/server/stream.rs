@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::service::discovery::v3 as discovery;
+use envoy_types::pb::google::rpc::Status;
 use prost::Message as _;
 
 use super::status::StreamStatus;
 use super::subscription::{Extent, News, Subscription};
-use crate::ads::{Protocol, WorkloadHealth};
+use crate::ads::{Protocol, WorkloadHealth, awaited};
 use crate::{Resource, ResourceSet, ResourceType, Resources};
 
 /// How long listeners and routes wait for clusters to be acknowledged.
@@ -64,6 +65,7 @@ impl Push {
             type_url: self.r#type.url().to_owned(),
             removed_resources: self.removed.iter().map(|name| name.to_string()).collect(),
             nonce: self.nonce.to_string(),
+            control_plane: awaited::identified(),
             ..Default::default()
         }
     }
@@ -75,6 +77,7 @@ impl Push {
             resources: self.resources.iter().map(|resource| resource.to_any(&self.r#type)).collect(),
             type_url: self.r#type.url().to_owned(),
             nonce: self.nonce.to_string(),
+            control_plane: awaited::identified(),
             ..Default::default()
         }
     }
@@ -93,6 +96,7 @@ pub struct ServerStream {
     /// When the first request came.
     opened: Option<Instant>,
     workload: Option<WorkloadHealth>,
+    awaited: BTreeSet<String>,
 }
 
 impl ServerStream {
@@ -105,6 +109,7 @@ impl ServerStream {
             waiting_since: None,
             opened: None,
             workload: None,
+            awaited: BTreeSet::new(),
         }
     }
 
@@ -120,6 +125,7 @@ impl ServerStream {
             version: Arc::clone(self.set.version()),
             types,
             workload: self.workload.clone(),
+            awaited: self.awaited.clone(),
             secrets: secrets.unwrap_or_default(),
         }
     }
@@ -160,8 +166,7 @@ impl ServerStream {
             response_nonce,
             error_detail,
         } = request;
-        if let Some(health) = WorkloadHealth::of_request(&type_url, error_detail.as_ref()) {
-            self.workload = Some(health);
+        if self.hears(&type_url, error_detail.as_ref()) {
             return Ok(Vec::new());
         }
         let r#type = ResourceType::from_url(&type_url);
@@ -229,8 +234,7 @@ impl ServerStream {
             response_nonce,
             error_detail,
         } = request;
-        if let Some(health) = WorkloadHealth::of_request(&type_url, error_detail.as_ref()) {
-            self.workload = Some(health);
+        if self.hears(&type_url, error_detail.as_ref()) {
             return Ok(Vec::new());
         }
         let r#type = ResourceType::from_url(&type_url);
@@ -265,6 +269,18 @@ impl ServerStream {
         }
         subscription.compare_all(&r#type, &set);
         Ok(self.flush(now))
+    }
+
+    /// Whether a request tells something of the client, and asks for nothing.
+    fn hears(&mut self, type_url: &str, said: Option<&Status>) -> bool {
+        if let Some(health) = WorkloadHealth::of_request(type_url, said) {
+            self.workload = Some(health);
+        } else if let Some(awaited) = awaited::of_request(type_url, said) {
+            self.awaited = awaited;
+        } else {
+            return false;
+        }
+        true
     }
 
     fn subscription(&mut self, r#type: &ResourceType) -> Result<&mut Subscription, StreamError> {

@@ -371,6 +371,7 @@ impl Subscription {
             wildcard: self.wildcard,
             names: self.names.len(),
             waiting: self.pending.len() + self.vanished.len() + suspected,
+            in_flight: self.in_flight(),
             refused: self.known.refusals(),
             ..self.status.clone()
         }

@@ -22,7 +22,7 @@ use crate::json::Schema;
 use crate::{ResourceSet, ResourceType};
 
 /// Longer than anything here takes on the slowest machine; reached only when something is wrong.
-const FAR_TOO_LONG: Duration = Duration::from_secs(60);
+pub(super) const FAR_TOO_LONG: Duration = Duration::from_secs(60);
 
 /// A control plane that tells everyone the same.
 pub(super) struct Everyone {
@@ -43,7 +43,7 @@ impl Discovery for Everyone {
 }
 
 impl Everyone {
-    fn status(&self) -> watch::Receiver<StreamStatus> {
+    pub(super) fn status(&self) -> watch::Receiver<StreamStatus> {
         self.clients.lock().unwrap().last().unwrap().1.clone()
     }
 }
@@ -148,7 +148,7 @@ impl Proxy {
         Arc::clone(&found.unwrap_or_else(|_| panic!("never {what}")).unwrap())
     }
 
-    async fn until_status(&self, what: &str, condition: impl Fn(&crate::ads::client::Status) -> bool) {
+    pub(super) async fn until_status(&self, what: &str, condition: impl Fn(&crate::ads::client::Status) -> bool) {
         let mut status = self.handle.status();
         let found = tokio::time::timeout(FAR_TOO_LONG, status.wait_for(|status| condition(status))).await;
         drop(found.unwrap_or_else(|_| panic!("never {what}")).unwrap());

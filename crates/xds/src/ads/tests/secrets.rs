@@ -10,7 +10,8 @@ use lateen_traffic::Config;
 use lateen_traffic::tls::{Secret, SecretOrigin};
 use rcgen::{CertificateParams, KeyPair};
 
-use super::loopback::{Proxy, Server, bootstrap_of};
+use super::loopback::{FAR_TOO_LONG, Proxy, Server, bootstrap_of};
+use crate::ads::server::StreamStatus;
 use crate::json::Schema;
 use crate::resource::Resource;
 use crate::{ResourceSet, ResourceType};
@@ -31,7 +32,11 @@ fn set(version: &str) -> (ResourceSet, KeyPair) {
 }
 
 fn bootstrap(port: u16, api_type: &str, timeout: &str) -> crate::bootstrap::Bootstrap {
-    bootstrap_of(&format!(
+    bootstrap_of(&written(port, api_type, timeout))
+}
+
+fn written(port: u16, api_type: &str, timeout: &str) -> String {
+    format!(
         "
 static_resources:
   clusters:
@@ -61,7 +66,7 @@ static_resources:
          {{cluster_name: sds}}}}]}}
 node: {{id: 'sidecar~10.1.1.1~a.default~default.svc.cluster.local', cluster: a.default}}
 "
-    ))
+    )
 }
 
 fn served(config: &Config) -> Option<Vec<u8>> {
@@ -118,4 +123,42 @@ async fn a_secret_that_does_not_come_holds_no_listener_for_ever() {
     let config = proxy.until("the listener", |config| config.listeners.contains_key("tls")).await;
     assert!(config.secrets.is_empty());
     proxy.task.abort();
+}
+
+#[tokio::test]
+async fn a_control_plane_of_ours_hears_what_is_waited_for() {
+    let secrets = Server::of_secrets(ResourceSet::new("0")).await;
+    let control_plane = Server::start(ResourceSet::new("0"), "127.0.0.1:0").await;
+    let cluster = format!(
+        "  clusters:
+  - name: xds
+    type: STATIC
+    load_assignment: {{cluster_name: xds, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: \
+         {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]}}
+",
+        control_plane.address.port()
+    );
+    let text = written(secrets.address.port(), "GRPC", "0.2s").replace("  clusters:\n", &cluster)
+        + "
+dynamic_resources:
+  ads_config: {api_type: DELTA_GRPC, transport_api_version: V3, grpc_services: [{envoy_grpc: {cluster_name: xds}}]}
+  cds_config: {ads: {}, resource_api_version: V3, initial_fetch_timeout: 0s}
+";
+    let mut proxy = Proxy::start(bootstrap_of(&text));
+    let heard = async |awaited: &[&str]| {
+        let said = |status: &StreamStatus| status.awaited.iter().eq(awaited) && status.synced();
+        let mut status = control_plane.everyone.status();
+        let heard = tokio::time::timeout(FAR_TOO_LONG, status.wait_for(said)).await.expect("it is told");
+        drop(heard.unwrap());
+    };
+    proxy.until_status("connected", |status| status.connected).await;
+    heard(&["listener tls waits for the secret default"]).await;
+    // Served without it, it lacks it all the same.
+    proxy.until("the listener", |config| config.listeners.contains_key("tls")).await;
+    heard(&["listener tls waits for the secret default"]).await;
+    secrets.everyone.set.send_replace(Arc::new(set("1").0));
+    heard(&[]).await;
+    proxy.task.abort();
+    control_plane.stop().await;
+    secrets.stop().await;
 }
