@@ -1,6 +1,7 @@
 //! DestinationRule: istio `pkg/config/validation/validation.go` and `agent/validation.go`.
 
 mod balancing;
+mod tls;
 
 pub(crate) use balancing::localities;
 
@@ -9,8 +10,8 @@ use std::collections::BTreeSet;
 use super::{Findings, names, shared};
 use crate::istio::DestinationRule;
 use crate::istio::destination_rule::{
-    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, H2UpgradePolicy, HttpSettings, LoadBalancerSettings,
-    OutlierDetection, TcpSettings, TrafficPolicy, TunnelSettings,
+    ClientTlsSettings, ConnectionPoolSettings, H2UpgradePolicy, HttpSettings, LoadBalancerSettings, OutlierDetection,
+    TcpSettings, TrafficPolicy, TunnelSettings,
 };
 
 pub(super) fn check(own_namespace: &str, spec: &DestinationRule, findings: &mut Findings) {
@@ -39,33 +40,13 @@ pub(super) fn check(own_namespace: &str, spec: &DestinationRule, findings: &mut 
         }
     }
     if spec.workload_selector.is_none() {
-        credentials_of_gateways(spec, findings);
+        tls::credentials_of_gateways(spec, findings);
     }
     shared::export_to(own_namespace, &spec.export_to, false, findings);
     if let Some(selector) = &spec.workload_selector {
         shared::selector("spec.workloadSelector.matchLabels", &selector.match_labels, findings);
         if spec.export_to.iter().any(|namespace| namespace != "." && namespace != own_namespace) {
             findings.error("spec.exportTo", "with a workloadSelector, a rule is for its own namespace only");
-        }
-    }
-}
-
-/// Secrets are gateways', and of sidecars that a rule selects: others are not told them, and (as with Istio) go without.
-fn credentials_of_gateways(spec: &DestinationRule, findings: &mut Findings) {
-    let of_subsets = spec.subsets.iter().enumerate();
-    let of_subsets = of_subsets.filter_map(|(index, subset)| {
-        Some((format!("spec.subsets[{index}].trafficPolicy"), subset.traffic_policy.as_ref()?))
-    });
-    let whole = spec.traffic_policy.iter().map(|policy| ("spec.trafficPolicy".to_owned(), policy));
-    for (path, policy) in whole.chain(of_subsets) {
-        let of_ports = policy.port_level_settings.iter().enumerate();
-        let of_ports = of_ports.map(|(index, port)| (format!("{path}.portLevelSettings[{index}]"), &port.tls));
-        for (path, tls) in std::iter::once((path.clone(), &policy.tls)).chain(of_ports) {
-            let named = tls.as_ref().map_or("", |tls| tls.credential_name.as_str());
-            if !named.is_empty() && !named.starts_with("configmap://") {
-                let message = "is for gateways: without a workloadSelector, sidecars speak plain text here";
-                findings.warning(format!("{path}.tls.credentialName"), message);
-            }
         }
     }
 }
@@ -150,7 +131,7 @@ fn settings(
         outlier_detection(&format!("{path}.outlierDetection"), outliers, findings);
     }
     if let Some(tls) = tls {
-        client_tls(&format!("{path}.tls"), tls, findings);
+        tls::check(&format!("{path}.tls"), tls, findings);
     }
 }
 
@@ -234,34 +215,6 @@ fn outlier_detection(path: &str, outliers: &OutlierDetection, findings: &mut Fin
         if !(100..=599).contains(code) {
             let at = format!("{path}.outlierDetectionHttpErrorCodes[{index}]");
             findings.error(at, format!("{code} is not a status code: 100 to 599"));
-        }
-    }
-}
-
-fn client_tls(path: &str, tls: &ClientTlsSettings, findings: &mut Findings) {
-    let with_files = !tls.client_certificate.is_empty()
-        || !tls.ca_certificates.is_empty()
-        || !tls.private_key.is_empty()
-        || !tls.ca_crl.is_empty();
-    let verifies = !tls.ca_certificates.is_empty() || !tls.subject_alt_names.is_empty();
-    let own = matches!(tls.mode, ClientTlsMode::Simple | ClientTlsMode::Mutual);
-    if tls.insecure_skip_verify == Some(true) && own {
-        let secret = tls.mode == ClientTlsMode::Simple && !tls.credential_name.is_empty();
-        if verifies || secret {
-            findings.error(format!("{path}.insecureSkipVerify"), "contradicts the authorities or names to verify");
-        }
-    }
-    if own && !tls.credential_name.is_empty() {
-        if with_files {
-            findings.error(path, "only one of credentialName and certificate files can be given");
-        }
-        return;
-    }
-    if tls.mode == ClientTlsMode::Mutual {
-        for (field, file) in [("clientCertificate", &tls.client_certificate), ("privateKey", &tls.private_key)] {
-            if file.is_empty() {
-                findings.error(format!("{path}.{field}"), "required in mode MUTUAL");
-            }
         }
     }
 }

@@ -183,6 +183,15 @@ pub(super) fn gateway_names(path: &str, list: &[String], findings: &mut Findings
     }
 }
 
+/// Warns of fields of TLS, each with whether it is given and whether it has an effect, that are given for nothing.
+pub(super) fn without_effect(path: &str, mode: &str, fields: &[(&str, bool, bool)], findings: &mut Findings) {
+    for (field, given, effect) in fields {
+        if *given && !effect {
+            findings.warning(format!("{path}.{field}"), format!("has no effect in mode {mode}"));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
