@@ -108,7 +108,13 @@ fn read<T: serde::de::DeserializeOwned>(call: &Call) -> Result<T, Refusal> {
         return Err(Refusal::MethodNotAllowed);
     }
     call.must_be_document()?;
-    serde_norway::from_slice(&call.body).map_err(|error| Refusal::BadRequest(error.to_string()))
+    let mut asked: Value =
+        serde_norway::from_slice(&call.body).map_err(|error| Refusal::BadRequest(error.to_string()))?;
+    if let Some(fields) = asked.as_object_mut() {
+        // That is for the answer. Older kubectl sends one of empty fields, a time that is null among them.
+        fields.remove("status");
+    }
+    serde_json::from_value(asked).map_err(|error| Refusal::BadRequest(error.to_string()))
 }
 
 fn created(object: &impl serde::Serialize) -> Result<Response<Body>, Refusal> {

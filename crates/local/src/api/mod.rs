@@ -14,6 +14,7 @@ mod objects;
 mod openapi;
 mod patch;
 pub mod path;
+mod protobuf;
 mod request;
 mod selector;
 mod serve;

@@ -6,8 +6,8 @@ use http::{HeaderMap, Method};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body;
 
-use super::path;
 use super::status::Refusal;
+use super::{path, protobuf};
 
 /// The largest body of a request about one object, in bytes; Kubernetes' own limit.
 pub const BODY_LIMIT: usize = 3 << 20;
@@ -45,14 +45,13 @@ impl Call {
                 Refusal::BadRequest(format!("the body cannot be read: {error}"))
             }
         })?;
-        let content_type = header(CONTENT_TYPE).split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        Ok(Self {
-            method,
-            body: collected.to_bytes(),
-            query: path::query(query),
-            accept: header(ACCEPT).to_owned(),
-            content_type,
-        })
+        let mut content_type = header(CONTENT_TYPE).split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let mut body = collected.to_bytes();
+        if content_type == protobuf::MEDIA_TYPE {
+            body = Bytes::from(protobuf::read(&body).map_err(Refusal::Protobuf)?.to_string());
+            content_type = "application/json".to_owned();
+        }
+        Ok(Self { method, body, query: path::query(query), accept: header(ACCEPT).to_owned(), content_type })
     }
 
     /// The first value of a query key; empty if it is not there.

@@ -5,6 +5,8 @@ use http::StatusCode;
 use lateen_galley::Problems;
 use serde_json::{Value, json};
 
+use super::protobuf::Unread;
+
 /// Why a request was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -66,6 +68,9 @@ pub enum Refusal {
         /// What would be read.
         accepted: &'static str,
     },
+    /// The body is protobuf that is not read.
+    #[error("{0}; JSON and YAML are: -f FILE, or what --dry-run=client -o yaml prints, by way of kubectl apply -f -")]
+    Protobuf(Unread),
     /// The body is over the limit.
     #[error("Request entity too large: limit is {limit}")]
     TooLarge {
@@ -117,7 +122,7 @@ impl Refusal {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::Expired(_) => StatusCode::GONE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::UnsupportedMediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::UnsupportedMediaType { .. } | Self::Protobuf(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -133,7 +138,7 @@ impl Refusal {
             Self::BadRequest(_) => "BadRequest",
             Self::Expired(_) => "Expired",
             Self::MethodNotAllowed => "MethodNotAllowed",
-            Self::UnsupportedMediaType { .. } => "UnsupportedMediaType",
+            Self::UnsupportedMediaType { .. } | Self::Protobuf(_) => "UnsupportedMediaType",
             Self::TooLarge { .. } => "RequestEntityTooLarge",
             Self::Unavailable(_) => "ServiceUnavailable",
             Self::Internal(_) => "InternalError",

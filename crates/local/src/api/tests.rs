@@ -72,7 +72,8 @@ async fn objects_are_applied_read_and_deleted_in_any_version() {
 
 #[tokio::test]
 async fn tokens_are_issued_to_service_accounts_and_reviewed() {
-    let World { client, .. } = &world(StoreSettings::default()).await;
+    let world = world(StoreSettings::default()).await;
+    let client = &world.client;
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "web"}});
     client.apply(&account, "shop", false).await.unwrap();
     let token = client.create_token("shop", "web", &["istio-ca"]).await.unwrap();
@@ -85,6 +86,14 @@ async fn tokens_are_issued_to_service_accounts_and_reviewed() {
         assert_eq!(bad.authenticated, None, "{audience}");
         assert!(bad.user.is_none() && bad.error.is_some());
     }
+    // As kubectl 1.28 asks.
+    let spec = json!({"audiences": ["a"], "expirationSeconds": 600, "boundObjectRef": null});
+    let body = json!({"spec": spec, "status": {"token": "", "expirationTimestamp": null}}).to_string();
+    let path = "/api/v1/namespaces/shop/serviceaccounts/web/token";
+    let asked =
+        format!("POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let answer = raw(&world, &asked).await;
+    assert!(answer.starts_with("HTTP/1.1 201") && answer.contains("\"token\":\"ey"), "{answer}");
     client.delete(Kind::ServiceAccount, "shop", "web", None).await.unwrap();
     assert_eq!(client.review_token(&token, &["istio-ca"]).await.unwrap().authenticated, None);
     assert_eq!(refused(client.create_token("shop", "web", &[]).await).code, 404);
@@ -361,6 +370,9 @@ async fn discovery_and_refusals_are_what_any_client_expects() {
     };
     assert!(raw(&world, &post("application/yaml", yaml)).await.starts_with("HTTP/1.1 201"));
     assert!(raw(&world, &post("application/vnd.kubernetes.protobuf", yaml)).await.starts_with("HTTP/1.1 415"));
+    let body = "k8s\0\n\x0f\n\x02v1\x12\tConfigMap\x12\x0d\n\x03\n\x01p\x12\x06\n\x01a\x12\x01b";
+    assert!(raw(&world, &post("application/vnd.kubernetes.protobuf", body)).await.starts_with("HTTP/1.1 201"));
+    assert_eq!(world.client.get(Kind::ConfigMap, "shop", "p").await.unwrap()["data"], json!({"a": "b"}));
     let large =
         format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: l}}\ndata: {{a: {}}}\n", "x".repeat(4 << 20));
     assert!(raw(&world, &post("application/yaml", &large)).await.starts_with("HTTP/1.1 413"));
