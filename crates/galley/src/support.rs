@@ -28,7 +28,6 @@ type Line = (Kind, &'static str, When, &'static str);
 const VIRTUAL_SERVICE: Kind = Kind::VirtualService;
 const GATEWAY: Kind = Kind::Gateway;
 const SERVICE_ENTRY: Kind = Kind::ServiceEntry;
-const WORKLOAD_GROUP: Kind = Kind::WorkloadGroup;
 const SIDECAR: Kind = Kind::Sidecar;
 const SERVICE: Kind = Kind::Service;
 const AUTHORIZATION: Kind = Kind::AuthorizationPolicy;
@@ -50,7 +49,6 @@ const LINES: &[Line] = &[
     (GATEWAY, "spec.servers[].tls.maxProtocolVersion", When::Is(&["TLSV1_0", "TLSV1_1"]), "TLS before 1.2"),
     (GATEWAY, "spec.servers[].port.protocol", When::Is(&["UDP"]), "this protocol"),
     (SERVICE_ENTRY, "spec.ports[].protocol", When::Is(&["UDP"]), "this protocol"),
-    (WORKLOAD_GROUP, "spec.probe.httpGet.scheme", When::Is(&["HTTPS"]), "probing by HTTPS"),
     (SIDECAR, "spec.egress[].bind", When::BeginsWith("unix://"), "listening at a unix socket"),
     (SIDECAR, "spec.egress[].port.protocol", When::Is(&["UDP"]), "this protocol"),
     (SIDECAR, "spec.ingress[].port.protocol", When::Is(&["UDP"]), "this protocol"),

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Stdio;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -12,12 +13,15 @@ use lateen_traffic::RequestHead;
 use lateen_traffic::cluster::{EndpointAddress, UpstreamBind};
 use lateen_traffic::edit::HeaderEdits;
 use lateen_traffic::health_check::{Asked, GrpcProbe, Outcome};
+use lateen_traffic::tls::{TlsSettings, TlsVersion, UpstreamTls, ValidationSource};
 use lateen_xds::ads::WorkloadHealth;
 use lateen_xds::ads::client::Handle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::health_check::{NoAnswer, connection::Connection, grpc, http};
 use crate::io::{Io, Socket};
+use crate::tls::context::{Contexts, Secrets};
+use crate::tls::{self, failure};
 use crate::upstream::connect;
 
 /// How the workload is asked.
@@ -41,8 +45,8 @@ pub struct Readiness {
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Check {
-    /// A request that is to be answered with a status from 200 to 399.
-    Http { host: Option<String>, port: u16, path: String, headers: Vec<(String, String)> },
+    /// A request that is to be answered with a status from 200 to 399; with `tls` in TLS, whatever certificate is shown.
+    Http { tls: bool, host: Option<String>, port: u16, path: String, headers: Vec<(String, String)> },
     /// A connection that is to be accepted.
     Tcp { host: Option<String>, port: u16 },
     /// A program, with its arguments, that is to end with 0.
@@ -111,11 +115,12 @@ impl Readiness {
                 }
             }
             Check::Tcp { host, port } => self.connect(host.as_deref(), *port, bind).await.map(drop),
-            Check::Http { host, port, path, headers } => {
-                let (io, at) = self.connect(host.as_deref(), *port, bind).await?;
+            Check::Http { tls, host, port, path, headers } => {
+                let (socket, at) = self.connect(host.as_deref(), *port, bind).await?;
+                let io = if *tls { encrypted(socket).await? } else { Io::plain(socket, Bytes::new()) };
                 let mut request = RequestHead {
                     method: "GET".to_owned(),
-                    scheme: "http".to_owned(),
+                    scheme: if *tls { "https" } else { "http" }.to_owned(),
                     authority: host.as_ref().map_or(at.to_string(), |host| format!("{host}:{port}")),
                     path: path.clone(),
                     ..RequestHead::default()
@@ -130,14 +135,14 @@ impl Readiness {
                     request.headers.append("user-agent", "lateen-probe/1.0");
                 }
                 request.headers.append("connection", "close");
-                let answer = http::ask(&mut Connection::http1(io), &request, b"", 0).await.map_err(silent)?;
+                let answer = http::ask(&mut Connection::http1(Rc::new(io)), &request, b"", 0).await.map_err(silent)?;
                 match answer.head.status {
                     200..400 => Ok(()),
                     status => Err(format!("status {status}")),
                 }
             }
             Check::Grpc { port, service } => {
-                let (io, at) = self.connect(None, *port, bind).await?;
+                let (socket, at) = self.connect(None, *port, bind).await?;
                 let probe = GrpcProbe {
                     service: service.as_str().into(),
                     authority: at.to_string().into(),
@@ -145,7 +150,8 @@ impl Readiness {
                 };
                 let host = EndpointAddress::Socket(at);
                 let asked = Asked { name: &probe.authority, host: &host, at: SystemTime::now() };
-                let mut connection = Connection::http2(io).await.map_err(silent)?;
+                let mut connection =
+                    Connection::http2(Rc::new(Io::plain(socket, Bytes::new()))).await.map_err(silent)?;
                 let request = probe.request(asked, self.timeout);
                 match grpc::ask(&mut connection, &request, &probe.service).await.map_err(silent)? {
                     Outcome::Good => Ok(()),
@@ -161,7 +167,7 @@ impl Readiness {
         host: Option<&str>,
         port: u16,
         bind: Option<&UpstreamBind>,
-    ) -> Result<(Rc<Io>, SocketAddr), String> {
+    ) -> Result<(Socket, SocketAddr), String> {
         let addresses: Vec<SocketAddr> = match host {
             Some(host) => match tokio::net::lookup_host((host, port)).await {
                 Ok(found) => found.collect(),
@@ -178,7 +184,7 @@ impl Readiness {
             // With the mark of the proxy's connections no redirect rule turns it around.
             let connected: io::Result<_> = connect(address, bind, None).await;
             match connected {
-                Ok(stream) => return Ok((Rc::new(Io::plain(Socket::Tcp(stream), Bytes::new())), address)),
+                Ok(stream) => return Ok((Socket::Tcp(stream), address)),
                 Err(error) => failure = format!("{address}: {error}"),
             }
         }
@@ -186,21 +192,48 @@ impl Readiness {
     }
 }
 
+/// TLS with a server that may be anybody: Kubernetes' probes do not verify it either.
+async fn encrypted(socket: Socket) -> Result<Io, String> {
+    let settings = UpstreamTls {
+        settings: TlsSettings {
+            min_version: TlsVersion::Tls12,
+            max_version: TlsVersion::Tls13,
+            cipher_suites: Vec::new(),
+            groups: Vec::new(),
+            application_protocols: Vec::new(),
+            certificates: Vec::new(),
+            validation: ValidationSource::default(),
+        },
+        server_name: None,
+        host_name_as_server_name: false,
+        match_server_name: false,
+        max_sessions: 0,
+    };
+    let client = Contexts::default().client(&Arc::new(settings), &Secrets::new()).map_err(|error| error.to_string())?;
+    let shaken = tls::connect(&client, Arc::new(client.for_host(false, None)), None, socket).await;
+    let (stream, facts) = shaken.map_err(|error| failure::words(&error))?;
+    Ok(Io::tls(stream, Arc::new(facts)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_row_of_answers_is_told_once() {
-        let readiness = Readiness {
+    fn readiness(check: Check) -> Readiness {
+        Readiness {
             address: None,
             delay: Duration::ZERO,
             period: Duration::from_secs(1),
-            timeout: Duration::from_secs(1),
-            successes: 2,
-            failures: 3,
-            check: Check::Tcp { host: None, port: 1 },
-        };
+            timeout: Duration::from_secs(9),
+            successes: 1,
+            failures: 1,
+            check,
+        }
+    }
+
+    #[test]
+    fn a_row_of_answers_is_told_once() {
+        let readiness = Readiness { successes: 2, failures: 3, ..readiness(Check::Tcp { host: None, port: 1 }) };
         let mut row = Row::default();
         let mut told = |answers: &str| -> Vec<bool> {
             let answer = |letter| if letter == '+' { Ok(()) } else { Err("no".to_owned()) };
@@ -217,15 +250,6 @@ mod tests {
 
     #[tokio::test]
     async fn every_way_of_asking_tells_well_from_not() {
-        let readiness = |check| Readiness {
-            address: None,
-            delay: Duration::ZERO,
-            period: Duration::from_secs(1),
-            timeout: Duration::from_secs(9),
-            successes: 1,
-            failures: 1,
-            check,
-        };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move {
@@ -239,7 +263,8 @@ mod tests {
             }
         });
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-        let http = |path: &str| Check::Http { host: None, port, path: path.to_owned(), headers: Vec::new() };
+        let http =
+            |path: &str| Check::Http { tls: false, host: None, port, path: path.to_owned(), headers: Vec::new() };
         for (check, failure) in [
             (http("/well"), None),
             (http("/ill"), Some("status 404")),
@@ -251,5 +276,29 @@ mod tests {
             let answer = readiness(check.clone()).ask(None).await;
             assert_eq!(answer.err().as_deref(), failure, "{check:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn servers_of_tls_are_asked_whoever_they_are() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let certified = rcgen::generate_simple_self_signed(["b.test".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.unwrap().with_no_client_auth();
+        let config = Arc::new(config.with_single_cert(vec![certified.cert.der().clone()], key).unwrap());
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = tokio_rustls::TlsAcceptor::from(config).accept(stream).await.unwrap();
+            let mut bytes = [0; 512];
+            let count = stream.read(&mut bytes).await.unwrap();
+            assert!(bytes[..count].starts_with(b"GET /well "));
+            stream.write_all(b"HTTP/1.1 204 X\r\n\r\n").await.unwrap();
+            stream.flush().await.unwrap();
+        });
+        let check = Check::Http { tls: true, host: None, port, path: "/well".to_owned(), headers: Vec::new() };
+        assert_eq!(readiness(check).ask(None).await, Ok(()));
     }
 }

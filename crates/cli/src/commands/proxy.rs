@@ -147,12 +147,10 @@ fn readiness(bootstrap: &str) -> Result<Option<Readiness>, Error> {
     };
     let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
     let check = if let Some(http) = &probe.http_get {
-        if http.scheme.eq_ignore_ascii_case("https") {
-            return Err(refused(&"probing by HTTPS is not supported yet"));
-        }
+        let tls = http.scheme.eq_ignore_ascii_case("https");
         let path = if http.path.starts_with('/') { http.path.clone() } else { format!("/{}", http.path) };
         let headers = http.http_headers.iter().map(|header| (header.name.clone(), header.value.clone()));
-        Check::Http { host: given(&http.host), port: port(http.port)?, path, headers: headers.collect() }
+        Check::Http { tls, host: given(&http.host), port: port(http.port)?, path, headers: headers.collect() }
     } else if let Some(tcp) = &probe.tcp_socket {
         Check::Tcp { host: given(&tcp.host), port: port(tcp.port)? }
     } else if let Some(exec) = &probe.exec {
@@ -232,8 +230,9 @@ mod tests {
         assert_eq!((probe.period.as_secs(), probe.timeout.as_secs(), probe.failures), (2, 1, 3));
         assert_eq!(probe.address, Some([10, 0, 0, 7].into()));
         let path = text("/ready");
-        assert_eq!(probe.check, Check::Http { host: None, port: 8080, path, headers: Vec::new() });
-        assert!(with("httpGet: {port: 8080, scheme: HTTPS}").is_err());
+        assert_eq!(probe.check, Check::Http { tls: false, host: None, port: 8080, path, headers: Vec::new() });
+        let encrypted = with("httpGet: {port: 8080, scheme: HTTPS}").unwrap().unwrap().check;
+        assert!(matches!(encrypted, Check::Http { tls: true, .. }), "{encrypted:?}");
         assert!(with("tcpSocket: {port: 70000}").is_err());
         assert!(with("").is_err());
         assert_eq!(readiness("node: {id: a}").unwrap(), None);

@@ -138,9 +138,6 @@ impl ProxyConfig {
     pub(super) fn check(&self, at: &str, findings: &mut Findings) {
         if let Some(probe) = &self.readiness_probe {
             validate::workload_group::probe(&format!("{at}: readinessProbe"), probe, findings);
-            if probe.http_get.as_ref().is_some_and(|http| http.scheme == "HTTPS") {
-                findings.error(format!("{at}: readinessProbe.httpGet.scheme"), "probing by HTTPS is not supported yet");
-            }
         }
         for (name, value) in &self.proxy_metadata {
             let path = format!("{at}: proxyMetadata.{name}");
