@@ -14,6 +14,7 @@ use rand::{RngCore as _, SeedableRng as _};
 use tokio::sync::watch;
 
 use crate::access_log::AccessLogs;
+use crate::http2::spare::Spare;
 use crate::listener::Listeners;
 use crate::stats::WorkerStats;
 use crate::upstream::{Resolved, Shared, Upstream, Upstreams};
@@ -31,6 +32,8 @@ pub struct Worker {
     pub stats: WorkerStats,
     /// Its access logs.
     pub logs: AccessLogs,
+    /// What streams of HTTP/2 left behind for the next ones.
+    pub spare: Spare,
     /// Copies of requests under way.
     pub copies: Cell<usize>,
     /// TLS handshakes of clients under way.
@@ -104,6 +107,7 @@ impl Worker {
             process,
             stats,
             logs,
+            spare: Spare::default(),
             copies: Cell::new(0),
             handshakes: Cell::new(0),
             config: RefCell::default(),

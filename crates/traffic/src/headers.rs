@@ -60,6 +60,11 @@ impl Headers {
         self.entries.clear();
     }
 
+    /// Bytes that names and values have room for.
+    pub fn capacity(&self) -> usize {
+        self.arena.capacity()
+    }
+
     /// The fields in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.as_bytes().map(|(name, value)| (std::str::from_utf8(name).unwrap_or_default(), value))

@@ -58,6 +58,12 @@ impl RequestHead {
         self.headers.clear();
     }
 
+    /// Bytes that it keeps for what may come.
+    pub fn capacity(&self) -> usize {
+        let texts = [&self.method, &self.scheme, &self.authority, &self.path, &self.upgrade];
+        texts.into_iter().map(String::capacity).sum::<usize>() + self.headers.capacity()
+    }
+
     /// The path without its query.
     pub fn path_only(&self) -> &str {
         self.path.split(['?', '#']).next().unwrap_or_default()

@@ -2,6 +2,7 @@
 
 mod frames;
 pub mod keepalive;
+pub mod spare;
 
 use std::borrow::Cow;
 use std::future::poll_fn;
@@ -13,11 +14,12 @@ use h2::RecvStream;
 use h2::server::SendResponse;
 use lateen_traffic::hcm::Underscores;
 use lateen_traffic::record::Flags;
-use lateen_traffic::{Protocol, RequestHead, ResponseHead};
+use lateen_traffic::{Protocol, RequestHead};
 use tokio::time::Instant;
 
 pub use self::frames::Frames;
 use self::frames::Refused;
+use self::spare::Scratch;
 use crate::connection::Connection;
 use crate::http1::head::Framing;
 use crate::http1::target::valid_authority;
@@ -110,7 +112,8 @@ async fn drive(io: Rc<Io>, connection: Connection, turns: &Turns) {
                 open_streams.set(open_streams.get() + 1);
                 let (connection, open_streams) = (Rc::clone(&connection), Rc::clone(&open_streams));
                 tokio::task::spawn_local(async move {
-                    stream(&connection, request, respond).await;
+                    // Apart: the runtime moves a task several times, and this one is large.
+                    Box::pin(stream(&connection, request, respond)).await;
                     open_streams.set(open_streams.get() - 1);
                 });
             }
@@ -167,8 +170,10 @@ fn refused(connection: &Connection, code: u16, flags: Flags, details: &'static s
 async fn stream(connection: &Connection, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let started = Instant::now();
     let (parts, mut body) = request.into_parts();
-    let mut head = RequestHead { protocol: Protocol::Http2, ..RequestHead::default() };
-    let framing = match read_head(&parts, &body, connection, &mut head) {
+    let mut scratch = connection.worker.spare.take();
+    let Scratch { request: head, response, timer } = &mut scratch;
+    head.protocol = Protocol::Http2;
+    let framing = match read_head(&parts, &body, connection, head) {
         Ok(framing) => framing,
         Err(wrong) => {
             let stats = &connection.worker.stats.all().http2;
@@ -188,15 +193,14 @@ async fn stream(connection: &Connection, request: http::Request<RecvStream>, mut
         }
     };
     let mut responder = Responder::Http2(Http2Responder { respond, stream: None });
-    let mut response = ResponseHead::default();
     let expects_continue = head.headers.get("expect").is_some_and(|v| v.eq_ignore_ascii_case(b"100-continue"));
     let exchange = Exchange {
         connection,
-        request: &mut head,
+        request: head,
         body: Incoming::new(Source::Http2(&mut body), framing, expects_continue),
         responder: &mut responder,
-        timer: &mut Timer::default(),
-        response: &mut response,
+        timer,
+        response,
         record: connection.record(),
         filtered: Filtered::default(),
         started,
@@ -204,6 +208,7 @@ async fn stream(connection: &Connection, request: http::Request<RecvStream>, mut
         named: None,
     };
     exchange.serve().await;
+    connection.worker.spare.give(scratch);
 }
 
 /// More header fields than the listener takes, in Envoy's words for the access log.

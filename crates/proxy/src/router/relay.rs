@@ -410,16 +410,17 @@ impl Exchange<'_, '_> {
         if self.record.attempts > 1 && self.response.status < 500 {
             plan.count(|c| &c.upstream_rq_retry_success, |r| &r.upstream_rq_retry_success);
         }
-        plan.upstream.stats.upstream_rq_time.record(sent_at.elapsed());
+        let took = sent_at.elapsed();
+        plan.upstream.stats.upstream_rq_time.record(took);
         if let Some(stats) = &plan.stats {
-            stats.upstream_rq_time.record(sent_at.elapsed());
+            stats.upstream_rq_time.record(took);
         }
         let switched = !self.request.upgrade.is_empty() || self.request.is_connect();
         if !self.body.ended {
             // The answer is here before the request is: what is left of it cannot be told from the next one.
             self.responder.close_after();
         }
-        let served = (self.body.ended && !switched).then(|| sent_at.elapsed());
+        let served = (self.body.ended && !switched).then_some(took);
         plan.answered(self.request, &self.record, self.response, served, &self.new_cookies);
     }
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use h2::SendStream;
 use h2::server::SendResponse;
+use http::HeaderName;
 use lateen_traffic::{Headers, ResponseHead};
 
 use super::body::{Sink, SinkClosed};
@@ -158,15 +159,38 @@ fn http2_response(head: &ResponseHead) -> Option<http::Response<()>> {
     Some(response)
 }
 
+/// Names that are no standard's and that most messages between proxies have: there is no need to look at each byte of them
+/// and to keep a copy.
+static NAMES: [HeaderName; 10] = [
+    HeaderName::from_static("x-request-id"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-client-cert"),
+    HeaderName::from_static("x-envoy-attempt-count"),
+    HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
+    HeaderName::from_static("x-envoy-upstream-service-time"),
+    HeaderName::from_static("x-envoy-internal"),
+    HeaderName::from_static("x-envoy-decorator-operation"),
+    HeaderName::from_static("x-envoy-peer-metadata-id"),
+];
+
 /// Header fields for HTTP/2.
 pub fn http2_fields(headers: &Headers) -> Option<http::HeaderMap> {
     let mut map = http::HeaderMap::with_capacity(headers.len());
-    for (name, value) in headers.iter() {
-        if matches!(name, "connection" | "transfer-encoding" | "keep-alive" | "upgrade" | "proxy-connection") {
+    for (name, value) in headers.as_bytes() {
+        if matches!(name, b"connection" | b"transfer-encoding" | b"keep-alive" | b"upgrade" | b"proxy-connection") {
             continue;
         }
-        let name = http::HeaderName::from_bytes(name.as_bytes()).ok()?;
-        map.append(name, http::HeaderValue::from_bytes(value).ok()?);
+        let known = NAMES.iter().find(|known| known.as_str().as_bytes() == name);
+        let name = match known {
+            Some(name) => name.clone(),
+            None => HeaderName::from_bytes(name).ok()?,
+        };
+        let mut value = http::HeaderValue::from_bytes(value).ok()?;
+        // Another one with each request: in the table of what was said before (RFC 7541 section 2.3.2) it would push out what
+        // comes again.
+        value.set_sensitive(name == NAMES[0]);
+        map.append(name, value);
     }
     Some(map)
 }
