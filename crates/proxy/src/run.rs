@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::access_log::LogFiles;
-use crate::admin::{self, Action, AdminState, ServerFacts, ServerState};
+use crate::admin::{self, Action, AdminState, ServerFacts, ServerState, memory};
 use crate::dns::Resolver;
 use crate::health_check;
 use crate::listener;
@@ -79,15 +79,21 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
 /// # Errors
 /// When it cannot start.
 pub fn run(options: Options) -> Result<(), RunError> {
-    let schema = Schema::load()?;
-    let bootstrap = Bootstrap::parse(&options.bootstrap, &schema)?;
+    let (bootstrap, node) = {
+        // What describes all of Envoy's messages weighs more than all else of a proxy that does nothing: it is not kept.
+        let schema = Schema::load()?;
+        let bootstrap = Bootstrap::parse(&options.bootstrap, &schema)?;
+        let node = schema.to_json(&bootstrap.node)?;
+        (bootstrap, node)
+    };
+    memory::give_back();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("cannot make a runtime"))?;
     // Health checks share connections with nobody, and the futures that use them stay on this thread.
-    tokio::task::LocalSet::new().block_on(&runtime, serve(options, bootstrap, schema))
+    tokio::task::LocalSet::new().block_on(&runtime, serve(options, bootstrap, node))
 }
 
-async fn serve(options: Options, bootstrap: Bootstrap, schema: Schema) -> Result<(), RunError> {
+async fn serve(options: Options, bootstrap: Bootstrap, node: serde_json::Value) -> Result<(), RunError> {
     let stats = Stats::new(options.concurrency.max(1));
     let logs = LogFiles::new(Arc::clone(&stats));
     let bind = bootstrap.upstream_bind.clone();
@@ -129,7 +135,6 @@ async fn serve(options: Options, bootstrap: Bootstrap, schema: Schema) -> Result
     let (actions, mut asked) = mpsc::channel(16);
     if let Some(address) = bootstrap.admin {
         let socket = TcpListener::bind(address).await.map_err(system("cannot listen on the admin address"))?;
-        let node = schema.to_json(&bootstrap.node)?;
         let facts = ServerFacts {
             version: admin::version(env!("CARGO_PKG_VERSION")),
             node,
@@ -141,7 +146,11 @@ async fn serve(options: Options, bootstrap: Bootstrap, schema: Schema) -> Result
                 let proxy = Arc::clone(&proxy);
                 move || proxy.config()
             }),
-            config_dump: Box::new(move |endpoints| handle.config_dump(endpoints, &schema).map_err(|e| e.to_string())),
+            config_dump: Box::new(move |endpoints| {
+                let dump = Schema::load().and_then(|schema| handle.config_dump(endpoints, &schema));
+                memory::give_back();
+                dump.map_err(|e| e.to_string())
+            }),
             cluster_facts: Box::new({
                 let proxy = Arc::clone(&proxy);
                 move |cluster| view::facts(&proxy, cluster)
