@@ -93,9 +93,9 @@ impl Trace {
     /// Tells what policies said.
     pub(crate) fn tell_policies(&self, world: &World, rbac: &Rbac, verdict: &Verdict) {
         let said = [(&rbac.rules, &verdict.enforced, false), (&rbac.shadow, &verdict.shadow, true)];
-        for (told, decision, tried) in said {
-            if let (Some(told), Some(decision)) = (told, decision) {
-                let (action, policy) = (told.rules.action, decision.policy.clone());
+        for (rules, decision, tried) in said {
+            if let (Some(rules), Some(decision)) = (rules, decision) {
+                let (action, policy) = (rules.action, decision.policy.clone());
                 self.tell(world, || Decision::Policies { action, policy, tried });
             }
         }

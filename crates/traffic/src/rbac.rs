@@ -198,9 +198,9 @@ impl Rules {
 #[derive(Debug, Clone)]
 pub struct Rbac {
     /// Those that are enforced.
-    pub rules: Option<Told>,
+    pub rules: Option<Rules>,
     /// Those whose outcome is only told.
-    pub shadow: Option<Told>,
+    pub shadow: Option<Rules>,
     /// Where the filter's statistics are, for filters of connections: for example `tcp.rbac`.
     pub stat_scope: Arc<str>,
     /// Prefix of statistics of those that are enforced: empty, or with a dot at its end.
@@ -209,40 +209,39 @@ pub struct Rbac {
     pub shadow_stat_prefix: Arc<str>,
     /// What single policies decided is counted by their names.
     pub counts_policies: bool,
+    keys: Keys,
+    shadow_keys: Keys,
     names: Arc<Names>,
 }
 
-/// Rules, and under which keys later filters and logs are told what they said.
+/// Keys under which later filters and logs are told what rules said.
 #[derive(Debug, Clone)]
-pub struct Told {
-    /// The rules.
-    pub rules: Rules,
-    policy_key: Arc<str>,
-    result_key: Arc<str>,
+struct Keys {
+    policy: Arc<str>,
+    result: Arc<str>,
 }
 
-impl Told {
-    fn new(rules: Rules, prefix: &str) -> Self {
-        Self {
-            rules,
-            policy_key: format!("{prefix}_effective_policy_id").into(),
-            result_key: format!("{prefix}_engine_result").into(),
-        }
+impl Keys {
+    fn new(prefix: &str, of: &str) -> Self {
+        let key = |what: &str| format!("{prefix}{of}_{what}").into();
+        Self { policy: key("effective_policy_id"), result: key("engine_result") }
     }
 
+    /// Has rules decide, and tells what they say.
     fn decide(
         &self,
-        peer: Peer<'_>,
-        request: Option<&RequestHead>,
+        rules: &Rules,
+        facts: (Peer<'_>, Option<&RequestHead>),
         names: &Names,
         metadata: &mut Metadata,
     ) -> Decision {
-        let decision = self.rules.decide(&Facts { peer, request, metadata });
+        let (peer, request) = facts;
+        let decision = rules.decide(&Facts { peer, request, metadata });
         if let Some(policy) = &decision.policy {
-            metadata.set(&names.filter, &self.policy_key, Value::Text(policy.clone()));
+            metadata.set(&names.filter, &self.policy, Value::Text(policy.clone()));
         }
         let result = if decision.allowed { &names.allowed } else { &names.denied };
-        metadata.set(&names.filter, &self.result_key, Value::Text(result.clone()));
+        metadata.set(&names.filter, &self.result, Value::Text(result.clone()));
         decision
     }
 }
@@ -278,8 +277,10 @@ impl Rbac {
             denied: "denied".into(),
         };
         Self {
-            rules: rules.map(|rules| Told::new(rules, &format!("{stat_prefix}enforced"))),
-            shadow: shadow.map(|rules| Told::new(rules, &format!("{shadow_stat_prefix}shadow"))),
+            rules,
+            shadow,
+            keys: Keys::new(stat_prefix, "enforced"),
+            shadow_keys: Keys::new(shadow_stat_prefix, "shadow"),
             stat_scope: "rbac".into(),
             stat_prefix: dotted(stat_prefix),
             shadow_stat_prefix: dotted(shadow_stat_prefix),
@@ -301,8 +302,7 @@ impl Rbac {
 
     /// The names of all its policies.
     pub fn policies(&self) -> impl Iterator<Item = &Arc<str>> {
-        let told = self.rules.iter().chain(&self.shadow);
-        told.flat_map(|told| told.rules.policies.iter().map(|policy| &policy.name))
+        self.rules.iter().chain(&self.shadow).flat_map(|rules| &rules.policies).map(|policy| &policy.name)
     }
 
     /// The same filter with its statistics elsewhere.
@@ -313,11 +313,24 @@ impl Rbac {
 
     /// Decides, and writes down what is to be told to later filters and to logs.
     pub fn decide(&self, peer: Peer<'_>, request: Option<&RequestHead>, metadata: &mut Metadata) -> Verdict {
-        let names = &*self.names;
-        let shadow = self.shadow.as_ref().map(|told| told.decide(peer, request, names, metadata));
-        let enforced = self.rules.as_ref().map(|told| {
-            let decision = told.decide(peer, request, names, metadata);
-            if told.rules.action == Action::Log {
+        self.decide_in_place_of(self, peer, request, metadata)
+    }
+
+    /// The same as a route's rules: what has no prefix of its own is told under that of the route's filter.
+    pub fn decide_in_place_of(
+        &self,
+        filter: &Self,
+        peer: Peer<'_>,
+        request: Option<&RequestHead>,
+        metadata: &mut Metadata,
+    ) -> Verdict {
+        let (names, facts) = (&*self.names, (peer, request));
+        let keys = if self.stat_prefix.is_empty() { &filter.keys } else { &self.keys };
+        let shadow_keys = if self.shadow_stat_prefix.is_empty() { &filter.shadow_keys } else { &self.shadow_keys };
+        let shadow = self.shadow.as_ref().map(|rules| shadow_keys.decide(rules, facts, names, metadata));
+        let enforced = self.rules.as_ref().map(|rules| {
+            let decision = keys.decide(rules, facts, names, metadata);
+            if rules.action == Action::Log {
                 metadata.set(&names.common, &names.hint, Value::Bool(decision.policy.is_some()));
             }
             decision

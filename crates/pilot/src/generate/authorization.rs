@@ -21,6 +21,10 @@ use std::sync::Arc;
 
 pub use custom::http_filters as custom_http_filters;
 
+/// Statistics and keys of what AUDIT policies mark. Istio has no name for them, so that filters after this one overwrite
+/// which policy it was.
+const AUDIT: &str = "istio_audit_";
+
 const ACTIONS: [(Action, Does, &str); 3] = [
     (Action::Audit, Does::Log, ""),
     (Action::Deny, Does::Deny, "istio_dry_run_deny_"),
@@ -32,6 +36,7 @@ pub fn http_filters(access: &Access) -> Vec<HttpFilter> {
     let filter = |rules: Rules| HttpFilter {
         name: "envoy.filters.http.rbac".to_owned(),
         config_type: Some(http_filter::ConfigType::TypedConfig(wire::any(&HttpRbac {
+            rules_stat_prefix: if rules.marks() { AUDIT.to_owned() } else { String::new() },
             rules: rules.enforced,
             shadow_rules: rules.tried,
             shadow_rules_stat_prefix: rules.tried_prefix,
@@ -66,6 +71,13 @@ struct Rules {
     enforced: Option<Rbac>,
     tried: Option<Rbac>,
     tried_prefix: String,
+}
+
+impl Rules {
+    /// They decide nothing.
+    fn marks(&self) -> bool {
+        self.enforced.as_ref().is_some_and(|rules| rules.action == i32::from(Does::Log))
+    }
 }
 
 fn rules(access: &Access, tcp: bool) -> Vec<Rules> {

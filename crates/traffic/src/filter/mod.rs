@@ -244,7 +244,7 @@ impl<'a> Walk<'a> {
                     _ => filter,
                 };
                 rules.has_rules().then(|| {
-                    let verdict = rules.decide(asked.peer, Some(asked.request), metadata);
+                    let verdict = rules.decide_in_place_of(filter, asked.peer, Some(asked.request), metadata);
                     Step::Rbac { filter: filter.clone(), rules: rules.clone(), verdict }
                 })
             }

@@ -311,6 +311,8 @@ fn resources(layout: &Layout) -> Resources {
     let tried = json!({"shadow_rules": {"action": "ALLOW", "policies": {"tried": policy(path("/tried"))}},
         "shadow_rules_stat_prefix": "dry_"});
     let allow = json!({"rules": {"policies": {"all": policy(json!({"any": true}))}}});
+    let audit = json!({"rules": {"action": "LOG", "policies": {"marks": policy(path("/audited"))}},
+        "rules_stat_prefix": "istio_audit_"});
     let mut off = json!({"match": {"prefix": "/off"}, "route": {"cluster": "up"}});
     merge(
         &mut off,
@@ -325,9 +327,10 @@ fn resources(layout: &Layout) -> Resources {
         {"match": {"path": "/redirect"}, "redirect": {"path_redirect": "/x"}},
         {"match": {"path": "/no"}, "route": {"cluster": "up"}},
         {"match": {"path": "/tried"}, "route": {"cluster": "up"}},
+        {"match": {"path": "/audited"}, "route": {"cluster": "up"}},
         {"match": {"path": "/direct"}, "direct_response": {"status": 200}},
     ]}]);
-    let filters = json!({"http_filters": [filter(tried), filter(deny), filter(allow), router()],
+    let filters = json!({"http_filters": [filter(audit), filter(tried), filter(deny), filter(allow), router()],
         "access_log": log(layout)});
     let none = json!({"http_filters": [filter(json!({"rules": {}})), router()]});
     let network = |rules: Value| {
@@ -364,6 +367,7 @@ fn cases() -> Vec<Case> {
         Case::get("denied", "/no").seen(403, &denied("ns[a_b]-rule[0]")).body("RBAC: access denied"),
         Case::get("denied by nobody's leave", "/x").on("none").seen(403, &denied("none")),
         Case::get("tried and matched", "/tried").upstream(ok()).seen(200, "- via_upstream"),
+        Case::get("marked", "/audited").upstream(ok()).seen(200, "- via_upstream"),
         Case::get("off for the route", "/off").upstream(ok()).seen(200, "- via_upstream"),
         Case::get("the route's own rules", "/no/other").upstream(ok()).seen(200, "- via_upstream"),
         Case::get("the route's own rules deny", "/no/others").seen(403, &denied("none")),

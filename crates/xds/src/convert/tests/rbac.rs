@@ -139,7 +139,7 @@ fn rules_of_connections_stand_before_what_ends_the_chain() {
     let (found, _) = chain("stat_prefix: tcp., rules: {action: DENY}, shadow_rules_stat_prefix: dry_").unwrap();
     let [Gate::Rules(rbac)] = &*found.chains[0].gates else { panic!("{:?}", found.chains) };
     assert_eq!(&*rbac.stat_scope, "tcp.rbac");
-    assert_eq!(rbac.rules.as_ref().unwrap().rules.action, Action::Deny);
+    assert_eq!(rbac.rules.as_ref().unwrap().action, Action::Deny);
     let (found, _) = chain("stat_prefix: tcp., enforcement_type: CONTINUOUS").unwrap();
     assert!(found.chains[0].gates.is_empty());
     let refused = chain("stat_prefix: tcp., rules: {}, enforcement_type: CONTINUOUS").unwrap_err().to_string();
