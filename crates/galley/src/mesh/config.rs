@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::ProxyConfig;
 use super::extension_provider::{self, ExtensionProvider};
-use super::identity::{CertificateData, TlsConfig, trust_domain};
+use super::identity::{CertificateData, TlsConfig, TlsVersion, trust_domain};
 use crate::istio::Duration;
 use crate::istio::destination_rule::{LocalityLoadBalancerSetting, TcpKeepalive};
 use crate::istio::virtual_service::HttpRetry;
@@ -212,6 +212,10 @@ impl MeshConfig {
         self.mesh_mtls.check(&format!("{at}: meshMTLS"), findings);
         if !self.mesh_mtls.ecdh_curves.is_empty() {
             findings.error(format!("{at}: meshMTLS.ecdhCurves"), "are not the mesh's to say: use tlsDefaults");
+        }
+        if !self.mesh_mtls.cipher_suites.is_empty() && self.mesh_mtls.min_protocol_version != TlsVersion::V1_2 {
+            let message = "are of TLS 1.2, which is not spoken unless minProtocolVersion is TLSV1_2";
+            findings.warning(format!("{at}: meshMTLS.cipherSuites"), message);
         }
         self.tls_defaults.check(&format!("{at}: tlsDefaults"), findings);
         extension_provider::check(&format!("{at}: extensionProviders"), &self.extension_providers, findings);

@@ -34,7 +34,7 @@ pub struct TlsConfig {
 /// A version of TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
 pub enum TlsVersion {
-    /// TLS 1.2.
+    /// TLS 1.3 between the mesh's workloads, 1.2 otherwise.
     #[default]
     #[serde(rename = "TLS_AUTO")]
     Auto,

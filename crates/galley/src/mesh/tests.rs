@@ -117,6 +117,11 @@ tlsDefaults: {ecdhCurves: [P-512]}
         ]
     );
     assert!(!said("meshMTLS: {minProtocolVersion: TLSV1_1}").0.is_empty());
+    let suites = "cipherSuites: [ECDHE-RSA-AES128-GCM-SHA256]";
+    let (errors, warnings) = said(&format!("meshMTLS: {{{suites}}}"));
+    assert!(errors.is_empty());
+    assert!(warnings[0].contains("meshMTLS.cipherSuites: are of TLS 1.2"), "{warnings:?}");
+    assert!(said(&format!("meshMTLS: {{{suites}, minProtocolVersion: TLSV1_2}}")).1.is_empty());
 }
 
 #[test]

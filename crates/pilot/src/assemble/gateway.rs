@@ -102,6 +102,7 @@ fn chains(
         let tls = server.tls.as_ref().map(|settings| ServerTls {
             settings: Arc::clone(settings),
             defaults: scope.world.config.tls_defaults.clone(),
+            oldest_of_mesh: scope.world.config.mesh_mtls.min_protocol_version,
             http: server.kind == ServerKind::Https,
         });
         let add = |chain: Chain| GatewayChain { chain, tls: tls.clone(), name: String::new(), open: false };

@@ -52,6 +52,7 @@ impl<'a> Server<'a> {
                 name => name.to_owned(),
             },
             names: if names.is_empty() { Arc::clone(&self.identities) } else { names.into() },
+            oldest: self.view.world.config.mesh_mtls.min_protocol_version,
         };
         let Some(tls) = &policy.tls else {
             return match self.is_spoken(policy, port) {

@@ -23,6 +23,8 @@ pub struct ServerTls {
     pub settings: Arc<ServerTlsSettings>,
     /// What holds where the server does not say.
     pub defaults: TlsConfig,
+    /// The oldest version that the mesh allows of its own TLS.
+    pub oldest_of_mesh: TlsVersion,
     /// What is inside is HTTP.
     pub http: bool,
 }
@@ -136,7 +138,7 @@ impl ServerTls {
     fn parameters(&self) -> Option<TlsParameters> {
         let (settings, defaults) = (&self.settings, &self.defaults);
         if settings.mode == ServerTlsMode::IstioMutual {
-            return None;
+            return Some(transport::versions_of_mesh(self.oldest_of_mesh));
         }
         let min = match (settings.min_protocol_version, defaults.min_protocol_version) {
             (TlsProtocol::Auto, TlsVersion::Auto) => TlsProtocol::Auto,

@@ -18,7 +18,7 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher:
 use envoy_types::pb::google::protobuf::{Any, Struct};
 use lateen_galley::ciphers;
 use lateen_galley::istio::destination_rule::{ClientTlsMode, ClientTlsSettings, ProxyProtocolVersion};
-use lateen_galley::mesh::TlsConfig;
+use lateen_galley::mesh::{TlsConfig, TlsVersion};
 use std::sync::Arc;
 
 /// Metadata of endpoints by which connections to them are chosen, and what it says of those that speak the mesh's TLS.
@@ -46,6 +46,8 @@ pub struct MeshTls {
     pub server_name: String,
     /// Identities that endpoints may have; any of the mesh if empty.
     pub names: Arc<[String]>,
+    /// The oldest version that the mesh allows.
+    pub oldest: TlsVersion,
 }
 
 /// TLS as a rule says: SIMPLE or MUTUAL.
@@ -134,7 +136,7 @@ impl MeshTls {
         UpstreamTlsContext {
             sni: self.server_name.clone(),
             common_tls_context: Some(CommonTlsContext {
-                tls_params: Some(versions()),
+                tls_params: Some(versions_of_mesh(self.oldest)),
                 alpn_protocols: protocols.iter().map(|protocol| (*protocol).to_owned()).collect(),
                 tls_certificate_sds_secret_configs: vec![secret::of_agent(secret::OWN)],
                 validation_context_type: Some(ValidationContextType::CombinedValidationContext(
@@ -201,6 +203,15 @@ fn versions() -> TlsParameters {
         tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
         ..Default::default()
     }
+}
+
+/// Versions of the mesh's own TLS: 1.3, and 1.2 as well where the mesh says so.
+pub fn versions_of_mesh(oldest: TlsVersion) -> TlsParameters {
+    let minimum = match oldest {
+        TlsVersion::V1_2 => TlsProtocol::TlSv12,
+        TlsVersion::Auto | TlsVersion::V1_3 => TlsProtocol::TlSv13,
+    };
+    TlsParameters { tls_minimum_protocol_version: minimum.into(), ..versions() }
 }
 
 /// A certificate with one of these names, or any if there are none.

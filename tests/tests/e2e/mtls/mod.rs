@@ -7,6 +7,7 @@ mod revoked;
 mod server_names;
 mod shown;
 mod unnamed;
+mod versions;
 mod wire;
 
 use lateen_tests::mesh::{Mesh, User};

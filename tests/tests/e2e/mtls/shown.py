@@ -1,16 +1,18 @@
 # Somebody who speaks TLS with a certificate of the mesh's, and has no proxy. Arguments: host, port, files (directory
-# and name of the certificate), names offered by ALPN, what to say, servers to ask for. Prints what came of each.
+# and name of the certificate), the newest version of TLS, names offered by ALPN, what to say, servers to ask for. Prints
+# what came of each.
 import json
 import socket
 import ssl
 import sys
 
-host, port, files, protocols, words, *servers = sys.argv[1:]
+host, port, files, newest, protocols, words, *servers = sys.argv[1:]
 
 
 def seen(server):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
+    context.maximum_version = ssl.TLSVersion[newest]
     context.load_verify_locations(files.rsplit("/", 1)[0] + "/root.pem")
     context.load_cert_chain(files + ".pem", files + ".key")
     context.set_alpn_protocols(protocols.split(","))

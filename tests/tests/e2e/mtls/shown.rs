@@ -55,10 +55,14 @@ impl Shown {
     /// What each server that is asked for (nobody, when it is empty) makes of it: version and protocol of TLS, whom the
     /// server's certificate names, and its answer, or the error.
     pub async fn says(&self, host: &str, port: u16, protocols: &str, words: &str, servers: &[&str]) -> Vec<Value> {
+        self.says_in("TLSv1_3", host, port, &[&[protocols, words], servers].concat()).await
+    }
+
+    /// The same in no newer version of TLS than this.
+    pub async fn says_in(&self, newest: &str, host: &str, port: u16, what: &[&str]) -> Vec<Value> {
         let (files, port) = (self.files.path().join(FRIEND).display().to_string(), port.to_string());
-        let command =
-            ["exec", "-n", SHOP, STRANGER, "--", "python3", "-c", PROGRAM, host, &port, &files, protocols, words];
-        let text = self.stand.mesh.prints(&[&command[..], servers].concat()).await;
+        let command = ["exec", "-n", SHOP, STRANGER, "--", "python3", "-c", PROGRAM, host, &port, &files, newest];
+        let text = self.stand.mesh.prints(&[&command[..], what].concat()).await;
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
     }
 }

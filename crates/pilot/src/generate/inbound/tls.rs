@@ -4,13 +4,12 @@
 //! (ApplyToCommonTLSContext).
 
 use crate::config::Config;
-use crate::generate::{secret, wire};
+use crate::generate::{secret, transport, wire};
 use envoy_types::pb::envoy::config::core::v3::{TransportSocket, transport_socket::ConfigType};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SubjectAltNameMatcher, TlsParameters,
     common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
     subject_alt_name_matcher::SanType,
-    tls_parameters::TlsProtocol,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use lateen_galley::ciphers;
@@ -45,13 +44,11 @@ impl InboundTls {
 
     /// The socket of a chain.
     pub fn socket(&self) -> TransportSocket {
+        let oldest = self.mesh.min_protocol_version;
         let suites = match self.mesh.cipher_suites.as_slice() {
+            _ if oldest != TlsVersion::V1_2 => Vec::new(),
             [] => CIPHER_SUITES.map(str::to_owned).to_vec(),
             given => ciphers::spoken(given),
-        };
-        let oldest = match self.mesh.min_protocol_version {
-            TlsVersion::Auto | TlsVersion::V1_2 => TlsProtocol::TlSv12,
-            TlsVersion::V1_3 => TlsProtocol::TlSv13,
         };
         let peers = self.trust_domains.iter().map(|domain| SubjectAltNameMatcher {
             san_type: SanType::Uri.into(),
@@ -71,12 +68,7 @@ impl InboundTls {
         };
         let context = DownstreamTlsContext {
             common_tls_context: Some(CommonTlsContext {
-                tls_params: Some(TlsParameters {
-                    tls_minimum_protocol_version: oldest.into(),
-                    tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
-                    cipher_suites: suites,
-                    ..Default::default()
-                }),
+                tls_params: Some(TlsParameters { cipher_suites: suites, ..transport::versions_of_mesh(oldest) }),
                 alpn_protocols: PROTOCOLS.map(str::to_owned).to_vec(),
                 tls_certificate_sds_secret_configs: vec![secret::of_agent(secret::OWN)],
                 validation_context_type: Some(ValidationContextType::CombinedValidationContext(validation)),
