@@ -21,19 +21,28 @@ const ENDPOINTS: usize = 5;
 const NAMESPACES: usize = 50;
 /// Changes of one endpoint each, one after the other.
 const CHANGES: usize = 200;
+/// Edits of one rule each, one after the other.
+const EDITS: usize = 20;
 
 /// What was found in one mesh.
 pub struct Found {
     services: usize,
     proxies: usize,
-    /// How many proxies each change was told.
-    concerned: usize,
+    endpoint: Change,
+    virtual_service: Change,
+    destination_rule: Change,
     /// Time until all proxies had everything, seconds.
     load: f64,
-    /// Time for one change until those concerned had acknowledged it, milliseconds.
-    change: f64,
     /// Resident, MiB.
     memory: f64,
+}
+
+/// What one change costs, of several.
+struct Change {
+    /// Time until those concerned had acknowledged it, milliseconds.
+    time: f64,
+    /// How many proxies it was told.
+    concerned: usize,
 }
 
 /// A proxy as its control plane sees it.
@@ -93,7 +102,7 @@ impl Client {
     }
 }
 
-/// Starts a pilot, gives it services and proxies, and changes endpoints. With `scoped` proxies reach only what is in their
+/// Starts a pilot, gives it services and proxies, and changes endpoints and rules. With `scoped` proxies reach only what is in their
 /// namespace.
 pub fn measure(services: usize, proxies: usize, scoped: bool) -> Found {
     let mut snapshot = Snapshot::default();
@@ -103,6 +112,8 @@ pub fn measure(services: usize, proxies: usize, scoped: bool) -> Found {
     for index in 0..services {
         put(&mut snapshot, service(index));
         put(&mut snapshot, endpoints(index, 0));
+        put(&mut snapshot, virtual_service(index, 0));
+        put(&mut snapshot, destination_rule(index, 0));
     }
     if scoped {
         put(
@@ -115,7 +126,9 @@ pub fn measure(services: usize, proxies: usize, scoped: bool) -> Found {
         );
     }
     let begun = Instant::now();
-    let pilot = Pilot::new(Config::default()).expect("a thread");
+    // What is measured is work, not waiting for more of it.
+    let config = Config { debounce_quiet: Duration::ZERO, ..Config::default() };
+    let pilot = Pilot::new(config).expect("a thread");
     pilot.update(Arc::new(snapshot.clone()));
     while !pilot.look(State::synced) {
         std::thread::sleep(Duration::from_millis(1));
@@ -123,20 +136,26 @@ pub fn measure(services: usize, proxies: usize, scoped: bool) -> Found {
     let mut clients: Vec<Client> = (0..proxies).map(|number| Client::connect(&pilot, number)).collect();
     let load = begun.elapsed().as_secs_f64();
 
-    let mut told = 0;
-    let begun = Instant::now();
-    for change in 0..CHANGES {
-        put(&mut snapshot, endpoints(change % services, 1 + change));
-        snapshot.set_revision(change as u64 + 1);
-        pilot.update(Arc::new(snapshot.clone()));
-        while pilot.look(State::revision) <= change as u64 {
-            std::thread::yield_now();
+    let mut change = |times: usize, object: fn(usize, usize) -> Value| {
+        let mut told = 0;
+        let begun = Instant::now();
+        for turn in 1..=times {
+            put(&mut snapshot, object(turn % services, turn));
+            let revision = snapshot.revision() + 1;
+            snapshot.set_revision(revision);
+            pilot.update(Arc::new(snapshot.clone()));
+            while pilot.look(State::revision) < revision {
+                std::thread::yield_now();
+            }
+            told += clients.iter_mut().map(Client::follow).filter(|told| *told).count();
         }
-        told += clients.iter_mut().map(Client::follow).filter(|told| *told).count();
-    }
-    let change = begun.elapsed().as_secs_f64() * 1e3 / CHANGES as f64;
+        Change { time: begun.elapsed().as_secs_f64() * 1e3 / times as f64, concerned: told / times }
+    };
+    let endpoint = change(CHANGES, endpoints);
+    let virtual_service = change(EDITS, virtual_service);
+    let destination_rule = change(EDITS, destination_rule);
     let memory = Cost::of(std::process::id() as i32).expect("this process").rss_kib as f64 / 1024.0;
-    Found { services, proxies, concerned: told / CHANGES, load, change, memory }
+    Found { services, proxies, endpoint, virtual_service, destination_rule, load, memory }
 }
 
 fn service(index: usize) -> Value {
@@ -144,6 +163,32 @@ fn service(index: usize) -> Value {
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": format!("s{index}"), "namespace": format!("ns{}", index % NAMESPACES)},
         "spec": {"clusterIP": format!("10.96.{}.{}", index / 250, index % 250), "ports": [{"name": "http", "port": 80}]},
+    })
+}
+
+/// A rule that divides a service's requests between its subsets; with another `turn` in another way.
+fn virtual_service(index: usize, turn: usize) -> Value {
+    let name = format!("s{index}");
+    let to = |subset: &str, weight: usize| json!({"destination": {"host": name, "subset": subset}, "weight": weight});
+    json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+        "metadata": {"name": name, "namespace": format!("ns{}", index % NAMESPACES)},
+        "spec": {"hosts": [name], "http": [{"route": [to("v1", 99 - turn % 50), to("v2", 1 + turn % 50)]}]},
+    })
+}
+
+/// The subsets of a service, and limits that are others with another `turn`.
+fn destination_rule(index: usize, turn: usize) -> Value {
+    let name = format!("s{index}");
+    let subsets = ["v1", "v2"].map(|version| json!({"name": version, "labels": {"version": version}}));
+    json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
+        "metadata": {"name": name, "namespace": format!("ns{}", index % NAMESPACES)},
+        "spec": {
+            "host": name,
+            "trafficPolicy": {"connectionPool": {"http": {"http1MaxPendingRequests": 100 + turn}}},
+            "subsets": subsets,
+        },
     })
 }
 
@@ -165,8 +210,21 @@ impl std::fmt::Display for Found {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "  {:>8} services, {:>5} proxies: {:>7.1} s to load, {:>7.3} ms for one endpoint told to {:>4} proxies, {:>6.0} MiB",
-            self.services, self.proxies, self.load, self.change, self.concerned, self.memory
+            "  {:>8} services, {:>5} proxies: {:>7.1} s to load, {:>6.0} MiB; ms, and proxies told, for one endpoint {}, \
+             VirtualService {}, DestinationRule {}",
+            self.services,
+            self.proxies,
+            self.load,
+            self.memory,
+            self.endpoint,
+            self.virtual_service,
+            self.destination_rule
         )
+    }
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.3} ({})", self.time, self.concerned)
     }
 }

@@ -1,5 +1,5 @@
 //! A mesh of many services: what the proxies that know all of them weigh, what one weighs that a Sidecar resource
-//! lets know three, and what a change of one endpoint costs each process.
+//! lets know three, and what a change of one endpoint, or of one rule, costs each process.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,6 +16,8 @@ const ENDPOINTS: usize = 5;
 const SCOPED_TO: usize = 3;
 /// Changes of one endpoint each, one after the other.
 const CHANGES: usize = 200;
+/// Edits of one rule each, one after the other.
+const EDITS: usize = 50;
 const NAMESPACE: &str = "scale";
 /// Processes that are compared: a name, and whose process it is.
 const CLIENTS: [&str; 3] = ["lateen", "scoped", "envoy"];
@@ -37,6 +39,8 @@ struct Part {
     load: f64,
     /// CPU for one change of one endpoint, milliseconds.
     change: f64,
+    /// CPU for one edit of one rule, milliseconds.
+    edit: f64,
 }
 
 /// Starts a mesh with three clients, gives it so many services, changes endpoints, measures, takes it down.
@@ -64,14 +68,19 @@ pub async fn measure(services: usize) -> Found {
         apply(&mesh, &file, &endpoints(0, change + 1)).await;
     }
     let changed = costs(&pids);
+    for turn in 0..EDITS {
+        apply(&mesh, &file, &rule(0, turn + 1)).await;
+    }
+    let edited = costs(&pids);
     mesh.down().await;
 
     let mib = |cost: &Cost| cost.rss_kib as f64 / 1024.0;
     let cpu = |before: &Cost, after: &Cost| (after.cpu_us - before.cpu_us) as f64 / 1e3;
     let parts = pids.keys().map(|name| {
-        let (empty, full, changed) = (&empty[name], &full[name], &changed[name]);
+        let (empty, full, changed, edited) = (&empty[name], &full[name], &changed[name], &edited[name]);
         let change = cpu(full, changed) / CHANGES as f64;
-        (*name, Part { empty: mib(empty), full: mib(full), load: cpu(empty, full), change })
+        let edit = cpu(changed, edited) / EDITS as f64;
+        (*name, Part { empty: mib(empty), full: mib(full), load: cpu(empty, full), change, edit })
     });
     Found { services, parts: parts.collect() }
 }
@@ -149,14 +158,23 @@ fn world(services: usize) -> String {
              \x20 ports: [{{name: http, port: 80, targetPort: 8080}}]\n---\n\
              apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: svc-{index}, namespace: {NAMESPACE}}}\nspec:\n\
              \x20 host: svc-{index}\n  subsets:\n  - {{name: v1, labels: {{version: v1}}}}\n  - {{name: v2, labels: {{version: v2}}}}\n---\n\
-             apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: svc-{index}, namespace: {NAMESPACE}}}\nspec:\n\
-             \x20 hosts: [svc-{index}]\n  http:\n  - timeout: 10s\n    retries: {{attempts: 3, retryOn: \"5xx\"}}\n    route:\n\
-             \x20   - {{destination: {{host: svc-{index}, subset: v1}}, weight: 90}}\n\
-             \x20   - {{destination: {{host: svc-{index}, subset: v2}}, weight: 10}}\n---\n{}---\n",
+             {}---\n{}---\n",
+            rule(index, 0),
             endpoints(index, 0)
         );
     }
     text
+}
+
+/// The rule of a service; with another `turn` its limit is another.
+fn rule(index: usize, turn: usize) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: svc-{index}, namespace: {NAMESPACE}}}\nspec:\n\
+         \x20 hosts: [svc-{index}]\n  http:\n  - timeout: {}s\n    retries: {{attempts: 3, retryOn: \"5xx\"}}\n    route:\n\
+         \x20   - {{destination: {{host: svc-{index}, subset: v1}}, weight: 90}}\n\
+         \x20   - {{destination: {{host: svc-{index}, subset: v2}}, weight: 10}}\n",
+        10 + turn
+    )
 }
 
 /// The endpoints of a service; with another `turn` the last one is another.
@@ -180,14 +198,14 @@ impl std::fmt::Display for Found {
         writeln!(f, "\n{} services of {ENDPOINTS} endpoints, 2 subsets and a rule each", self.services)?;
         writeln!(
             f,
-            "  {:<14} {:>12} {:>12} {:>14} {:>20}",
-            "", "empty, MiB", "full, MiB", "to load, ms", "one endpoint, ms"
+            "  {:<14} {:>12} {:>12} {:>14} {:>20} {:>14}",
+            "", "empty, MiB", "full, MiB", "to load, ms", "one endpoint, ms", "one rule, ms"
         )?;
         for (name, part) in &self.parts {
             writeln!(
                 f,
-                "  {name:<14} {:>12.1} {:>12.1} {:>14.0} {:>20.2}",
-                part.empty, part.full, part.load, part.change
+                "  {name:<14} {:>12.1} {:>12.1} {:>14.0} {:>20.2} {:>14.2}",
+                part.empty, part.full, part.load, part.change, part.edit
             )?;
         }
         if let (Some(ours), Some(scoped), Some(envoy)) =

@@ -4,7 +4,9 @@
 
 use crate::config::Config;
 use crate::registry::Registry;
-use crate::rules::{AccessRules, DestinationRules, Keys, PeerRules, Sidecars, VirtualServiceRule, created};
+use crate::rules::{
+    AccessRules, DestinationRules, Keys, Merged, PeerRules, Sidecars, VirtualServiceRule, oldest_first,
+};
 use crate::scope::PlaceNeeds;
 use lateen_galley::istio::Gateway;
 use lateen_galley::{Config as IstioConfig, Kind, Object, Snapshot};
@@ -14,18 +16,11 @@ use std::sync::Arc;
 
 /// Kinds of objects that only the endpoints of services depend on.
 pub const ENDPOINT_KINDS: [Kind; 4] = [Kind::Endpoints, Kind::EndpointSlice, Kind::Pod, Kind::WorkloadEntry];
-/// Kinds of objects that rules are made of.
-const RULE_KINDS: [Kind; 9] = [
-    Kind::VirtualService,
-    Kind::DestinationRule,
-    Kind::Gateway,
-    Kind::Sidecar,
-    Kind::AuthorizationPolicy,
-    Kind::RequestAuthentication,
-    Kind::PeerAuthentication,
-    Kind::MeshPolicy,
-    Kind::Policy,
-];
+/// Kinds of objects that say how traffic goes.
+const TRAFFIC_KINDS: [Kind; 4] = [Kind::VirtualService, Kind::DestinationRule, Kind::Gateway, Kind::Sidecar];
+/// Kinds of objects that say who may do what, and how workloads take connections.
+const SECURITY_KINDS: [Kind; 5] =
+    [Kind::AuthorizationPolicy, Kind::RequestAuthentication, Kind::PeerAuthentication, Kind::MeshPolicy, Kind::Policy];
 
 /// All services and rules.
 #[derive(Clone, Debug)]
@@ -57,8 +52,8 @@ pub struct World {
 /// What differs between two worlds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    Nothing,
-    Endpoints(EndpointChange),
+    /// This at most.
+    Parts(EndpointChange, RuleChange),
     Anything,
 }
 
@@ -71,6 +66,25 @@ pub struct EndpointChange {
     pub addresses: BTreeSet<IpAddr>,
     /// Namespaces and names of such pods.
     pub pods: BTreeSet<(String, String)>,
+}
+
+/// Rules that are others than they were, each as it was and as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleChange {
+    pub virtual_services: Vec<VirtualServiceRule>,
+    pub destination_rules: Vec<Arc<Merged>>,
+}
+
+impl EndpointChange {
+    pub fn is_empty(&self) -> bool {
+        self.hosts.is_empty() && self.addresses.is_empty() && self.pods.is_empty()
+    }
+}
+
+impl RuleChange {
+    pub fn is_empty(&self) -> bool {
+        self.virtual_services.is_empty() && self.destination_rules.is_empty()
+    }
 }
 
 impl World {
@@ -111,38 +125,54 @@ impl World {
         };
         let localities = config.locality_lb_setting.as_ref();
         let named_same = !self.peers.name_services || same(&[Kind::Service, Kind::Pod]);
-        if config_same && named_same && same(&RULE_KINDS) {
+        if config_same && named_same && same(&TRAFFIC_KINDS) && same(&SECURITY_KINDS) {
             let place_needs = match services_same {
                 true => self.place_needs,
                 false => PlaceNeeds::of(&registry, &self.destination_rules, localities),
             };
             return World { snapshot, registry, place_needs, ..self.clone() };
         }
-        let virtual_services = self.virtual_services(&snapshot, &config);
-        let destination_rules = DestinationRules::new(&snapshot, &config);
-        let sidecars = Sidecars::new(&snapshot, &config.root_namespace);
-        let peers = PeerRules::new(&snapshot, &config);
-        let access = AccessRules::new(&snapshot, &config, &self.keys);
+        let kept = |kind: Kind| config_same && same(&[kind]);
+        let virtual_services = match kept(Kind::VirtualService) {
+            true => Arc::clone(&self.virtual_services),
+            false => Arc::new(self.virtual_services(&snapshot, &config)),
+        };
+        let destination_rules = match kept(Kind::DestinationRule) {
+            true => Arc::clone(&self.destination_rules),
+            false if config_same => Arc::new(self.destination_rules.follow(&self.snapshot, &snapshot, &config)),
+            false => Arc::new(DestinationRules::new(&snapshot, &config)),
+        };
+        let sidecars = match kept(Kind::Sidecar) {
+            true => Arc::clone(&self.sidecars),
+            false => Arc::new(Sidecars::new(&snapshot, &config.root_namespace)),
+        };
+        let gateways = match kept(Kind::Gateway) {
+            true => Arc::clone(&self.gateways),
+            false => Arc::new(oldest_first(snapshot.objects(Kind::Gateway)).into_iter().cloned().collect()),
+        };
         let mut label_keys = label_keys(&virtual_services, &destination_rules);
         label_keys.extend(localities.into_iter().flat_map(|mesh| &mesh.failover_priority).cloned());
         let place_needs = PlaceNeeds::of(&registry, &destination_rules, localities);
-        let mut gateways: Vec<Arc<Object>> = snapshot.objects(Kind::Gateway).cloned().collect();
-        gateways.sort_by(|a, b| {
-            let age = |object: &Object| created(object.metadata());
-            age(a).cmp(&age(b)).then_with(|| a.name().cmp(b.name())).then_with(|| a.namespace().cmp(b.namespace()))
-        });
+        let others_same = config_same && named_same && same(&SECURITY_KINDS);
+        let (peers, access) = match others_same {
+            true => (Arc::clone(&self.peers), Arc::clone(&self.access)),
+            false => (
+                Arc::new(PeerRules::new(&snapshot, &config)),
+                Arc::new(AccessRules::new(&snapshot, &config, &self.keys)),
+            ),
+        };
         World {
             base: Arc::clone(&self.base),
             config,
             snapshot,
             registry,
-            virtual_services: Arc::new(virtual_services),
-            destination_rules: Arc::new(destination_rules),
-            sidecars: Arc::new(sidecars),
-            access: Arc::new(access),
-            peers: Arc::new(peers),
+            virtual_services,
+            destination_rules,
+            sidecars,
+            access,
+            peers,
             keys: Arc::clone(&self.keys),
-            gateways: Arc::new(gateways),
+            gateways,
             label_keys: Arc::new(label_keys),
             place_needs,
         }
@@ -156,19 +186,36 @@ impl World {
 
     /// What differs from an earlier world.
     pub fn change_since(&self, before: &World) -> Change {
-        let rules_same = same(&self.config, &before.config)
-            && same(&self.virtual_services, &before.virtual_services)
-            && same(&self.destination_rules, &before.destination_rules)
+        let rest_same = same(&self.config, &before.config)
             && same(&self.sidecars, &before.sidecars)
             && same(&self.access, &before.access)
             && same(&self.peers, &before.peers)
-            && same(&self.gateways, &before.gateways);
-        match self.registry.endpoint_changes(&before.registry) {
-            _ if !rules_same => Change::Anything,
-            None => Change::Anything,
-            Some(change) if change == EndpointChange::default() => Change::Nothing,
-            Some(change) => Change::Endpoints(change),
+            && same(&self.gateways, &before.gateways)
+            // By these proxies are told apart.
+            && self.label_keys == before.label_keys
+            && self.place_needs == before.place_needs;
+        let Some(endpoints) = self.registry.endpoint_changes(&before.registry).filter(|_| rest_same) else {
+            return Change::Anything;
+        };
+        Change::Parts(endpoints, self.rules_changed_since(before))
+    }
+
+    fn rules_changed_since(&self, before: &World) -> RuleChange {
+        let mut change = RuleChange::default();
+        if !Arc::ptr_eq(&self.virtual_services, &before.virtual_services) {
+            let named = |rules| -> HashMap<(&str, &str), &VirtualServiceRule> {
+                let rules: &Vec<VirtualServiceRule> = rules;
+                rules.iter().map(|rule| ((rule.namespace(), rule.name()), rule)).collect()
+            };
+            let (was, is) = (named(&before.virtual_services), named(&self.virtual_services));
+            let gone = was.iter().filter(|(name, rule)| is.get(*name) != Some(*rule));
+            let new = is.iter().filter(|(name, rule)| was.get(*name) != Some(*rule));
+            change.virtual_services = gone.chain(new).map(|(_, rule)| (*rule).clone()).collect();
         }
+        if !Arc::ptr_eq(&self.destination_rules, &before.destination_rules) {
+            change.destination_rules = self.destination_rules.changes_since(&before.destination_rules);
+        }
+        change
     }
 
     /// The snapshot it was made of.

@@ -12,8 +12,8 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
-/// Endpoints that may be kept though nobody has them.
-const SPARE_ENDPOINTS: usize = 256;
+/// Results of one generator that may be kept though nobody has them, beside a quarter of those that somebody has.
+const SPARE: usize = 16;
 
 /// The input of a generator, which names its result and makes it.
 pub trait Input: Eq + Hash + Clone {
@@ -25,8 +25,33 @@ pub trait Input: Eq + Hash + Clone {
     fn kept(memo: &mut Memo) -> &mut Kept<Self>;
 }
 
-/// Results of one generator and the age at which each was last asked for.
-pub type Kept<I> = HashMap<I, (Resource, u64)>;
+/// Results of one generator, and the age at which each was last asked for.
+#[derive(Debug)]
+pub struct Kept<I> {
+    results: HashMap<I, (Resource, u64)>,
+    /// How many there were when those that nobody has were forgotten last.
+    used: usize,
+}
+
+impl<I> Default for Kept<I> {
+    fn default() -> Kept<I> {
+        Kept { results: HashMap::new(), used: 0 }
+    }
+}
+
+impl<I> Kept<I> {
+    fn forget_unused(&mut self) {
+        if self.results.len() > self.used + self.used / 4 + SPARE {
+            // Every copy of a resource shares its name.
+            self.results.retain(|_, (resource, _)| Arc::strong_count(resource.name()) > 1);
+            self.used = self.results.len();
+        }
+    }
+
+    fn forget_older(&mut self, oldest: u64) {
+        self.results.retain(|_, (_, used)| *used >= oldest);
+    }
+}
 
 /// Results of all generators. What two full builds in a row did not ask for is forgotten.
 #[derive(Debug, Default)]
@@ -39,8 +64,6 @@ pub struct Memo {
     inbound_clusters: Kept<InboundCluster>,
     fixed_clusters: Kept<FixedCluster>,
     endpoints: Kept<ClusterEndpoints>,
-    /// How many endpoints were kept when those that nobody has were forgotten last.
-    endpoints_used: usize,
     outbound_listeners: Kept<OutboundListener>,
     virtual_outbound: Kept<VirtualOutbound>,
     virtual_inbound: Kept<VirtualInbound>,
@@ -50,44 +73,9 @@ pub struct Memo {
     gateway_routes: Kept<GatewayRoutes>,
 }
 
-impl Memo {
-    /// The resource made from `input`, now or before.
-    pub fn get<I: Input>(&mut self, input: I) -> Resource {
-        let age = self.age;
-        if let Some((resource, used)) = I::kept(self).get_mut(&input) {
-            *used = age;
-            let resource = resource.clone();
-            self.found += 1;
-            return resource;
-        }
-        let resource = input.generate();
-        self.made += 1;
-        I::kept(self).insert(input, (resource.clone(), age));
-        resource
-    }
-
-    /// Forgets endpoints that no set of resources has, now and then: they change far more often than anything else, so
-    /// that full builds come too seldom to keep them few. All in all it costs what the changes between did.
-    pub fn forget_unused_endpoints(&mut self) {
-        if self.endpoints.len() > 2 * self.endpoints_used + SPARE_ENDPOINTS {
-            // Every copy of a resource shares its name.
-            self.endpoints.retain(|_, (resource, _)| Arc::strong_count(resource.name()) > 1);
-            self.endpoints_used = self.endpoints.len();
-        }
-    }
-
-    #[cfg(test)]
-    pub fn kept_endpoints(&self) -> usize {
-        self.endpoints.len()
-    }
-
-    /// Begins a full build.
-    pub fn grow_older(&mut self) {
-        self.age += 1;
-        let oldest = self.age.saturating_sub(2);
-        fn forget<I>(kept: &mut Kept<I>, oldest: u64) {
-            kept.retain(|_, (_, used)| *used >= oldest);
-        }
+/// Does the same with all that is kept.
+macro_rules! of_all {
+    ($memo:expr, $kept:ident => $what:expr) => {{
         let Memo {
             age: _,
             made: _,
@@ -96,7 +84,6 @@ impl Memo {
             inbound_clusters,
             fixed_clusters,
             endpoints,
-            endpoints_used: _,
             outbound_listeners,
             virtual_outbound,
             virtual_inbound,
@@ -104,18 +91,52 @@ impl Memo {
             gateway_listeners,
             sidecar_routes,
             gateway_routes,
-        } = self;
-        forget(outbound_clusters, oldest);
-        forget(inbound_clusters, oldest);
-        forget(fixed_clusters, oldest);
-        forget(endpoints, oldest);
-        forget(outbound_listeners, oldest);
-        forget(virtual_outbound, oldest);
-        forget(virtual_inbound, oldest);
-        forget(bound_inbound, oldest);
-        forget(gateway_listeners, oldest);
-        forget(sidecar_routes, oldest);
-        forget(gateway_routes, oldest);
+        } = $memo;
+        of_all!(@each $kept => $what; outbound_clusters, inbound_clusters, fixed_clusters, endpoints, outbound_listeners,
+            virtual_outbound, virtual_inbound, bound_inbound, gateway_listeners, sidecar_routes, gateway_routes);
+    }};
+    (@each $kept:ident => $what:expr; $($each:ident),*) => {
+        $({
+            let $kept = $each;
+            $what;
+        })*
+    };
+}
+
+impl Memo {
+    /// The resource made from `input`, now or before.
+    pub fn get<I: Input>(&mut self, input: I) -> Resource {
+        let age = self.age;
+        if let Some((resource, used)) = I::kept(self).results.get_mut(&input) {
+            *used = age;
+            let resource = resource.clone();
+            self.found += 1;
+            return resource;
+        }
+        let resource = input.generate();
+        self.made += 1;
+        I::kept(self).results.insert(input, (resource.clone(), age));
+        resource
+    }
+
+    /// Forgets what no set of resources has, now and then: between full builds endpoints and rules change so often that
+    /// those come too seldom to keep them few. All in all it costs what the changes between did.
+    pub fn forget_unused(&mut self) {
+        of_all!(self, kept => kept.forget_unused());
+    }
+
+    #[cfg(test)]
+    pub fn kept(&self) -> usize {
+        let mut all = 0;
+        of_all!(self, kept => all += kept.results.len());
+        all
+    }
+
+    /// Begins a full build.
+    pub fn grow_older(&mut self) {
+        self.age += 1;
+        let oldest = self.age.saturating_sub(2);
+        of_all!(self, kept => kept.forget_older(oldest));
     }
 }
 

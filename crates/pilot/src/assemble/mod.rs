@@ -4,6 +4,7 @@
 
 mod claims;
 mod clusters;
+mod edit;
 mod gateway;
 mod inbound;
 mod l4;
@@ -11,6 +12,7 @@ mod memo;
 mod security;
 mod sidecar;
 
+pub use edit::{Edited, concern};
 pub use memo::Memo;
 
 use crate::node::{Node, NodeType};
@@ -26,12 +28,12 @@ use std::sync::Arc;
 /// What proxies with equal scopes share.
 #[derive(Clone, Debug, Default)]
 pub struct Outbound {
-    clusters: Resources,
+    pub clusters: Resources,
     pub endpoints: Resources,
     listeners: Resources,
     /// Listeners by the first address of each, by which a proxy leaves out those that lead to its own workload.
     listeners_at: HashMap<IpAddr, Vec<Arc<str>>>,
-    routes: Resources,
+    pub routes: Resources,
     /// Names of the credentials that clusters need of the control plane.
     credentials: BTreeSet<String>,
     conflicts: Vec<plan::outbound::Conflict>,
@@ -76,26 +78,23 @@ pub fn outbound(world: &World, key: &ScopeKey, before: Option<&Outbound>, memo: 
     let mut made = Made::default();
     clusters::add(&scope, memo, &mut made);
     if key.node_type == NodeType::Sidecar {
-        sidecar::add_outbound(&scope, memo, &mut made);
+        sidecar::add_fixed_clusters(&scope, memo, &mut made);
+        sidecar::add_listeners(&scope, memo, &mut made);
     }
     let services = scope.services().iter().map(|entry| (Arc::clone(&entry.service.host), Arc::clone(&entry.service)));
-    let mut listeners_at: HashMap<IpAddr, Vec<Arc<str>>> = HashMap::new();
-    for (address, listener) in &made.listeners {
-        listeners_at.entry(*address).or_default().push(Arc::clone(listener.name()));
-    }
     let nothing = Outbound::default();
     let before = before.unwrap_or(&nothing);
-    let listeners = made.listeners.into_iter().map(|(_, listener)| listener);
-    Outbound {
-        clusters: resource::follow(&before.clusters, by_name(made.clusters)),
-        endpoints: resource::follow(&before.endpoints, by_name(made.endpoints)),
-        listeners: resource::follow(&before.listeners, by_name(listeners)),
-        listeners_at,
-        routes: resource::follow(&before.routes, by_name(made.routes)),
-        credentials: made.credentials,
-        conflicts: made.conflicts,
+    let mut outbound = Outbound {
+        clusters: resource::follow(&before.clusters, by_name(std::mem::take(&mut made.clusters))),
+        endpoints: resource::follow(&before.endpoints, by_name(std::mem::take(&mut made.endpoints))),
+        credentials: std::mem::take(&mut made.credentials),
         services: services.collect(),
-    }
+        listeners: before.listeners.clone(),
+        routes: before.routes.clone(),
+        ..Outbound::default()
+    };
+    outbound.set_listeners(made);
+    outbound
 }
 
 fn by_name(resources: impl IntoIterator<Item = Resource>) -> Resources {
@@ -103,6 +102,18 @@ fn by_name(resources: impl IntoIterator<Item = Resource>) -> Resources {
 }
 
 impl Outbound {
+    /// Takes over the listeners that were made, and their routes.
+    fn set_listeners(&mut self, made: Made) {
+        self.listeners_at.clear();
+        for (address, listener) in &made.listeners {
+            self.listeners_at.entry(*address).or_default().push(Arc::clone(listener.name()));
+        }
+        let listeners = made.listeners.into_iter().map(|(_, listener)| listener);
+        self.listeners = resource::follow(&self.listeners, by_name(listeners));
+        self.routes = resource::follow(&self.routes, by_name(made.routes));
+        self.conflicts = made.conflicts;
+    }
+
     /// Whether proxies reach a service of this host.
     pub fn reaches(&self, host: &str) -> bool {
         self.services.contains_key(host)

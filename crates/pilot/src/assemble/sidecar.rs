@@ -7,13 +7,21 @@ use crate::generate::sidecar_routes::{HttpService, SidecarRoutes};
 use crate::node::Interception;
 use crate::registry::{Entry, Resolution, Source};
 use crate::rules::VirtualServiceRule;
-use crate::scope::{Egress, Scope, Unknown};
+use crate::scope::{Egress, Scope};
 use crate::{host, names, plan};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
-/// Adds listeners for services, their routes, and the clusters for what no service takes.
-pub fn add_outbound(scope: &Scope<'_>, memo: &mut Memo, made: &mut Made) {
+/// Adds the clusters for what no service takes.
+pub fn add_fixed_clusters(scope: &Scope<'_>, memo: &mut Memo, made: &mut Made) {
+    let connections = &scope.world.config.connections;
+    for kind in [FixedKind::BlackHole, FixedKind::Passthrough] {
+        made.clusters.push(memo.get(FixedCluster { kind, connections: connections.clone() }));
+    }
+}
+
+/// Adds listeners for services, and their routes.
+pub fn add_listeners(scope: &Scope<'_>, memo: &mut Memo, made: &mut Made) {
     let key = scope.key;
     let bound = key.interception == Interception::None;
     let unknown = scope.unknown();
@@ -36,11 +44,7 @@ pub fn add_outbound(scope: &Scope<'_>, memo: &mut Memo, made: &mut Made) {
         made.listeners.push((address, memo.get(listener)));
     }
     made.conflicts = plan.conflicts;
-    add_routes(scope, &route_names, &unknown, memo, made);
-    let connections = &scope.world.config.connections;
-    for kind in [FixedKind::BlackHole, FixedKind::Passthrough] {
-        made.clusters.push(memo.get(FixedCluster { kind, connections: connections.clone() }));
-    }
+    add_routes(scope, &route_names, memo, made);
     if !bound {
         let listener = VirtualOutbound {
             addresses: key.wildcards(),
@@ -54,9 +58,10 @@ pub fn add_outbound(scope: &Scope<'_>, memo: &mut Memo, made: &mut Made) {
 }
 
 /// Adds the route configurations of these names and ports.
-fn add_routes(scope: &Scope<'_>, names: &BTreeSet<(u16, String)>, unknown: &Unknown, memo: &mut Memo, made: &mut Made) {
+pub fn add_routes(scope: &Scope<'_>, names: &BTreeSet<(u16, String)>, memo: &mut Memo, made: &mut Made) {
+    let ports: BTreeSet<u16> = names.iter().map(|(port, _)| *port).collect();
     let by_port: Vec<BTreeMap<u16, Vec<HttpService>>> =
-        scope.egress().iter().map(|egress| services_by_port(scope, egress)).collect();
+        scope.egress().iter().map(|egress| services_by_port(scope, egress, &ports)).collect();
     for (port, name) in names {
         let only = name.strip_suffix(&format!(":{port}")).map(str::to_owned);
         // A listener for the port alone has it alone. A host's own configuration is of the listener for all ports.
@@ -80,17 +85,18 @@ fn add_routes(scope: &Scope<'_>, names: &BTreeSet<(u16, String)>, unknown: &Unkn
             targets: scope.targets(rules.iter()),
             rules,
             scope: scope.routes_at(*port, names::MESH_GATEWAY),
-            unknown: unknown.clone(),
+            unknown: scope.unknown(),
         }));
     }
 }
 
-fn services_by_port(scope: &Scope<'_>, egress: &Egress<'_>) -> BTreeMap<u16, Vec<HttpService>> {
+fn services_by_port(scope: &Scope<'_>, egress: &Egress<'_>, ports: &BTreeSet<u16>) -> BTreeMap<u16, Vec<HttpService>> {
     let mut by_port: BTreeMap<u16, Vec<HttpService>> = BTreeMap::new();
     // A listener for one port speaks what it says, whatever its services' ports are declared to be.
     let declared = egress.port().map(|(_, protocol)| protocol);
     for entry in egress.services().iter().filter(|entry| entry.service.resolution != Resolution::Alias) {
-        for port in entry.service.ports.iter().filter(|port| declared.unwrap_or(port.protocol).may_be_http()) {
+        let of_ports = entry.service.ports.iter().filter(|port| ports.contains(&port.number));
+        for port in of_ports.filter(|port| declared.unwrap_or(port.protocol).may_be_http()) {
             by_port.entry(port.number).or_default().push(http_service(scope, entry, port.number));
         }
     }

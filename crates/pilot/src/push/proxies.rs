@@ -1,14 +1,17 @@
 //! Connected proxies, and which of them a change is about.
 
-use crate::assemble;
+use crate::assemble::{self, Outbound};
 use crate::credentials::{self, Dated, Made, Missing, Told};
-use crate::node::Node;
-use crate::registry::{Instance, Labels};
+use crate::host;
+use crate::node::{Node, NodeType};
+use crate::registry::{Instance, Labels, selects};
+use crate::rules::VirtualServiceRule;
 use crate::scope::{Place, ScopeKey};
-use crate::world::{EndpointChange, World};
-use lateen_galley::Snapshot;
+use crate::world::{self, EndpointChange, RuleChange, World};
+use lateen_galley::istio::Gateway;
+use lateen_galley::{Object, Snapshot};
 use lateen_xds::ads::server::{Refusal, StreamStatus, TypeStatus};
-use lateen_xds::{Resource, ResourceSet, ResourceType};
+use lateen_xds::{Resource, ResourceSet, ResourceType, Resources, resource};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -73,6 +76,30 @@ impl Proxy {
         }
         (self.missing, self.dated) = (missing, dated);
         resources.with_all(ResourceType::Secret, secrets)
+    }
+
+    /// Tells it what of what it shares with others is other than it was, of which `clusters` are the clusters as they were.
+    pub(super) fn tell_parts(&self, clusters: &Resources, shared: &Outbound, version: &Arc<str>) {
+        let before = self.resources.borrow().clone();
+        let mut own = before.all_of(&ResourceType::Cluster);
+        for (name, _, now) in clusters.diff(&shared.clusters, resource::same_version) {
+            match now {
+                Some(cluster) => own.insert(Arc::clone(name), cluster.clone()),
+                None => own.remove(name),
+            };
+        }
+        let routes = match self.node.node_type {
+            NodeType::Sidecar => shared.routes.clone(),
+            NodeType::Router => before.all_of(&ResourceType::Route),
+        };
+        let after = before
+            .at(Arc::clone(version))
+            .with_all(ResourceType::Cluster, own)
+            .with_all(ResourceType::Endpoint, shared.endpoints.clone())
+            .with_all(ResourceType::Route, routes);
+        if !after.shares_all_with(&before) {
+            self.resources.send_replace(Arc::new(after));
+        }
     }
 
     /// Whether it has accepted all there is for it now.
@@ -191,6 +218,30 @@ impl Proxies {
         let candidates: BTreeSet<u64> = at.chain(of).flatten().copied().collect();
         let changed = |proxy: &Proxy| Own::new(&proxy.node, world) != proxy.own;
         candidates.into_iter().filter(|id| self.get(*id).is_some_and(changed)).collect()
+    }
+
+    /// Proxies to whose own part an edit of rules means something: what leads to the workload of a sidecar, and what a
+    /// gateway serves.
+    pub fn own_with(&self, change: &RuleChange, world: &World) -> BTreeSet<u64> {
+        let served: Vec<(&VirtualServiceRule, &Gateway)> = change
+            .virtual_services
+            .iter()
+            .flat_map(|rule| {
+                let bound =
+                    |object: &&Arc<Object>| rule.is_bound_to(&format!("{}/{}", object.namespace(), object.name()));
+                let gateways = world.gateways.iter().filter(bound).filter_map(|object| world::gateway(object));
+                gateways.map(move |gateway| (rule, gateway))
+            })
+            .collect();
+        let hosts: BTreeSet<&str> = change.destination_rules.iter().map(|rule| rule.host()).collect();
+        let led_to = |host: &str| hosts.iter().any(|of_rule| host::is_subset_of(host, of_rule));
+        let concerned = |proxy: &Proxy| match proxy.node.node_type {
+            NodeType::Router => served.iter().any(|(rule, gateway)| {
+                rule.visible_in(&proxy.node.namespace) && selects(&gateway.selector, &proxy.own.labels)
+            }),
+            NodeType::Sidecar => proxy.own.instances.iter().any(|(host, ..)| led_to(host)),
+        };
+        self.by_id.iter().filter(|(_, proxy)| concerned(proxy)).map(|(id, _)| *id).collect()
     }
 }
 

@@ -4,13 +4,13 @@
 //! whoever drives it may wait in between.
 
 use super::proxies::{Own, Proxies, Proxy};
-use crate::assemble::{self, Memo, Outbound};
+use crate::assemble::{self, Edited, Memo, Outbound};
 use crate::config::Config;
 use crate::credentials;
 use crate::node::Node;
 use crate::rules::Keys;
 use crate::scope::ScopeKey;
-use crate::world::{Change, ENDPOINT_KINDS, EndpointChange, World};
+use crate::world::{Change, ENDPOINT_KINDS, EndpointChange, RuleChange, World};
 use lateen_galley::{Kind, Snapshot};
 use lateen_xds::ads::server::StreamStatus;
 use lateen_xds::{ResourceSet, ResourceType};
@@ -38,9 +38,11 @@ pub struct Counts {
     pub full_pushes: u64,
     /// Pushes of endpoints alone.
     pub endpoint_pushes: u64,
+    /// Pushes of what edits of rules changed.
+    pub rule_pushes: u64,
     /// Sets of resources made for single proxies.
     pub assembled: u64,
-    /// Sets of proxies that were given other endpoints and nothing else.
+    /// Sets of proxies that were given what changed of what they share, and nothing else.
     pub told: u64,
 }
 
@@ -64,6 +66,10 @@ pub struct State {
     revision: u64,
     /// Changes wait for [`State::push`].
     waiting: bool,
+    /// Of others than rules, so that everything is to be made anew.
+    whole: bool,
+    /// Credentials are others than proxies were told, and wait too.
+    credentials_wait: bool,
     pub counts: Counts,
 }
 
@@ -94,6 +100,8 @@ impl State {
             version: 0,
             revision: 0,
             waiting: false,
+            whole: false,
+            credentials_wait: false,
             counts: Counts::default(),
         }
     }
@@ -160,42 +168,88 @@ impl State {
             return Pending::Now;
         }
         let pending = match change {
-            Change::Nothing => Pending::Nothing,
-            Change::Anything => Pending::WhenQuiet,
-            Change::Endpoints(change) => {
-                self.world.registry.adopt_endpoints(&change.hosts, &self.latest.registry);
-                self.push_endpoints(&change);
-                Pending::Nothing
+            Change::Anything => {
+                self.whole = true;
+                Pending::WhenQuiet
+            }
+            Change::Parts(endpoints, rules) => {
+                if !endpoints.is_empty() {
+                    self.world.registry.adopt_endpoints(&endpoints.hosts, &self.latest.registry);
+                    self.push_endpoints(&endpoints);
+                }
+                if rules.is_empty() { Pending::Nothing } else { Pending::WhenQuiet }
             }
         };
         self.waiting |= pending == Pending::WhenQuiet;
-        if credentials && !self.waiting {
-            self.push_credentials();
-        }
+        self.credentials_wait |= credentials;
         if !self.waiting {
+            self.push_credentials();
             self.revision = self.latest.snapshot().revision();
         }
         pending
     }
 
-    /// Tells every proxy what the last snapshot says.
+    /// Tells proxies what the last snapshot says.
     pub fn push(&mut self) {
         if let Some(snapshot) = self.unread.take() {
-            self.latest = self.latest.advance(snapshot);
+            self.turn_to(self.latest.advance(snapshot));
         }
+        match self.latest.change_since(&self.world) {
+            Change::Parts(_, rules) if self.synced && !self.whole => self.push_rules(&rules),
+            _ => self.push_everything(),
+        }
+        (self.waiting, self.whole) = (false, false);
+        self.push_credentials();
+        self.revision = self.latest.snapshot().revision();
+    }
+
+    fn push_everything(&mut self) {
         self.world = self.latest.clone();
         self.synced = true;
         self.version += 1;
         self.counts.full_pushes += 1;
         self.memo.grow_older();
         self.credentials.retain_those_of(self.latest.snapshot());
+        self.credentials_wait = false;
         self.drop_closed();
         for id in self.proxies.ids() {
             self.assemble(id);
         }
         self.scopes.retain(|_, scope| !scope.members.is_empty());
-        self.waiting = false;
-        self.revision = self.latest.snapshot().revision();
+    }
+
+    /// Tells the proxies that see these rules what became of them. No other is looked at.
+    fn push_rules(&mut self, change: &RuleChange) {
+        self.version += 1;
+        self.counts.rule_pushes += 1;
+        self.drop_closed();
+        self.scopes.retain(|_, scope| !scope.members.is_empty());
+        let before = std::mem::replace(&mut self.world, self.latest.clone());
+        let mut whole: BTreeSet<u64> = self.proxies.own_with(change, &self.world);
+        let mut parts = Vec::new();
+        for (key, scope) in &mut self.scopes {
+            let concern = assemble::concern(&before, &self.world, key, &scope.outbound, change);
+            let Some(concern) = concern else { continue };
+            let clusters = scope.outbound.clusters.clone();
+            let outbound = Arc::make_mut(&mut scope.outbound);
+            match concern.carry_out(&before, &self.world, key, outbound, &mut self.memo) {
+                Edited::Whole => whole.extend(&scope.members),
+                Edited::Parts => parts.push((Arc::clone(key), clusters)),
+            }
+        }
+        let version = self.version_text();
+        for (key, clusters) in parts {
+            let Some(scope) = self.scopes.get(&key) else { continue };
+            for id in scope.members.difference(&whole) {
+                let Some(proxy) = self.proxies.get(*id) else { continue };
+                self.counts.told += 1;
+                proxy.tell_parts(&clusters, &scope.outbound, &version);
+            }
+        }
+        for id in whole {
+            self.assemble(id);
+        }
+        self.memo.forget_unused();
     }
 
     /// Tells the proxies that reach these hosts of their endpoints, and those whose own workload may be among them of what
@@ -219,7 +273,7 @@ impl State {
                 told.extend(&scope.members);
             }
         }
-        self.memo.forget_unused_endpoints();
+        self.memo.forget_unused();
         let version = self.version_text();
         for id in told.difference(&whole) {
             let Some(proxy) = self.proxies.get(*id) else { continue };
@@ -237,8 +291,11 @@ impl State {
         }
     }
 
-    /// Tells the proxies that have credentials how those are now. No other is looked at.
+    /// Tells the proxies that have credentials how those are now, if they are others. No other is looked at.
     fn push_credentials(&mut self) {
+        if !std::mem::take(&mut self.credentials_wait) {
+            return;
+        }
         self.version += 1;
         self.credentials.retain_those_of(self.latest.snapshot());
         let version = self.version_text();

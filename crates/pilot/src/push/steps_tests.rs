@@ -46,7 +46,7 @@ fn object((kind, name, namespace, content): &Edit) -> Value {
             "spec": {
                 "clusterIP": if flag { "None".to_owned() } else { format!("10.96.0.{}", name + 1) }, "selector": {"app": app},
                 "internalTrafficPolicy": if number == 4 { "Local" } else { "Cluster" },
-                "ports": [{"name": "http", "port": 80, "targetPort": "web"}, {"name": "tcp", "port": 90 + u32::from(other % 2)}],
+                "ports": [{"name": "http", "port": 80, "targetPort": "web"}, {"name": "tcp", "port": 90 + u32::from(other % 2)}, {"name": "any", "port": 70}],
             },
         }),
         6 => istio(
@@ -60,20 +60,20 @@ fn object((kind, name, namespace, content): &Edit) -> Value {
             }),
         ),
         7 => istio("WorkloadEntry", format!("w{name}"), json!({"address": ip, "weight": u32::from(flag) + 1})),
-        8 => istio(
-            "DestinationRule",
-            service.to_owned(),
+        8 | 11 | 14..=15 => istio("DestinationRule", format!("d{name}"), destination_rule(*name, number, flag, app)),
+        9 | 12 | 16..=17 => istio("VirtualService", format!("v{name}"), virtual_service(*name, number, flag, other)),
+        13 => istio(
+            "Gateway",
+            "gateway".to_owned(),
             json!({
-                "host": service, "subsets": [{"name": "v", "labels": {"app": app}}],
-                "trafficPolicy": if flag { json!({"outlierDetection": {"minHealthPercent": 50}}) } else { Value::Null },
-            }),
-        ),
-        9 => istio(
-            "VirtualService",
-            service.to_owned(),
-            json!({
-                "hosts": [service],
-                "http": [{"route": [{"destination": {"host": service, "subset": if flag { "v" } else { "" }}}], "timeout": format!("{}s", number + 1)}],
+                "selector": if flag { json!({"istio": "ingress"}) } else { json!({"app": "none"}) },
+                "servers": [
+                    {"port": {"number": 8080, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]},
+                    {"port": {"number": 9090, "name": "tcp", "protocol": "TCP"}, "hosts": ["*"]},
+                    {"port": {"number": 8443, "name": "tls", "protocol": "TLS"}, "hosts": ["*"], "tls": {
+                        "mode": if number > 2 { "AUTO_PASSTHROUGH" } else { "PASSTHROUGH" },
+                    }},
+                ],
             }),
         ),
         _ => istio(
@@ -86,6 +86,42 @@ fn object((kind, name, namespace, content): &Edit) -> Value {
     }
 }
 
+fn destination_rule(name: usize, number: u8, flag: bool, app: &str) -> Value {
+    let policy = match number {
+        0 => json!({"loadBalancer": {"consistentHash": {"httpHeaderName": "x"}}}),
+        1 => json!({"tunnel": {"targetHost": "t.test", "targetPort": 1}}),
+        2 => json!({"portLevelSettings": [{"port": {"number": 90}, "connectionPool": {"tcp": {"idleTimeout": "5s"}}}]}),
+        3 => json!({"tls": {"mode": "SIMPLE", "credentialName": "c"}}),
+        _ => json!({"connectionPool": {"http": {"http2MaxRequests": 7}}}),
+    };
+    let host = ["a", "b", "*.svc.cluster.local"][name];
+    json!({
+        "host": host,
+        "subsets": [{"name": if number == 4 { "w" } else { "v" }, "labels": {"app": app}}],
+        "trafficPolicy": if number.is_multiple_of(2) || flag { policy } else { Value::Null },
+        "exportTo": if flag { json!(["."]) } else { Value::Null },
+    })
+}
+
+fn virtual_service(name: usize, number: u8, flag: bool, other: u8) -> Value {
+    let host = ["a", "b", "*.one.svc.cluster.local"][name];
+    let to = |host: &str| json!([{"destination": {"host": host, "subset": if flag { "v" } else { "" }}}]);
+    let gateways: &[&str] = [["mesh"].as_slice(), &["mesh", "one/gateway"], &["one/gateway"]][usize::from(other)];
+    let mut spec = json!({
+        "hosts": if number == 4 { json!([host, "elsewhere.test"]) } else { json!([host]) },
+        "gateways": gateways,
+        "exportTo": if number == 3 { json!(["."]) } else { Value::Null },
+    });
+    match number {
+        0 => spec["tcp"] = json!([{"route": to("b")}]),
+        1 => spec["tls"] = json!([{"match": [{"sniHosts": ["a.test"]}], "route": to("a.one.svc.cluster.local")}]),
+        _ => {
+            spec["http"] = json!([{"route": to(["a", "b.two.svc.cluster.local"][usize::from(flag)]), "timeout": format!("{number}s")}])
+        }
+    }
+    spec
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -94,7 +130,7 @@ proptest! {
         rounds in prop::collection::vec(
             (
                 prop::collection::vec(
-                    (0..11usize, 0..3usize, 0..2usize, prop::option::weighted(0.8, (0..5u8, any::<bool>(), 0..3u8))), 1..4,
+                    (0..18usize, 0..3usize, 0..2usize, prop::option::weighted(0.8, (0..5u8, any::<bool>(), 0..3u8))), 1..4,
                 ),
                 any::<bool>(),
             ),
@@ -105,12 +141,13 @@ proptest! {
         for (service, namespace) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
             cluster.0.insert(Arc::new(Object::decode(object(&(5, service, namespace, Some((1, false, 0))))).unwrap()));
         }
+        cluster.0.insert(Arc::new(Object::decode(object(&(13, 0, 0, Some((4, true, 0))))).unwrap()));
         let config = Config { automatic_mutual_tls: true, ..Config::default() };
         let mut state = cluster.state(config.clone());
         let nodes = PROXIES.map(|(id, labels)| testing::node(id, labels));
         let mut proxies: Vec<_> = nodes.iter().map(|node| testing::add(&mut state, node)).collect();
         let mut unpushed = false;
-        for (edits, settles) in rounds {
+        for (round, (edits, settles)) in rounds.into_iter().enumerate() {
             for edit in &edits {
                 let decoded = Object::decode(object(edit)).unwrap();
                 match edit.3 {
@@ -121,12 +158,12 @@ proptest! {
             unpushed |= state.take(cluster.snapshot()) == Pending::WhenQuiet;
             if settles {
                 // One of them comes anew.
-                let last = proxies.pop();
-                drop(last);
+                let anew = round % PROXIES.len();
+                drop(proxies.remove(anew));
                 if std::mem::take(&mut unpushed) {
                     state.push();
                 }
-                proxies.push(testing::add(&mut state, &nodes[PROXIES.len() - 1]));
+                proxies.insert(anew, testing::add(&mut state, &nodes[anew]));
             }
             if unpushed {
                 continue;

@@ -256,12 +256,12 @@ impl AccessRules {
             providers: config.extension_providers.iter().cloned().map(Arc::new).collect(),
             ..AccessRules::default()
         };
-        for object in oldest_first(snapshot, Kind::AuthorizationPolicy) {
+        for object in oldest_first(snapshot.objects(Kind::AuthorizationPolicy)) {
             if let Some(policy) = AccessPolicy::new(object) {
                 rules.policies.entry(policy.namespace.clone()).or_default().push(Arc::new(policy));
             }
         }
-        for object in oldest_first(snapshot, Kind::RequestAuthentication) {
+        for object in oldest_first(snapshot.objects(Kind::RequestAuthentication)) {
             let Some(config) = object.typed::<Config<RequestAuthentication>>() else { continue };
             let spec = &config.spec;
             rules.tokens.entry(object.namespace().to_owned()).or_default().push(Tokens {

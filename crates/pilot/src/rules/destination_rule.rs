@@ -2,7 +2,7 @@
 //!
 //! Source: Istio `pilot/pkg/model/push_context.go` (destinationRule), `pilot/pkg/model/destination_rule.go`.
 
-use super::{Policy, created, digest};
+use super::{Policy, digest, oldest_first};
 use crate::registry::{ExportTo, Labels, selects};
 use crate::{host, names};
 use lateen_galley::istio::DestinationRule;
@@ -10,7 +10,8 @@ use lateen_galley::istio::destination_rule::{
     ConnectionPoolSettings, LbPolicy, LoadBalancerSettings, Subset, TrafficPolicy, TunnelSettings,
 };
 use lateen_galley::{Config, Kind, Object, Snapshot};
-use std::collections::{BTreeMap, HashSet};
+use lateen_persistent::Map;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -39,6 +40,25 @@ impl Merged {
     /// Whether it is for some of the proxies only.
     pub fn selects_clients(&self) -> bool {
         self.selector.is_some()
+    }
+
+    /// Whether anything of it concerns more than the clusters of its host's services: how requests come to have what their
+    /// endpoint is chosen by, how connections are passed on, and what is asked of the hosts.
+    pub fn shapes_routes(&self) -> bool {
+        let of_tcp = |pool: &Option<ConnectionPoolSettings>| {
+            let tcp = pool.as_ref().and_then(|pool| pool.tcp.as_ref());
+            tcp.is_some_and(|tcp| tcp.idle_timeout.is_some() || tcp.max_connection_duration.is_some())
+        };
+        self.hashes()
+            || self.policies().any(|policy| {
+                let of_ports = policy.port_level_settings.iter().map(|entry| &entry.connection_pool);
+                policy.tunnel.is_some() || of_ports.chain([&policy.connection_pool]).any(of_tcp)
+            })
+    }
+
+    /// The host it is for; may begin with `*`.
+    pub fn host(&self) -> &str {
+        &self.host
     }
 
     /// Whether it chooses any endpoints by hash.
@@ -122,64 +142,49 @@ impl Hash for Merged {
 /// Which rules of a namespace are looked at.
 type Counts = fn(&Merged) -> bool;
 
-/// All rules, by namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// All rules, by namespace. Those of hosts of which nothing changed are shared with the rules of before.
+#[derive(Clone, Debug, Default)]
 pub struct DestinationRules {
-    by_namespace: BTreeMap<String, OfNamespace>,
+    by_namespace: Map<String, OfNamespace>,
     root: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 struct OfNamespace {
-    exact: BTreeMap<String, Vec<Arc<Merged>>>,
+    exact: Map<String, OfHost>,
     /// The most specific first.
-    wildcard: Vec<(String, Vec<Arc<Merged>>)>,
+    wildcard: Vec<(String, OfHost)>,
 }
+
+type OfHost = Arc<[Arc<Merged>]>;
 
 impl DestinationRules {
     /// Reads all rules of a snapshot.
     pub fn new(snapshot: &Snapshot, mesh: &crate::Config) -> DestinationRules {
-        let mut objects: Vec<&Arc<Object>> = snapshot.objects(Kind::DestinationRule).collect();
-        objects.sort_by(|a, b| {
-            let key = |object: &Object| created(object.metadata());
-            key(a).cmp(&key(b)).then_with(|| a.name().cmp(b.name())).then_with(|| a.namespace().cmp(b.namespace()))
-        });
-        let mut merged: BTreeMap<(String, String), Vec<Merged>> = BTreeMap::new();
-        for object in objects {
-            let Some(config) = object.typed::<Config<DestinationRule>>() else { continue };
-            let (namespace, digest) = (object.namespace().to_owned(), digest(object));
-            let host = host::resolve(&config.spec.host, &namespace, &mesh.domain);
-            let export_to = ExportTo::parse(&config.spec.export_to, &namespace, &mesh.export_to.destination_rule);
-            let selector = config.spec.workload_selector.as_ref().map(|selector| selector.match_labels.clone());
-            let of_host = merged.entry((namespace.clone(), host.clone())).or_default();
-            match of_host.iter_mut().find(|rule| rule.export_to == export_to && rule.selector == selector) {
-                Some(older) => older.absorb(&config.spec, digest),
-                None => of_host.push(Merged {
-                    host,
-                    namespace,
-                    name: object.name().to_owned(),
-                    export_to,
-                    selector,
-                    subsets: config.spec.subsets.clone(),
-                    policy: config.spec.traffic_policy.clone(),
-                    digest,
-                }),
+        DestinationRules::default().follow(&Snapshot::default(), snapshot, mesh)
+    }
+
+    /// The rules of a later snapshot, made from these, which are those of the snapshot before.
+    pub fn follow(&self, before: &Snapshot, now: &Snapshot, mesh: &crate::Config) -> DestinationRules {
+        let mut changed: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+        let changes = now.changes(before, Kind::DestinationRule).into_iter();
+        for object in changes.flat_map(|(was, is)| was.into_iter().chain(is)) {
+            changed.entry(object.namespace()).or_default().extend(host_of(object, mesh));
+        }
+        let mut rules = DestinationRules { root: mesh.root_namespace.clone(), ..self.clone() };
+        for (namespace, hosts) in changed {
+            let mut of_namespace = rules.by_namespace.get(namespace).cloned().unwrap_or_default();
+            let mut read = read(namespace, &hosts, now, mesh);
+            for host in hosts {
+                let of_host = read.remove(&host).map(|rules| rules.into_iter().map(Arc::new).collect());
+                of_namespace.set(host, of_host);
             }
+            match of_namespace.exact.is_empty() && of_namespace.wildcard.is_empty() {
+                true => rules.by_namespace.remove(namespace),
+                false => rules.by_namespace.insert(namespace.to_owned(), of_namespace),
+            };
         }
-        let mut by_namespace: BTreeMap<String, OfNamespace> = BTreeMap::new();
-        for ((namespace, host), rules) in merged {
-            let rules = rules.into_iter().map(Arc::new).collect();
-            let of_namespace = by_namespace.entry(namespace).or_default();
-            if host::is_wildcard(&host) {
-                of_namespace.wildcard.push((host, rules));
-            } else {
-                of_namespace.exact.insert(host, rules);
-            }
-        }
-        for of_namespace in by_namespace.values_mut() {
-            of_namespace.wildcard.sort_by(|(a, _), (b, _)| host::most_specific_first(a, b));
-        }
-        DestinationRules { by_namespace, root: mesh.root_namespace.clone() }
+        rules
     }
 
     /// The rule for a service, seen from a proxy: one of the proxy's namespace, else of the service's, else of the
@@ -208,6 +213,23 @@ impl DestinationRules {
             });
             selected.or_else(|| rules.iter().filter(visible).find(|rule| rule.selector.is_none()))
         })
+    }
+
+    /// Rules that are others than before, as they were and as they are.
+    pub fn changes_since(&self, before: &DestinationRules) -> Vec<Arc<Merged>> {
+        let same = |was: &OfNamespace, is: &OfNamespace| was.exact.same(&is.exact) && was.wildcard == is.wildcard;
+        let nothing = OfNamespace::default();
+        let mut changes: Vec<Arc<Merged>> = Vec::new();
+        for (_, was, is) in before.by_namespace.diff(&self.by_namespace, same) {
+            let (was, is) = (was.unwrap_or(&nothing), is.unwrap_or(&nothing));
+            for (_, was, is) in was.exact.diff(&is.exact, |was, is| Arc::ptr_eq(was, is) || was == is) {
+                changes.extend(was.into_iter().chain(is).flat_map(|rules| rules.iter().cloned()));
+            }
+            let gone = was.wildcard.iter().filter(|entry| !is.wildcard.contains(entry));
+            let new = is.wildcard.iter().filter(|entry| !was.wildcard.contains(entry));
+            changes.extend(gone.chain(new).flat_map(|(_, rules)| rules.iter().cloned()));
+        }
+        changes
     }
 
     /// Keys of labels by which rules and what they prefer differ from proxy to proxy.
@@ -242,16 +264,66 @@ impl DestinationRules {
         let of_namespaces = self.by_namespace.values();
         let of_hosts =
             of_namespaces.flat_map(|rules| rules.exact.values().chain(rules.wildcard.iter().map(|(_, rules)| rules)));
-        of_hosts.flatten().map(Arc::as_ref)
+        of_hosts.flat_map(|rules| rules.iter()).map(Arc::as_ref)
     }
 }
 
+/// The host that an object is for, made whole.
+fn host_of(object: &Object, mesh: &crate::Config) -> Option<String> {
+    let config: &Config<DestinationRule> = object.typed()?;
+    Some(host::resolve(&config.spec.host, object.namespace(), &mesh.domain))
+}
+
+/// The rules of a namespace for these hosts.
+fn read(
+    namespace: &str,
+    hosts: &BTreeSet<String>,
+    snapshot: &Snapshot,
+    mesh: &crate::Config,
+) -> BTreeMap<String, Vec<Merged>> {
+    let mut merged: BTreeMap<String, Vec<Merged>> = BTreeMap::new();
+    for object in oldest_first(snapshot.objects_in(Kind::DestinationRule, namespace)) {
+        let Some(config) = object.typed::<Config<DestinationRule>>() else { continue };
+        let Some(host) = host_of(object, mesh).filter(|host| hosts.contains(host)) else { continue };
+        let export_to = ExportTo::parse(&config.spec.export_to, namespace, &mesh.export_to.destination_rule);
+        let selector = config.spec.workload_selector.as_ref().map(|selector| selector.match_labels.clone());
+        let of_host = merged.entry(host.clone()).or_default();
+        match of_host.iter_mut().find(|rule| rule.export_to == export_to && rule.selector == selector) {
+            Some(older) => older.absorb(&config.spec, digest(object)),
+            None => of_host.push(Merged {
+                host,
+                namespace: namespace.to_owned(),
+                name: object.name().to_owned(),
+                export_to,
+                selector,
+                subsets: config.spec.subsets.clone(),
+                policy: config.spec.traffic_policy.clone(),
+                digest: digest(object),
+            }),
+        }
+    }
+    merged
+}
+
 impl OfNamespace {
+    fn set(&mut self, host: String, rules: Option<OfHost>) {
+        if host::is_wildcard(&host) {
+            self.wildcard.retain(|(other, _)| *other != host);
+            self.wildcard.extend(rules.map(|rules| (host, rules)));
+            self.wildcard.sort_by(|(a, _), (b, _)| host::most_specific_first(a, b));
+        } else {
+            match rules {
+                Some(rules) => self.exact.insert(host, rules),
+                None => self.exact.remove(&host),
+            };
+        }
+    }
+
     /// The rules for the most specific host, of those that count.
-    fn most_specific(&self, service_host: &str, counts: Counts) -> Option<&Vec<Arc<Merged>>> {
-        let any = |rules: &&Vec<Arc<Merged>>| rules.iter().any(|rule| counts(rule));
+    fn most_specific(&self, service_host: &str, counts: Counts) -> Option<&OfHost> {
+        let any = |rules: &&OfHost| rules.iter().any(|rule| counts(rule));
         self.exact.get(service_host).filter(any).or_else(|| {
-            let fits = |(host, _): &&(String, Vec<Arc<Merged>>)| host::is_subset_of(service_host, host);
+            let fits = |(host, _): &&(String, OfHost)| host::is_subset_of(service_host, host);
             self.wildcard.iter().filter(fits).map(|(_, rules)| rules).find(any)
         })
     }

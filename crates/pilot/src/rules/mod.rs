@@ -21,7 +21,7 @@ pub use sidecar::{Imports, SidecarRule, Sidecars};
 pub use virtual_service::VirtualServiceRule;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use lateen_galley::{Kind, Object, Snapshot};
+use lateen_galley::Object;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -30,9 +30,9 @@ pub fn created(metadata: &ObjectMeta) -> i64 {
     metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second())
 }
 
-/// Objects of a kind in the order in which they were made.
-fn oldest_first(snapshot: &Snapshot, kind: Kind) -> Vec<&Arc<Object>> {
-    let mut objects: Vec<&Arc<Object>> = snapshot.objects(kind).collect();
+/// Objects in the order in which they were made.
+pub fn oldest_first<'a>(objects: impl Iterator<Item = &'a Arc<Object>>) -> Vec<&'a Arc<Object>> {
+    let mut objects: Vec<&Arc<Object>> = objects.collect();
     objects.sort_by(|a, b| {
         let age = |object: &Object| created(object.metadata());
         age(a).cmp(&age(b)).then_with(|| a.name().cmp(b.name())).then_with(|| a.namespace().cmp(b.namespace()))

@@ -80,7 +80,7 @@ impl OfWorkload {
 fn all(snapshot: &Snapshot) -> Vec<&Object> {
     let kinds = [Kind::PeerAuthentication, Kind::MeshPolicy, Kind::Policy];
     let mut all: Vec<&Object> =
-        kinds.iter().flat_map(|kind| oldest_first(snapshot, *kind)).map(|object| &**object).collect();
+        kinds.iter().flat_map(|kind| oldest_first(snapshot.objects(*kind))).map(|object| &**object).collect();
     all.sort_by_key(|object| created(object.metadata()));
     all
 }
