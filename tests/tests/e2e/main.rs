@@ -13,6 +13,7 @@ mod gateway_tls;
 mod hosts;
 mod identity;
 mod issuers;
+mod loopback;
 mod moves;
 mod mtls;
 mod real_envoy;
