@@ -75,7 +75,7 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
                     r.http10 = request.protocol == lateen_traffic::Protocol::Http10;
                 }
                 reader.start_body(wire.framing);
-                let exchange = Exchange {
+                let mut exchange = Exchange {
                     connection: &connection,
                     request: &mut request,
                     body: Incoming::new(Source::Http1(&mut reader), wire.framing, wire.expects_continue),
@@ -89,6 +89,7 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
                     named: None,
                 };
                 exchange.serve().await;
+                drop(exchange);
                 let close = matches!(&responder, Responder::Http1(r) if r.close);
                 if close || !reader.body_done() {
                     break;

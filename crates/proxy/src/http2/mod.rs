@@ -194,7 +194,7 @@ async fn stream(connection: &Connection, request: http::Request<RecvStream>, mut
     };
     let mut responder = Responder::Http2(Http2Responder { respond, stream: None });
     let expects_continue = head.headers.get("expect").is_some_and(|v| v.eq_ignore_ascii_case(b"100-continue"));
-    let exchange = Exchange {
+    let mut exchange = Exchange {
         connection,
         request: head,
         body: Incoming::new(Source::Http2(&mut body), framing, expects_continue),
@@ -208,6 +208,7 @@ async fn stream(connection: &Connection, request: http::Request<RecvStream>, mut
         named: None,
     };
     exchange.serve().await;
+    drop(exchange);
     connection.worker.spare.give(scratch);
 }
 

@@ -113,7 +113,8 @@ impl<'a> Exchange<'a, '_> {
             }
         }
         if self.request.is_connect() || !self.request.upgrade.is_empty() {
-            self.tunnel(&plan).await;
+            // Apart, so that requests that are none need no room for it.
+            Box::pin(self.tunnel(&plan)).await;
             return;
         }
         self.attempts(&plan).await;

@@ -110,7 +110,7 @@ impl<'a> Incoming<'a> {
 
 impl<'a, 'r> Exchange<'a, 'r> {
     /// Serves the request to its end.
-    pub async fn serve(mut self) {
+    pub async fn serve(&mut self) {
         let connection = self.connection;
         let hcm = Arc::clone(&connection.hcm);
         connection.stats.downstream_rq_total.inc();
@@ -336,7 +336,7 @@ impl<'a, 'r> Exchange<'a, 'r> {
     }
 
     /// The end: statistics and access logs.
-    fn finish(mut self) {
+    fn finish(&mut self) {
         let connection = self.connection;
         let stats = &connection.stats;
         self.record.duration = self.started.elapsed();
@@ -381,7 +381,7 @@ pub async fn refuse(
     connection.stats.downstream_cx_protocol_error.inc();
     responder.close_after();
     let mut response = ResponseHead::default();
-    let exchange = Exchange {
+    let mut exchange = Exchange {
         connection,
         request,
         body: Incoming::new(Source::Empty, Framing::None, false),
@@ -395,7 +395,6 @@ pub async fn refuse(
         named: None,
     };
     connection.stats.downstream_rq_active.inc();
-    let mut exchange = exchange;
     exchange.record.protocol = Some(lateen_traffic::Protocol::Http11);
     exchange.reply(reply).await;
     exchange.finish();

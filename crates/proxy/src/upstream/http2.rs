@@ -98,7 +98,9 @@ impl Upstream {
                 continue;
             }
             let opening = Opening::begin(&pool);
-            let (io, counted) = self.open(host, &pool, &settings, bind, Offer::http(wanted, "h2")).await?;
+            // Apart, so that requests that find a connection need no room for it.
+            let opened = Box::pin(self.open(host, &pool, &settings, bind, Offer::http(wanted, "h2")));
+            let (io, counted) = opened.await?;
             let mut builder = h2::client::Builder::new();
             builder
                 .initial_window_size(settings.http2.stream_window)
@@ -108,7 +110,7 @@ impl Upstream {
                 .max_header_list_size(80 * 1024)
                 .max_send_buffer_size(256 * 1024);
             let turns = Turns::default();
-            let handshake = builder.handshake::<_, Bytes>(OwnedIo::new(Rc::clone(&io), &turns));
+            let handshake = Box::pin(builder.handshake::<_, Bytes>(OwnedIo::new(Rc::clone(&io), &turns)));
             let (sender, mut driver) = match tokio::time::timeout(settings.connect_timeout, handshake).await {
                 Ok(Ok(pair)) => pair,
                 Ok(Err(_)) => return Err(UpstreamFailure::Termination),

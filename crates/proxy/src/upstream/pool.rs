@@ -249,7 +249,8 @@ impl Upstream {
         loop {
             if self.may_open(&pool, &settings) {
                 let offer = Offer::http(wanted, "http/1.1");
-                let (io, counted) = self.open(host, &pool, &settings, bind, offer).await?;
+                // Apart, so that requests that find a connection need no room for it.
+                let (io, counted) = Box::pin(self.open(host, &pool, &settings, bind, offer)).await?;
                 self.stats.upstream_cx_http1_total.inc();
                 let now = Instant::now();
                 let connection = Http1Connection {
