@@ -1,18 +1,22 @@
 //! Who may use a connection (Envoy's network filters `envoy.filters.network.rbac` and `envoy.filters.network.ext_authz`), asked
 //! when a client's first bytes, or its end, have come.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
-use lateen_traffic::ext_authz::{Attributes, ConnectionAuthz};
+use lateen_traffic::ext_authz::{self, Answer, Attributes, ConnectionAuthz, Reply};
 use lateen_traffic::listener::Gate;
 use lateen_traffic::metadata::Metadata;
 use lateen_traffic::rbac::Peer;
 use lateen_traffic::record::{Flags, Record};
 use lateen_xds::check;
+use tokio::time::Instant;
 
 use crate::io::Io;
 use crate::listener::Accepted;
 use crate::refusals::Refusal;
 use crate::router::call::{Call, MOST_ANSWER};
+use crate::stats::ConnectionAuthzStats;
 
 /// Why a connection may not go on.
 pub enum Denial {
@@ -60,9 +64,12 @@ pub async fn admit(accepted: &Accepted, gates: &[Gate], metadata: &mut Metadata)
                 }
             }
             Gate::Ask(filter) => {
+                let stats = accepted.worker.stats.ext_authz(&filter.stat_scope);
                 if filter.metadata.as_ref().is_none_or(|wanted| wanted.matches(metadata)) {
                     // Apart, so that connections that nobody is asked about need no room for it.
-                    Box::pin(ask(accepted, filter, peer, metadata)).await?;
+                    Box::pin(ask(accepted, filter, peer, metadata, stats)).await?;
+                } else {
+                    stats.disabled.inc();
                 }
             }
         }
@@ -70,8 +77,32 @@ pub async fn admit(accepted: &Accepted, gates: &[Gate], metadata: &mut Metadata)
     Ok(())
 }
 
-async fn ask(accepted: &Accepted, filter: &ConnectionAuthz, peer: Peer<'_>, metadata: &Metadata) -> Result<(), Denial> {
+/// A question under way, also until it is let go.
+struct Asking(Arc<ConnectionAuthzStats>);
+
+impl Asking {
+    fn begin(stats: Arc<ConnectionAuthzStats>) -> Self {
+        stats.total.inc();
+        stats.active.inc();
+        Self(stats)
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.active.dec();
+    }
+}
+
+async fn ask(
+    accepted: &Accepted,
+    filter: &ConnectionAuthz,
+    peer: Peer<'_>,
+    metadata: &mut Metadata,
+    stats: Arc<ConnectionAuthzStats>,
+) -> Result<(), Denial> {
     let (worker, service) = (&accepted.worker, &filter.service);
+    let (asking, asked_at) = (Asking::begin(stats), Instant::now());
     let attributes =
         Attributes { told: &filter.told, context: &[], source: accepted.peer, peer, metadata, request: None };
     let record = Record::begin(std::time::SystemTime::now(), accepted.local, accepted.peer);
@@ -91,9 +122,29 @@ async fn ask(accepted: &Accepted, filter: &ConnectionAuthz, peer: Peer<'_>, meta
         }
     };
     let reply = called.and_then(|called| check::answer(called.grpc_message()?));
-    match filter.denial(reply.as_ref().map(|reply| &reply.answer)) {
-        Some(details) => Err(Denial::Service(details)),
-        None => Ok(()),
+    let stats = &asking.0;
+    let answer = reply.as_ref().map(|reply| &reply.answer);
+    match answer {
+        Some(Answer::Allowed(_)) => stats.ok.inc(),
+        Some(Answer::Denied(_)) => stats.denied.inc(),
+        Some(Answer::Failed(_)) | None => stats.error.inc(),
+    }
+    let denial = filter.denial(answer);
+    let failed = !matches!(answer, Some(Answer::Allowed(_) | Answer::Denied(_)));
+    if let Some(Reply { answer, metadata: told, .. }) = reply {
+        answer.tell(ext_authz::CONNECTION_FILTER, told, asked_at.elapsed(), metadata);
+    }
+    match denial {
+        Some(details) => {
+            stats.cx_closed.inc();
+            Err(Denial::Service(details))
+        }
+        None => {
+            if failed {
+                stats.failure_mode_allowed.inc();
+            }
+            Ok(())
+        }
     }
 }
 

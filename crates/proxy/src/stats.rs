@@ -33,8 +33,8 @@ use crate::refusals::{Refusal, Refusals};
 pub use cells::{BOUNDS_MS, Counter, Distribution, Gauge, Histogram, SharedCounter, SharedGauge};
 pub use rbac::RbacStats;
 pub use scopes::{
-    AuthorizationStats, ClusterManagerStats, ClusterStats, ControlPlaneStats, DnsStats, FilesystemStats, Http2Stats,
-    HttpStats, ListenerManagerStats, ListenerStats, RouteStats, ServerStats, TcpStats,
+    AuthorizationStats, ClusterManagerStats, ClusterStats, ConnectionAuthzStats, ControlPlaneStats, DnsStats,
+    FilesystemStats, Http2Stats, HttpStats, ListenerManagerStats, ListenerStats, RouteStats, ServerStats, TcpStats,
 };
 pub use snapshot::{Buckets, ClusterFacts, Filter, Snapshot, Types};
 
@@ -81,6 +81,7 @@ pub enum Tags {
 #[derive(Debug, Default)]
 struct Scopes {
     clusters: Named<ClusterStats>,
+    ext_authz: Named<ConnectionAuthzStats>,
     http: Named<HttpStats>,
     listeners: Named<ListenerStats>,
     rbac: Named<RbacStats>,
@@ -189,6 +190,7 @@ impl Stats {
             scopes.http.0.values().for_each(|http| http.retain_policies(&names.policies));
             scopes.rbac.0.values().for_each(|rbac| rbac.retain_policies(&names.policies));
             draining |= scopes.clusters.retain(&names.clusters);
+            draining |= scopes.ext_authz.retain(&names.ext_authz);
             draining |= scopes.http.retain(&names.http);
             draining |= scopes.listeners.retain(&names.listeners);
             draining |= scopes.rbac.retain(&names.rbac);
@@ -198,6 +200,7 @@ impl Stats {
         self.draining.store(draining, Ordering::Relaxed);
         lock(&self.resets).retain(|kind, name| match kind {
             snapshot::Kind::Cluster => names.clusters.contains(name),
+            snapshot::Kind::ExtAuthz => names.ext_authz.contains(name),
             snapshot::Kind::Http => names.http.contains(name),
             snapshot::Kind::Listener => names.listeners.contains(name),
             snapshot::Kind::Rbac => names.rbac.contains(name),
@@ -222,8 +225,8 @@ impl Stats {
         Snapshot::new(scopes, self.tags)
     }
 
-    fn by_name<T>(&self, pick: impl Fn(&Scopes) -> &Named<T>) -> BTreeMap<Arc<str>, Vec<(usize, Arc<T>)>> {
-        let mut all: BTreeMap<Arc<str>, Vec<(usize, Arc<T>)>> = BTreeMap::new();
+    fn by_name<T>(&self, pick: impl Fn(&Scopes) -> &Named<T>) -> ByName<T> {
+        let mut all = ByName::new();
         for (index, worker) in self.workers.iter().enumerate() {
             for (name, scope) in &pick(&lock(worker)).0 {
                 all.entry(name.clone()).or_default().push((index, scope.clone()));
@@ -232,6 +235,9 @@ impl Stats {
         all
     }
 }
+
+/// Scopes of one kind by name, each with the number of its worker.
+type ByName<T> = BTreeMap<Arc<str>, Vec<(usize, Arc<T>)>>;
 
 /// The statistics of one worker.
 #[derive(Debug, Clone)]
@@ -244,6 +250,11 @@ impl WorkerStats {
     /// The scope of a cluster; the name is [`cluster_scope`]'s.
     pub fn cluster(&self, name: &Arc<str>) -> Arc<ClusterStats> {
         self.scopes().clusters.get(name)
+    }
+
+    /// The scope of questions about connections, by the name they give it, for example `ext_authz.waf`.
+    pub fn ext_authz(&self, name: &Arc<str>) -> Arc<ConnectionAuthzStats> {
+        self.scopes().ext_authz.get(name)
     }
 
     /// The scope of an HTTP connection manager, by its `stat_prefix`.
@@ -304,6 +315,7 @@ pub fn listener_scope(listener: &Listener) -> Arc<str> {
 #[derive(Debug, Default)]
 struct ConfigScopes {
     clusters: HashSet<Arc<str>>,
+    ext_authz: HashSet<Arc<str>>,
     http: HashSet<Arc<str>>,
     listeners: HashSet<Arc<str>>,
     policies: HashSet<Arc<str>>,
@@ -324,9 +336,14 @@ impl ConfigScopes {
             names.listeners.insert(listener_scope(listener));
             for chain in listener.chains.iter().chain(&listener.default_chain) {
                 for gate in &chain.gates {
-                    if let Gate::Rules(rbac) = gate {
-                        names.rbac.insert(rbac.stat_scope.clone());
-                        names.policies.extend(rbac.policies().cloned());
+                    match gate {
+                        Gate::Rules(rbac) => {
+                            names.rbac.insert(rbac.stat_scope.clone());
+                            names.policies.extend(rbac.policies().cloned());
+                        }
+                        Gate::Ask(filter) => {
+                            names.ext_authz.insert(filter.stat_scope.clone());
+                        }
                     }
                 }
                 match &chain.terminal {

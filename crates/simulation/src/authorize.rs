@@ -1,7 +1,6 @@
 //! Asking an authorization service about a request, and doing as it says.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use lateen_traffic::Dice as _;
@@ -9,7 +8,7 @@ use lateen_traffic::ext_authz::{
     self, Allowed, Answer, AskedRequest, Attributes, ConnectionAuthz, Denied, Edit, ExtAuthz, Failed, Gathered,
     Question, Reply, Service,
 };
-use lateen_traffic::metadata::{Metadata, Value};
+use lateen_traffic::metadata::Metadata;
 use lateen_traffic::record::Flags;
 use lateen_traffic::route::{RouteConfig, Routed};
 use lateen_xds::check;
@@ -48,20 +47,15 @@ impl Exchange<'_> {
             told = Some(body);
         }
         self.name_cluster(routed);
-        let Reply { answer, mut metadata, strange } = self.ask(question, told).await;
+        let Reply { answer, metadata, strange } = self.ask(question, told).await;
         self.delayed_to = Some(self.world.clock.now());
         let filter = &question.filter;
         if strange && filter.taken.strictly {
             self.answer_instead(routes, routed, &ext_authz::INVALID);
             return None;
         }
-        if !metadata.is_empty() && filter.taken.metadata {
-            if matches!(answer, Answer::Allowed(_)) {
-                let took: Duration = self.world.clock.now() - asked_at;
-                metadata.push(("ext_authz_duration".into(), Value::Number(took.as_millis() as f64)));
-            }
-            let name = ext_authz::FILTER.into();
-            metadata.into_iter().for_each(|(key, value)| self.record.metadata.set(&name, &key, value));
+        if filter.taken.metadata {
+            answer.tell(ext_authz::FILTER, metadata, self.world.clock.now() - asked_at, &mut self.record.metadata);
         }
         match answer {
             Answer::Allowed(allowed) => self.allowed(routes, routed, filter, allowed),
@@ -184,10 +178,10 @@ impl Proxy {
         world: &Rc<World>,
         filter: &ConnectionAuthz,
         downstream: &Downstream,
-        metadata: &Metadata,
+        metadata: &mut Metadata,
         trace: &Trace,
     ) -> Option<&'static str> {
-        let service = &filter.service;
+        let (service, asked_at) = (&filter.service, world.clock.now());
         trace.tell(world, || Decision::Asked { cluster: service.cluster.to_string() });
         let Some(upstream) = self.upstream(world, &service.cluster) else { return filter.denial(None) };
         let attributes = Attributes {
@@ -203,7 +197,11 @@ impl Proxy {
         let request = Request { head, body: check::question(&attributes).into() };
         let called = call(world, &upstream, downstream.original, request, service.timeout, &trace.deeper()).await;
         let reply = called.as_ref().and_then(grpc_reply);
-        filter.denial(reply.as_ref().map(|reply| &reply.answer))
+        let denial = filter.denial(reply.as_ref().map(|reply| &reply.answer));
+        if let Some(Reply { answer, metadata: told, .. }) = reply {
+            answer.tell(ext_authz::CONNECTION_FILTER, told, world.clock.now() - asked_at, metadata);
+        }
+        denial
     }
 }
 

@@ -9,7 +9,6 @@ use lateen_traffic::ext_authz::{
     self, Allowed, Answer, AskedRequest, Attributes, BodySettings, Denied, Edit, ExtAuthz, Failed, Gathered,
     GrpcService, Question, Reply, Service,
 };
-use lateen_traffic::metadata::Value;
 use lateen_traffic::record::Flags;
 use lateen_xds::check;
 use tokio::time::Instant;
@@ -164,18 +163,13 @@ impl Exchange<'_, '_> {
 
     /// Does as the service says.
     async fn obey(&mut self, on: On<'_>, filter: &ExtAuthz, reply: Reply, asked_at: Instant) -> Option<GoesOn> {
-        let Reply { answer, mut metadata, strange } = reply;
+        let Reply { answer, metadata, strange } = reply;
         if strange && filter.taken.strictly {
             return self.invalid(on, filter).await;
         }
         if !metadata.is_empty() {
             if filter.taken.metadata {
-                if matches!(answer, Answer::Allowed(_)) {
-                    let took = asked_at.elapsed().as_millis() as f64;
-                    metadata.push(("ext_authz_duration".into(), Value::Number(took)));
-                }
-                let name = ext_authz::FILTER.into();
-                metadata.into_iter().for_each(|(key, value)| self.record.metadata.set(&name, &key, value));
+                answer.tell(ext_authz::FILTER, metadata, asked_at.elapsed(), &mut self.record.metadata);
             } else {
                 self.connection.stats.ext_authz(&filter.stat_prefix).ignored_dynamic_metadata.inc();
             }

@@ -184,6 +184,20 @@ scope! {
     }
 }
 
+scope! {
+    /// What authorization services said of connections on one worker (`ext_authz.PREFIX.`).
+    ConnectionAuthzStats {
+        total: Counter,
+        active: Gauge,
+        ok: Counter,
+        denied: Counter,
+        error: Counter,
+        disabled: Counter,
+        failure_mode_allowed: Counter,
+        cx_closed: Counter,
+    }
+}
+
 /// Statistics by prefix, each under its own after `scope`.
 fn read_prefixed<T: Default>(scope: &str, of: &ByPrefix<T>, read: fn(&T, &mut Vec<Entry>), out: &mut Vec<Entry>) {
     for (prefix, stats) in of.iter() {

@@ -10,8 +10,8 @@ use lateen_traffic::cluster::{Cluster, Health};
 
 use super::cells::{BOUNDS_MS, Distribution};
 use super::rbac::RbacStats;
-use super::scopes::{ClusterStats, HttpStats, ListenerStats, RouteStats, TcpStats};
-use super::{Stats, Tags, cluster_scope};
+use super::scopes::{ClusterStats, ConnectionAuthzStats, HttpStats, ListenerStats, RouteStats, TcpStats};
+use super::{ByName, Stats, Tags, cluster_scope};
 use crate::tls::held::{self, OfContext};
 
 /// One statistic's value.
@@ -70,6 +70,8 @@ pub(super) enum Kind {
     ClusterManager,
     ControlPlane,
     Dns,
+    /// Questions about connections, whose whole name is the configuration's.
+    ExtAuthz,
     Filesystem,
     Http,
     Http2,
@@ -95,7 +97,7 @@ impl Kind {
             Self::Http2 => "http2",
             Self::Listener => "listener",
             Self::ListenerManager => "listener_manager",
-            Self::Rbac => "",
+            Self::ExtAuthz | Self::Rbac => "",
             Self::Server => "server",
             Self::Tcp => "tcp",
             Self::Route => "vhost",
@@ -120,7 +122,7 @@ impl Scope {
     /// The first part of its metrics' names: what is no label of theirs.
     pub(super) fn metric_prefix(&self) -> &str {
         match self.kind {
-            Kind::Rbac => &self.name,
+            Kind::ExtAuthz | Kind::Rbac => &self.name,
             Kind::Route => "vhost.route",
             kind => kind.prefix(),
         }
@@ -140,14 +142,12 @@ impl Scope {
 pub(super) fn merge(stats: &Stats, config: &Config, facts: &dyn Fn(&Cluster) -> ClusterFacts) -> Vec<Scope> {
     let mut scopes = clusters(stats, config, facts);
     let none: Arc<str> = "".into();
-    let mut single = |kind, fill: &dyn Fn(&mut Vec<Entry>)| {
-        let mut entries = Vec::new();
-        fill(&mut entries);
-        scopes.push(Scope::new(kind, &none, entries));
-    };
+    let mut single = |kind, fill: &dyn Fn(&mut Vec<Entry>)| scopes.push(one(kind, &none, fill));
     single(Kind::ClusterManager, &|out| stats.cluster_manager.read(out));
     single(Kind::ControlPlane, &|out| stats.control_plane.read(out));
     single(Kind::Dns, &|out| stats.dns.read(out));
+    named(Kind::ExtAuthz, stats.by_name(|s| &s.ext_authz), ConnectionAuthzStats::read, &mut scopes);
+    let mut single = |kind, fill: &dyn Fn(&mut Vec<Entry>)| scopes.push(one(kind, &none, fill));
     single(Kind::Filesystem, &|out| stats.filesystem.read(out));
     single(Kind::Http2, &|out| stats.http2.read(out));
     for (name, workers) in stats.by_name(|s| &s.http) {
@@ -187,25 +187,10 @@ pub(super) fn merge(stats: &Stats, config: &Config, facts: &dyn Fn(&Cluster) -> 
         entries.extend(expirations.remove(&name).unwrap_or_default());
         scopes.push(Scope::new(Kind::Listener, &name, entries));
     }
-    let mut single = |kind, fill: &dyn Fn(&mut Vec<Entry>)| {
-        let mut entries = Vec::new();
-        fill(&mut entries);
-        scopes.push(Scope::new(kind, &none, entries));
-    };
+    let mut single = |kind, fill: &dyn Fn(&mut Vec<Entry>)| scopes.push(one(kind, &none, fill));
     single(Kind::ListenerManager, &|out| stats.listener_manager.read(out));
-    for (name, workers) in stats.by_name(|s| &s.rbac) {
-        let values = workers.iter().map(|(_, rbac): &(_, Arc<RbacStats>)| {
-            let mut out = Vec::new();
-            rbac.read(&mut out);
-            out
-        });
-        scopes.push(Scope::new(Kind::Rbac, &name, sum(values)));
-    }
-    let mut single = |kind, fill: &dyn Fn(&mut Vec<Entry>)| {
-        let mut entries = Vec::new();
-        fill(&mut entries);
-        scopes.push(Scope::new(kind, &none, entries));
-    };
+    named(Kind::Rbac, stats.by_name(|s| &s.rbac), RbacStats::read, &mut scopes);
+    let mut single = |kind, fill: &dyn Fn(&mut Vec<Entry>)| scopes.push(one(kind, &none, fill));
     single(Kind::Server, &|out| {
         stats.server.read(out);
         let memory = crate::admin::memory::read();
@@ -216,14 +201,7 @@ pub(super) fn merge(stats: &Stats, config: &Config, facts: &dyn Fn(&Cluster) -> 
         out.push(Entry::gauge("memory_heap_size", memory.heap));
         out.push(Entry::gauge("memory_physical_size", memory.resident));
     });
-    for (name, workers) in stats.by_name(|s| &s.tcp) {
-        let values = workers.iter().map(|(_, tcp): &(_, Arc<TcpStats>)| {
-            let mut out = Vec::with_capacity(16);
-            tcp.read(&mut out);
-            out
-        });
-        scopes.push(Scope::new(Kind::Tcp, &name, sum(values)));
-    }
+    named(Kind::Tcp, stats.by_name(|s| &s.tcp), TcpStats::read, &mut scopes);
     let mut counted = stats.by_name(|s| &s.routes);
     for name in super::ConfigScopes::of_routes(config) {
         counted.entry(Arc::clone(name)).or_default();
@@ -243,6 +221,25 @@ pub(super) fn merge(stats: &Stats, config: &Config, facts: &dyn Fn(&Cluster) -> 
         scopes.push(Scope::new(Kind::Route, &name, entries));
     }
     scopes
+}
+
+/// The only scope of a kind.
+fn one(kind: Kind, none: &Arc<str>, fill: &dyn Fn(&mut Vec<Entry>)) -> Scope {
+    let mut entries = Vec::new();
+    fill(&mut entries);
+    Scope::new(kind, none, entries)
+}
+
+/// Adds the scopes of one kind, by their names.
+fn named<T>(kind: Kind, all: ByName<T>, read: fn(&T, &mut Vec<Entry>), scopes: &mut Vec<Scope>) {
+    for (name, workers) in all {
+        let values = workers.iter().map(|(_, scope)| {
+            let mut out = Vec::with_capacity(16);
+            read(scope, &mut out);
+            out
+        });
+        scopes.push(Scope::new(kind, &name, sum(values)));
+    }
 }
 
 /// The clusters of the configuration and those that still count.

@@ -51,6 +51,8 @@ pub struct ConnectionAuthz {
     pub failure_allows: bool,
     /// What is told.
     pub told: Told,
+    /// Where the filter's statistics are, for example `ext_authz.waf`.
+    pub stat_scope: Arc<str>,
 }
 
 impl ConnectionAuthz {
@@ -297,6 +299,9 @@ pub const FAILURE_ALLOWED: &str = "x-envoy-auth-failure-mode-allowed";
 
 /// The name under which later filters are told.
 pub const FILTER: &str = "envoy.filters.http.ext_authz";
+
+/// The same of the filter of connections.
+pub const CONNECTION_FILTER: &str = "envoy.filters.network.ext_authz";
 
 #[cfg(test)]
 mod tests;

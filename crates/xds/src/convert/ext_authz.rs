@@ -137,7 +137,7 @@ pub(super) fn http(value: pb::ExtAuthz, notes: &mut Notes) -> Result<ExtAuthz, R
 }
 
 /// The filter of connections.
-pub(super) fn network(value: NetworkExtAuthz, notes: &mut Notes) -> Result<ConnectionAuthz, Reject> {
+pub(super) fn network(value: NetworkExtAuthz) -> Result<ConnectionAuthz, Reject> {
     let NetworkExtAuthz {
         stat_prefix,
         grpc_service,
@@ -161,7 +161,6 @@ pub(super) fn network(value: NetworkExtAuthz, notes: &mut Notes) -> Result<Conne
     if stat_prefix.is_empty() {
         return Err(Reject::field("stat_prefix", "empty"));
     }
-    note_if_set!(notes, "network.ExtAuthz": stat_prefix);
     version(transport_api_version)?;
     let service = grpc_service.ok_or_else(|| Reject::field("grpc_service", "missing"))?;
     Ok(ConnectionAuthz {
@@ -174,6 +173,7 @@ pub(super) fn network(value: NetworkExtAuthz, notes: &mut Notes) -> Result<Conne
             metadata: metadata_context_namespaces.into_iter().map(Into::into).collect(),
             ..Told::default()
         },
+        stat_scope: format!("ext_authz.{stat_prefix}").into(),
     })
 }
 

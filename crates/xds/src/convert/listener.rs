@@ -373,7 +373,7 @@ fn network_filter(value: pb::Filter, listener: Surroundings, notes: &mut Notes) 
         return Ok(rbac.map_or(NetworkFilter::Passes, |rbac| NetworkFilter::Gate(Gate::Rules(Arc::new(rbac)))));
     }
     if let Some(asks) = unpack::<PbExtAuthz>(&any).at("typed_config")? {
-        let asks = ext_authz::network(asks, notes).at("typed_config")?;
+        let asks = ext_authz::network(asks).at("typed_config")?;
         return Ok(NetworkFilter::Gate(Gate::Ask(Arc::new(asks))));
     }
     let reason = format_args!("filter {name:?} of type {} is not supported yet", type_name(&any.type_url));

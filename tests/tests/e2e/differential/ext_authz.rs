@@ -6,6 +6,7 @@ use lateen_tests::differential::{Resources, Source, World, compare};
 use lateen_tests::upstream::{Act, Script, answer, send};
 use serde_json::{Value, json};
 
+mod connections;
 mod counters;
 mod grpc;
 

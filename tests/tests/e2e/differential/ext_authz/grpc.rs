@@ -21,14 +21,14 @@ use serde_json::{Value, json};
 
 use super::{FILTER, TYPE, exact};
 
-struct Pki {
-    authority: Authority,
-    server: Certified,
-    client: Certified,
+pub(super) struct Pki {
+    pub(super) authority: Authority,
+    pub(super) server: Certified,
+    pub(super) client: Certified,
     nameless: Certified,
 }
 
-fn pki() -> &'static Pki {
+pub(super) fn pki() -> &'static Pki {
     static MADE: std::sync::OnceLock<Pki> = std::sync::OnceLock::new();
     MADE.get_or_init(|| {
         let authority = Authority::new("ours");
@@ -162,7 +162,7 @@ fn resources(layout: &Layout) -> Resources {
     (out, clusters)
 }
 
-fn status(code: i32) -> Option<Status> {
+pub(super) fn status(code: i32) -> Option<Status> {
     Some(Status { code, ..Status::default() })
 }
 
@@ -180,7 +180,7 @@ fn edits(headers: Vec<HeaderValueOption>) -> H2Act {
     ok(OkHttpResponse { headers, ..OkHttpResponse::default() })
 }
 
-fn texts(fields: &[(&str, &str)]) -> Option<Struct> {
+pub(super) fn texts(fields: &[(&str, &str)]) -> Option<Struct> {
     let value = |text: &str| ProtoValue { kind: Some(Kind::StringValue(text.to_owned())) };
     Some(Struct { fields: fields.iter().map(|(key, text)| ((*key).to_owned(), value(text))).collect() })
 }
