@@ -55,7 +55,7 @@ pub struct Process {
     pub max_connections: usize,
     /// For each worker the number of the configuration that it serves by.
     pub adopted: Box<[AtomicU64]>,
-    /// What copies of requests name as their origin.
+    /// What copies of requests name as their origin, and requests of clients on this machine as their client.
     pub own_address: IpAddr,
 }
 

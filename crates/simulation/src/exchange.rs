@@ -162,8 +162,14 @@ impl<'a> Exchange<'a> {
         }
         let Downstream { peer, local, .. } = *self.downstream;
         let dice = &mut self.world.dice();
-        let client =
-            forwarding::prepare_request(&mut self.request, self.hcm, peer, local, self.downstream.tls.as_deref(), dice);
+        let client = forwarding::prepare_request(
+            &mut self.request,
+            self.hcm,
+            peer,
+            local.ip(),
+            self.downstream.tls.as_deref(),
+            dice,
+        );
         self.record.downstream_remote = client.address;
         Ok(client)
     }

@@ -49,13 +49,13 @@ const EDGE_ONLY: [&str; 5] = [
     "x-envoy-downstream-service-cluster",
 ];
 
-/// Cleans and completes the headers of a request, before it is routed. `peer` and `local` are the ends of the
-/// connection, `tls` what its handshake found out, if it is one of TLS.
+/// Cleans and completes the headers of a request, before it is routed. `peer` is the client's end of the connection,
+/// `tls` what its handshake found out, if it is one of TLS. `own`: the proxy's address, by which others know it.
 pub fn prepare_request(
     request: &mut RequestHead,
     hcm: &Hcm,
     peer: SocketAddr,
-    local: SocketAddr,
+    own: IpAddr,
     tls: Option<&TlsConnection>,
     dice: &mut dyn Dice,
 ) -> Client {
@@ -74,7 +74,7 @@ pub fn prepare_request(
             request.headers.set("x-forwarded-proto", scheme);
         }
         if !edge.skip_xff_append {
-            append_address(&mut request.headers, peer, local);
+            append_address(&mut request.headers, peer, own);
         }
     } else {
         address =
@@ -233,14 +233,10 @@ fn forwarded_address(headers: &Headers, skip: u32) -> Option<IpAddr> {
     part.parse().ok()
 }
 
-fn append_address(headers: &mut Headers, peer: SocketAddr, local: SocketAddr) {
+fn append_address(headers: &mut Headers, peer: SocketAddr, own: IpAddr) {
     let ip = peer.ip().to_canonical();
-    // A loopback peer is not an address that anyone further on could use.
-    let ip = if ip == IpAddr::V4(Ipv4Addr::LOCALHOST) || ip == IpAddr::V6(Ipv6Addr::LOCALHOST) {
-        local.ip().to_canonical()
-    } else {
-        ip
-    };
+    // A loopback peer is not an address that anyone further on could use; nor is where it came to, on this machine.
+    let ip = if ip == IpAddr::V4(Ipv4Addr::LOCALHOST) || ip == IpAddr::V6(Ipv6Addr::LOCALHOST) { own } else { ip };
     add_to_list(headers, "x-forwarded-for", &ip.to_string(), ",");
 }
 

@@ -158,7 +158,7 @@ impl<'a, 'r> Exchange<'a, 'r> {
             request,
             hcm,
             connection.peer,
-            connection.local,
+            connection.worker.process.own_address,
             connection.tls.as_deref(),
             &mut connection.worker.dice(),
         );

@@ -8,7 +8,7 @@ fn seen(hcm: &Hcm, fields: &[(&str, &str)]) -> (Vec<String>, Client) {
         &mut request,
         hcm,
         "10.0.0.9:4711".parse().unwrap(),
-        "10.0.0.1:80".parse().unwrap(),
+        "10.0.0.1".parse().unwrap(),
         None,
         &mut (|| 0x0123_4567_89ab_cdef),
     );

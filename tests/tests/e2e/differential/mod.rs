@@ -13,6 +13,7 @@ mod drawn;
 mod ext_authz;
 mod faults;
 mod first_words;
+mod forwarded_for;
 mod generated;
 mod grpc_web;
 mod handshakes;
