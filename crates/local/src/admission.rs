@@ -5,6 +5,7 @@
 mod not_here;
 mod services;
 mod sidecar;
+mod template;
 
 #[cfg(test)]
 mod tests;
@@ -153,20 +154,20 @@ fn complete(
     let old = snapshot.get(&key).map(|old| old.raw());
     let namespace = object.namespace().to_owned();
     let kind = object.kind();
-    if !matches!(kind, Kind::Service | Kind::Pod) {
-        return Ok(object);
-    }
-    let mut raw = object.into_raw();
+    let stored = || snapshot.find(Kind::Namespace, "", &namespace).map(|namespace| namespace.raw());
+    let written =
+        |written: &&Value| written.pointer("/metadata/name").and_then(Value::as_str) == Some(namespace.as_str());
+    let mut raw = match kind {
+        Kind::Service | Kind::Pod => object.into_raw(),
+        Kind::Deployment => {
+            let problems = template::problems(object.raw(), namespaces.iter().find(written).or_else(stored));
+            return if problems.is_empty() { Ok(object) } else { Err(Refusal::Invalid { key, problems }) };
+        }
+        _ => return Ok(object),
+    };
     match kind {
         Kind::Service => allocator.complete(&key, &mut raw, old)?,
-        Kind::Pod => {
-            let stored = snapshot.find(Kind::Namespace, "", &namespace).map(|namespace| namespace.raw());
-            let written = namespaces
-                .iter()
-                .find(|written| written.pointer("/metadata/name").and_then(Value::as_str) == Some(namespace.as_str()));
-            sidecar::complete_pod(&mut raw, written.or(stored));
-        }
-        _ => {}
+        _ => sidecar::complete_pod(&mut raw, namespaces.iter().find(written).or_else(stored)),
     }
     Object::decode(raw).map_err(|error| Refusal::Invalid {
         key,

@@ -1,16 +1,18 @@
 //! Pods and Deployments: the parts of Kubernetes' `pkg/apis/{core,apps}/validation` that running them relies on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Probe};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Probe, Volume, VolumeMount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Findings, names, shared};
-use crate::mesh;
+use crate::problem::FieldProblem;
+use crate::{mesh, strict};
 
 pub(super) fn check_pod(pod: &Pod, findings: &mut Findings) {
     proxy_settings("metadata", Some(&pod.metadata), findings);
@@ -26,17 +28,27 @@ fn proxy_settings(path: &str, metadata: Option<&ObjectMeta>, findings: &mut Find
     if let Some(text) = annotations.and_then(|annotations| annotations.get(mesh::ANNOTATION)) {
         findings.append(mesh::proxy_config(text, &format!("{path}.annotations[{:?}]", mesh::ANNOTATION)).1);
     }
-    for name in ["sidecar.istio.io/userVolume", "sidecar.istio.io/userVolumeMount"] {
-        let Some(text) = annotations.and_then(|annotations| annotations.get(name)) else { continue };
-        let objects = match serde_json::from_str(text) {
-            Ok(Value::Array(list)) => list.iter().all(Value::is_object),
-            Ok(Value::Object(named)) => named.values().all(Value::is_object),
-            _ => false,
-        };
-        if !objects {
-            let message = "is no list of objects in JSON, nor such objects by their names";
-            findings.error(format!("{path}.annotations[{name:?}]"), message);
-        }
+    annotated::<Volume>(path, "sidecar.istio.io/userVolume", annotations, findings);
+    annotated::<VolumeMount>(path, "sidecar.istio.io/userVolumeMount", annotations, findings);
+}
+
+/// An annotation that holds objects for the sidecar's pod, in a list or by their names.
+fn annotated<T: DeserializeOwned>(
+    path: &str,
+    name: &str,
+    annotations: Option<&BTreeMap<String, String>>,
+    findings: &mut Findings,
+) {
+    let Some(text) = annotations.and_then(|annotations| annotations.get(name)) else { return };
+    let at = format!("{path}.annotations[{name:?}]");
+    let wrong = match serde_json::from_str(text) {
+        Ok(list @ Value::Array(_)) => strict::decode::<Vec<T>>(&list).err(),
+        Ok(named @ Value::Object(_)) => strict::decode::<BTreeMap<String, T>>(&named).err(),
+        _ => Some(vec![FieldProblem::new("", "is no list of objects in JSON, nor such objects by their names")]),
+    };
+    for FieldProblem { path, message } in wrong.into_iter().flatten() {
+        let dot = if path.is_empty() || path.starts_with('[') { "" } else { "." };
+        findings.error(format!("{at}{dot}{path}"), message);
     }
 }
 

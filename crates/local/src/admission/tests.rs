@@ -110,6 +110,24 @@ fn pods_get_a_sidecar_unless_somebody_says_no() {
 }
 
 #[test]
+fn deployments_whose_pods_could_not_be_made_are_refused() {
+    let deployment = |mounts: &str| {
+        let annotations = json!({"sidecar.istio.io/userVolumeMount": mounts});
+        object(json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "namespace": "shop"},
+            "spec": {"selector": {"matchLabels": {"app": "a"}}, "template": {
+                "metadata": {"labels": {"app": "a"}, "annotations": annotations},
+                "spec": {"containers": [{"name": "app", "image": "a"}], "volumes": [{"name": "own", "emptyDir": {}}]}}},
+        }))
+    };
+    let prepare = |object| prepare(&Snapshot::default(), vec![(Change::Upsert(object), None)]);
+    prepare(deployment(r#"[{"name": "own", "mountPath": "/own"}]"#)).unwrap();
+    let refused = prepare(deployment(r#"[{"name": "owm", "mountPath": "/own"}]"#)).unwrap_err().to_string();
+    let path = "Deployment shop/a: spec.template.spec.containers[1].volumeMounts[0].name";
+    assert!(refused.starts_with(&format!("{path}: the pod has no volume \"owm\"")), "{refused}");
+}
+
+#[test]
 fn gateways_mount_what_istios_own_mount() {
     let mounted = |label: &str, spec: Value| {
         let pod = pod(json!({"name": "a", "namespace": "edge", "labels": {"istio": label}}), spec);
