@@ -73,11 +73,14 @@ impl Dialer {
     }
 }
 
-/// Copies both ways until both sides are done, passing half-closes on.
+/// Copies both ways until both sides are done, passing half-closes on, and resets: to the other side an end would look like
+/// a whole answer.
 pub async fn copy(mut client: TcpStream, mut server: TcpStream) {
     let _ = client.set_nodelay(true);
-    // How either side ends a connection is their affair.
-    let _ = copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await;
+    if copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await.is_err() {
+        reset(client);
+        reset(server);
+    }
 }
 
 /// Ends a connection so that the client sees a reset, as it would see from a port nobody listens on.

@@ -62,6 +62,30 @@ async fn a_listener_follows_the_endpoints_and_passes_half_closes_on() {
 }
 
 #[tokio::test]
+async fn a_reset_of_either_side_is_one_for_the_other() {
+    let (sender, receiver) = watch::channel(Arc::new(Backends::default()));
+    let mut listeners = HostListeners::new(Relay::new(receiver, Dialer::host_only()));
+    let address = free_address();
+    listeners.open_all(&[(address, port("a"))]).unwrap();
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut backends = Backends::default();
+    backends.add(port("a"), vec![Endpoint::Address(server.local_addr().unwrap())]);
+    sender.send_replace(Arc::new(backends));
+    for server_resets in [true, false] {
+        let client = TcpStream::connect(address).await.unwrap();
+        let (served, _) = server.accept().await.unwrap();
+        let (mut first, mut second) = if server_resets { (served, client) } else { (client, served) };
+        // Part of what was to come arrives.
+        first.write_all(b"part").await.unwrap();
+        let mut part = [0; 4];
+        second.read_exact(&mut part).await.unwrap();
+        super::relay::reset(first);
+        let end = tokio::time::timeout(Duration::from_secs(60), second.read(&mut part)).await.unwrap();
+        assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "{server_resets}");
+    }
+}
+
+#[tokio::test]
 async fn all_listeners_of_a_service_open_or_none() {
     let (_sender, receiver) = watch::channel(Arc::new(Backends::default()));
     let mut listeners = HostListeners::new(Relay::new(receiver, Dialer::host_only()));
