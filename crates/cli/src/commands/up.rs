@@ -71,6 +71,9 @@ pub struct Arguments {
     ca_address: Option<Address>,
     /// Its roots, PEM; followed as they change
     #[arg(long, value_name = "FILE", requires = "ca_address")]
+    /// Key of a root that is made: ecdsa or rsa
+    #[arg(long, value_name = "KIND", default_value = "ecdsa", value_parser = ["ecdsa", "rsa"])]
+    ca_key_type: String,
     ca_root: Option<PathBuf>,
     /// The name in its certificate [default: its host]
     #[arg(long, value_name = "NAME", requires = "ca_address")]
@@ -136,6 +139,7 @@ fn options(arguments: &Arguments) -> Result<Options, Error> {
         // Told here, where somebody reads it.
         let text = std::fs::read_to_string(&roots).map_err(Error::io(roots.display().to_string()))?;
         certificate::read_pem(&text).map_err(|error| Error::Usage(format!("{}: {error}", roots.display())))?;
+    control_plane.extend(["--ca-key-type".into(), arguments.ca_key_type.clone().into()]);
         control_plane.extend(["--external-ca-roots".into(), roots.into_os_string()]);
     }
     control_plane.extend(["--log-level".into(), arguments.log_level.to_string().into()]);

@@ -19,15 +19,28 @@ pub struct ProxyConfig {
     pub readiness_probe: Option<ReadinessProbe>,
     /// Variables of the proxy's process; `ISTIO_META_HTTP10` and `ISTIO_META_IDLE_TIMEOUT` say how HTTP is served,
     /// `ISTIO_META_AUTO_REGISTER_GROUP` the WorkloadGroup that the workload joins, `SECRET_TTL` how long its
-    /// certificates live.
+    /// certificates live, `WORKLOAD_RSA_KEY_SIZE` and `ECC_SIGNATURE_ALGORITHM` what their keys are.
     pub proxy_metadata: BTreeMap<String, String>,
 }
 
 /// The variable that says how long the workload's certificates live.
 pub const SECRET_TTL: &str = "SECRET_TTL";
+/// The variable that has keys be RSA, of so many bits: Istio's agent makes such keys without a word.
+pub const RSA_KEY_SIZE: &str = "WORKLOAD_RSA_KEY_SIZE";
+/// The variable that has keys be of an elliptic curve, which goes over the former.
+pub const ECC_ALGORITHM: &str = "ECC_SIGNATURE_ALGORITHM";
 /// Variables that have an effect.
-const METADATA: [&str; 4] =
-    ["ISTIO_META_AUTO_REGISTER_GROUP", "ISTIO_META_HTTP10", "ISTIO_META_IDLE_TIMEOUT", SECRET_TTL];
+const METADATA: [&str; 6] = [
+    "ISTIO_META_AUTO_REGISTER_GROUP",
+    "ISTIO_META_HTTP10",
+    "ISTIO_META_IDLE_TIMEOUT",
+    SECRET_TTL,
+    RSA_KEY_SIZE,
+    ECC_ALGORITHM,
+];
+
+/// What is said of keys, and what alone can be said.
+const KEYS: [(&str, &str); 2] = [(RSA_KEY_SIZE, "2048"), (ECC_ALGORITHM, "ECDSA")];
 
 /// What stands in front of a gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Deserialize)]
@@ -147,8 +160,16 @@ impl ProxyConfig {
                 && let Err(error) = value.parse::<crate::istio::Duration>()
             {
                 findings.error(path, error.to_string());
+            } else if let Some((_, only)) = KEYS.iter().find(|(known, only)| known == name && only != value) {
+                findings.error(path, format!("{value:?} is not supported, only {only:?}"));
             }
         }
+    }
+
+    /// Whether keys of the workload are to be RSA.
+    pub fn wants_rsa_keys(&self) -> bool {
+        let said = |name| self.proxy_metadata.contains_key(name);
+        said(RSA_KEY_SIZE) && !said(ECC_ALGORITHM)
     }
 
     /// These settings over those of the mesh: what they say of a header or a variable replaces the mesh's word, and

@@ -67,6 +67,16 @@ fn nothing_is_passed_over() {
             "data[\"mesh\"]: defaultConfig.proxyHeaders.x: unknown field",
         ]
     );
+    assert_eq!(
+        said("defaultConfig: {proxyMetadata: {WORKLOAD_RSA_KEY_SIZE: '4096', ECC_SIGNATURE_ALGORITHM: ECDSA}}"),
+        (
+            vec![
+                "data[\"mesh\"]: defaultConfig: proxyMetadata.WORKLOAD_RSA_KEY_SIZE: \"4096\" is not supported, only \"2048\""
+                    .to_owned()
+            ],
+            Vec::new(),
+        )
+    );
     assert_eq!(said("[]").0, ["data[\"mesh\"]: expected an object, found a list"]);
     assert_eq!(said("a: [").0.len(), 1);
 }

@@ -48,18 +48,26 @@ pub fn arguments(context: &Context, pod: &Pod, snapshot: &Snapshot) -> Vec<Strin
         arguments.push(("--ca-address", address.to_string()));
         arguments.push(("--ca-name", name.clone()));
     }
-    if let Some(life) = secret_ttl(pod, mesh.default_config) {
+    let proxy = proxy_config(pod, &mesh.default_config);
+    if let Some(life) = secret_ttl(&proxy) {
         arguments.push(("--cert-ttl", life));
+    }
+    if proxy.wants_rsa_keys() {
+        arguments.push(("--key-type", "rsa".to_owned()));
     }
     arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
 }
 
-/// The life of certificates that the proxy's settings say, in seconds.
-fn secret_ttl(pod: &Pod, mesh: ProxyConfig) -> Option<String> {
+/// The proxy's settings: the pod's own over the mesh's.
+fn proxy_config(pod: &Pod, mesh: &ProxyConfig) -> ProxyConfig {
     let annotation = pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(mesh::ANNOTATION));
     // What cannot be read was refused when the pod came.
-    let own = annotation.and_then(|text| mesh::proxy_config(text, "").0).unwrap_or_default();
-    let life: lateen_galley::istio::Duration = own.over(&mesh).proxy_metadata.get(SECRET_TTL)?.parse().ok()?;
+    annotation.and_then(|text| mesh::proxy_config(text, "").0).unwrap_or_default().over(mesh)
+}
+
+/// The life of certificates that the proxy's settings say, in seconds.
+fn secret_ttl(proxy: &ProxyConfig) -> Option<String> {
+    let life: lateen_galley::istio::Duration = proxy.proxy_metadata.get(SECRET_TTL)?.parse().ok()?;
     Some(format!("{}s", life.get().min(LONGEST).as_secs_f64()))
 }
 
@@ -70,14 +78,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pod_s_word_on_its_certificates_life_goes_over_the_mesh_s() {
+    fn a_pod_s_word_on_its_certificates_goes_over_the_mesh_s() {
         let read = |text| mesh::proxy_config(text, "").0.unwrap();
         let pod = |annotations| -> Pod { serde_json::from_value(json!({"metadata": annotations})).unwrap() };
         let mesh = read("proxyMetadata: {SECRET_TTL: 1h30m}");
         let silent = pod(json!({}));
-        assert_eq!(secret_ttl(&silent, ProxyConfig::default()), None);
-        assert_eq!(secret_ttl(&silent, mesh.clone()).as_deref(), Some("5400s"));
+        let life = |pod: &Pod, mesh: &ProxyConfig| secret_ttl(&proxy_config(pod, mesh));
+        assert_eq!(life(&silent, &ProxyConfig::default()), None);
+        assert_eq!(life(&silent, &mesh).as_deref(), Some("5400s"));
         let own = pod(json!({"annotations": {"proxy.istio.io/config": "proxyMetadata: {SECRET_TTL: 10s}"}}));
-        assert_eq!(secret_ttl(&own, mesh).as_deref(), Some("10s"));
+        assert_eq!(life(&own, &mesh).as_deref(), Some("10s"));
+
+        let rsa = read("proxyMetadata: {WORKLOAD_RSA_KEY_SIZE: '2048'}");
+        assert!(proxy_config(&silent, &rsa).wants_rsa_keys() && !proxy_config(&silent, &mesh).wants_rsa_keys());
+        let text = "proxyMetadata: {ECC_SIGNATURE_ALGORITHM: ECDSA}";
+        assert!(!proxy_config(&pod(json!({"annotations": {"proxy.istio.io/config": text}})), &rsa).wants_rsa_keys());
     }
 }
