@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use lateen_tests::mesh::{Mesh, User};
-use lateen_tests::wait;
+use lateen_tests::{peers, wait};
 
 const NAMESPACE: &str = "
 apiVersion: v1
@@ -63,5 +63,70 @@ async fn what_is_not_in_force_is_named() {
     mesh.prints(&["delete", "gateways", "lost", "-n", "istio-system"]).await;
     let (taken, errors) = apply(&mesh, elsewhere.path(), OTHER, &patience).await;
     assert!(taken && errors.is_empty(), "{errors}");
+    mesh.down().await;
+}
+
+/// An issuer whose key is none.
+const CACERTS: &str = "
+apiVersion: v1
+kind: Secret
+metadata: {name: cacerts, namespace: istio-system}
+stringData: {ca-cert.pem: none, ca-key.pem: none, root-cert.pem: none}
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_authority_in_trouble_says_so() {
+    let _alone = crate::one_mesh_at_a_time().await;
+    let dir = Mesh::place(User::Invoker);
+    let manifests = dir.path().join("manifests");
+    std::fs::create_dir(&manifests).unwrap();
+    std::fs::write(manifests.join("namespace.yaml"), NAMESPACE).unwrap();
+    let mut mesh = Mesh::up(dir, User::Invoker, &["--ca-key-type", "rsa"]);
+    mesh.ready("istio-system", 1).await;
+    assert!(!mesh.prints(&["ca", "status"]).await.contains("trouble"));
+    let mut openssl = std::process::Command::new(peers::program("openssl"));
+    let root = openssl.args(["x509", "-noout", "-text", "-in"]).arg(mesh.state().join("ca/root-cert.pem")).output();
+    let root = String::from_utf8_lossy(&root.unwrap().stdout).into_owned();
+    assert!(root.contains("rsaEncryption"), "{root}");
+
+    // One that is brought and does not fit is told until it goes.
+    let trouble = "the Secret cacerts is not followed: ";
+    let file = manifests.join("cacerts.yaml");
+    std::fs::write(&file, CACERTS).unwrap();
+    wait::until("the trouble is told", || async {
+        let status = mesh.prints(&["ca", "status"]).await;
+        status.lines().any(|line| line.starts_with("trouble ") && line.contains(trouble)).then_some(())
+    })
+    .await;
+    assert!(mesh.control_plane("/debug/problemz").await.contains(trouble));
+    mesh.down().await;
+    mesh.up_again(&[]);
+    wait::until("the start warns of it", || async {
+        mesh.output().lines().any(|line| line.starts_with("Warning: ") && line.contains(trouble)).then_some(())
+    })
+    .await;
+    std::fs::remove_file(&file).unwrap();
+    wait::until("the trouble is over", || async {
+        (!mesh.prints(&["ca", "status"]).await.contains("trouble")).then_some(())
+    })
+    .await;
+    mesh.down().await;
+
+    // One that is kept and damaged is not replaced, and is taken when it is whole.
+    let key = mesh.state().join("ca/ca-key.pem");
+    let whole = std::fs::read(&key).unwrap();
+    std::fs::write(&key, "none").unwrap();
+    mesh.up_again(&[]);
+    let broken = "the certificate authority does not work: ";
+    wait::until("the start fails", || async {
+        let output = mesh.output();
+        output.lines().any(|line| line.contains("cannot become ready") && line.contains(broken)).then_some(())
+    })
+    .await;
+    let asked = mesh.run(&["ca", "status"]).await;
+    let errors = String::from_utf8_lossy(&asked.stderr);
+    assert!(!asked.status.success() && errors.contains(broken) && errors.contains("ca-key.pem"), "{errors}");
+    std::fs::write(&key, whole).unwrap();
+    mesh.ready("istio-system", 1).await;
     mesh.down().await;
 }

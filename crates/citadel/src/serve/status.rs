@@ -20,6 +20,9 @@ pub struct Status {
     pub rotates: Option<u64>,
     pub step: Step,
     pub roots: Vec<Root>,
+    /// What of what it is told it does not follow, in words: for whoever tells it to say.
+    #[serde(default)]
+    pub troubles: Vec<String>,
 }
 
 /// Whose key signs workloads' certificates.
@@ -109,6 +112,7 @@ impl Status {
             rotates: authority.rotates_at().filter(|_| !brought).map(seconds),
             step,
             roots,
+            troubles: Vec::new(),
         }
     }
 }

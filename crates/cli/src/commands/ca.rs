@@ -51,7 +51,7 @@ struct RotateArguments {
 pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     match arguments.command {
         Command::Status(StatusArguments { json, state_dir }) => {
-            let status = super::block_on(ask(&state_dir, Method::GET, AUTHORITY))?;
+            let status = super::block_on(self::status(&state_dir))?;
             if json {
                 println!("{}", serde_json::to_string_pretty(&status).map_err(Error::unreadable)?);
             } else {
@@ -76,6 +76,14 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// How the authority is.
+///
+/// # Errors
+/// When the control plane does not answer, or the authority does not work.
+pub async fn status(state: &StateDir) -> Result<Status, Error> {
+    ask(state, Method::GET, AUTHORITY).await
+}
+
 async fn ask(state: &StateDir, method: Method, path: &'static str) -> Result<Status, Error> {
     let (status, body) = page::ask(&state.control_plane(), method, path).await?;
     if status != StatusCode::OK {
@@ -95,9 +103,15 @@ fn table(status: &Status, now: SystemTime) -> String {
         Signer::Brought => "the issuer in the Secret cacerts",
         Signer::External => "another authority",
     };
+    let time = |role| status.roots.iter().filter(|root| root.role == role).filter_map(|root| root.until).max();
+    let at = |time: Option<u64>| time.map_or_else(String::new, |time| moment(time) + &left(time, now));
     let rotation = match (status.step, status.rotates) {
-        (Step::Announced, _) => "the new root is told everybody, the old one signs".to_string(),
-        (Step::Signing, _) => "the new root signs, the old one is still trusted".to_string(),
+        (Step::Announced, _) => {
+            format!("under way: the active root signs until the next one does, from {}", at(time(Role::Announced)))
+        }
+        (Step::Signing, _) => {
+            format!("under way: the active root signs, the old one is trusted until {}", at(time(Role::Retiring)))
+        }
         (Step::Done, Some(at)) => format!("none under way; the next begins by itself at {}", moment(at)),
         (Step::Done, None) => "none under way".to_string(),
     };
@@ -105,24 +119,23 @@ fn table(status: &Status, now: SystemTime) -> String {
         format!("trust domain   {}{aliases}", status.trust_domain),
         format!("signed by      {signer}, until {}", moment(status.signer_ends)),
         format!("rotation       {rotation}"),
-        String::new(),
     ];
-    let mut rows = vec![["ROOT", "SHA-256", "ENDS", "ROLE"].map(str::to_string)];
+    lines.extend(status.troubles.iter().map(|trouble| format!("trouble        {trouble}")));
+    lines.push(String::new());
+    let mut rows = vec![["ROOT", "SHA-256", "ENDS", "STATE"].map(str::to_string)];
     rows.extend(status.roots.iter().map(|root| {
-        let role = match (root.role, root.until) {
-            (Role::Announced, Some(from)) => format!("announced, signs in {}", left(from, now)),
-            (Role::Retiring, Some(until)) => format!("retiring, trusted for {}", left(until, now)),
-            (Role::Announced, None) => "announced".to_string(),
-            (Role::Retiring, None) => "retiring".to_string(),
-            (Role::Signing, _) => "signing".to_string(),
-            (Role::External, _) => "another authority's".to_string(),
+        let state = match root.role {
+            Role::Signing => "active: signs, and is trusted".to_string(),
+            Role::Announced => format!("next: trusted, signs from {}", at(root.until)),
+            Role::Retiring => format!("old: signs no more, trusted until {}", at(root.until)),
+            Role::External => "another authority's: trusted".to_string(),
         };
-        [root.subject.clone(), root.fingerprint.chars().take(16).collect(), moment(root.ends), role]
+        [root.subject.clone(), root.fingerprint.chars().take(16).collect(), moment(root.ends), state]
     }));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths = [width(0), width(1), width(2)];
-    lines.extend(rows.iter().map(|[root, digest, ends, role]| {
-        format!("{root:0$}   {digest:1$}   {ends:2$}   {role}", widths[0], widths[1], widths[2])
+    lines.extend(rows.iter().map(|[root, digest, ends, state]| {
+        format!("{root:0$}   {digest:1$}   {ends:2$}   {state}", widths[0], widths[1], widths[2])
     }));
     lines.join("\n") + "\n"
 }
@@ -132,13 +145,14 @@ fn moment(seconds: u64) -> String {
     stamp.map_or_else(|| "never".to_string(), |stamp| stamp.to_string())
 }
 
+/// How far away a time is, in brackets.
 fn left(seconds: u64, now: SystemTime) -> String {
     let at = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
     let left = at.duration_since(now).unwrap_or_default().as_secs();
     match left {
-        0..120 => format!("{left}s"),
-        120..7200 => format!("{}m", left.div_ceil(60)),
-        _ => format!("{}h", left.div_ceil(3600)),
+        0..120 => format!(" (in {left}s)"),
+        120..7200 => format!(" (in {}m)", left.div_ceil(60)),
+        _ => format!(" (in {}h)", left.div_ceil(3600)),
     }
 }
 
@@ -158,7 +172,7 @@ mod tests {
             role,
             until,
         };
-        let status = Status {
+        let mut status = Status {
             trust_domain: "mesh.example".to_string(),
             aliases: vec!["cluster.local".to_string()],
             signer: Signer::Own,
@@ -166,17 +180,32 @@ mod tests {
             rotates: None,
             step: Step::Announced,
             roots: vec![root("CN=old", Role::Signing, None), root("CN=newer", Role::Announced, Some(1_000_010))],
+            troubles: Vec::new(),
         };
         let expected = "\
 trust domain   mesh.example (and cluster.local)
 signed by      a root of the mesh's own, until 1970-01-24T03:33:20Z
-rotation       the new root is told everybody, the old one signs
+rotation       under way: the active root signs until the next one does, from 1970-01-12T13:46:50Z (in 10s)
 
-ROOT       SHA-256            ENDS                   ROLE
-CN=old     0123456789abcdef   1970-01-24T03:33:20Z   signing
-CN=newer   0123456789abcdef   1970-01-24T03:33:20Z   announced, signs in 10s
+ROOT       SHA-256            ENDS                   STATE
+CN=old     0123456789abcdef   1970-01-24T03:33:20Z   active: signs, and is trusted
+CN=newer   0123456789abcdef   1970-01-24T03:33:20Z   next: trusted, signs from 1970-01-12T13:46:50Z (in 10s)
 ";
         assert_eq!(table(&status, now), expected);
-        assert_eq!((left(1_000_300, now), left(1_086_400, now)), ("5m".to_string(), "24h".to_string()));
+        status.step = Step::Signing;
+        status.roots = vec![root("CN=newer", Role::Signing, None), root("CN=old", Role::Retiring, Some(1_086_400))];
+        status.troubles = vec!["the Secret cacerts is not followed: no key".to_string()];
+        let expected = "\
+trust domain   mesh.example (and cluster.local)
+signed by      a root of the mesh's own, until 1970-01-24T03:33:20Z
+rotation       under way: the active root signs, the old one is trusted until 1970-01-13T13:46:40Z (in 24h)
+trouble        the Secret cacerts is not followed: no key
+
+ROOT       SHA-256            ENDS                   STATE
+CN=newer   0123456789abcdef   1970-01-24T03:33:20Z   active: signs, and is trusted
+CN=old     0123456789abcdef   1970-01-24T03:33:20Z   old: signs no more, trusted until 1970-01-13T13:46:40Z (in 24h)
+";
+        assert_eq!(table(&status, now), expected);
+        assert_eq!(left(1_000_300, now), " (in 5m)");
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use hyper::{Method, StatusCode};
 use lateen_citadel::agent::Address;
 use lateen_citadel::certificate;
 use lateen_galley::{Kind, SOURCE_BYTES};
@@ -20,9 +21,11 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::down::Mesh;
 use super::ingress::Ingress;
+use crate::control_plane::AUTHORITY;
 use crate::daemon::{self, Outcome, Reporter, Side};
 use crate::duration;
 use crate::error::Error;
+use crate::page;
 use crate::secrecy;
 use crate::state_dir::StateDir;
 use crate::terminal;
@@ -31,9 +34,11 @@ use crate::waiting::{self, Troubles};
 /// The log of a mesh in the background, in its state directory.
 const LOG: &str = "up.log";
 /// What the certificate authority is kept in, in the state directory: it stays when the mesh ends.
-const AUTHORITY: &str = "ca";
+const AUTHORITY_DIR: &str = "ca";
 /// How long a mesh may take to be ready before what is missing is told.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks whether the certificate authority works.
+const LOOK: Duration = Duration::from_millis(200);
 /// The Service port of the ingress gateway that is told.
 const HTTP: u64 = 80;
 
@@ -66,14 +71,14 @@ pub struct Arguments {
     /// How long a new root is told before it signs: here every pod has it within a second
     #[arg(long, default_value = "10s", value_name = "TIME", value_parser = duration::parse)]
     announce_root: Duration,
+    /// Key of a root that is made: ecdsa or rsa
+    #[arg(long, value_name = "KIND", default_value = "ecdsa", value_parser = ["ecdsa", "rsa"])]
+    ca_key_type: String,
     /// Another authority signs workloads' certificates: a server of Istio's certificate service
     #[arg(long, value_name = "HOST:PORT", requires = "ca_root")]
     ca_address: Option<Address>,
     /// Its roots, PEM; followed as they change
     #[arg(long, value_name = "FILE", requires = "ca_address")]
-    /// Key of a root that is made: ecdsa or rsa
-    #[arg(long, value_name = "KIND", default_value = "ecdsa", value_parser = ["ecdsa", "rsa"])]
-    ca_key_type: String,
     ca_root: Option<PathBuf>,
     /// The name in its certificate [default: its host]
     #[arg(long, value_name = "NAME", requires = "ca_address")]
@@ -126,7 +131,7 @@ fn options(arguments: &Arguments) -> Result<Options, Error> {
     control_plane.extend(["--api-socket".into(), arguments.state_dir.socket().into_os_string()]);
     control_plane.extend(["--http-socket".into(), arguments.state_dir.control_plane().into_os_string()]);
     control_plane.extend(["--secure-fd".into(), LISTENER_DESCRIPTOR.to_string().into()]);
-    control_plane.extend(["--ca-dir".into(), state_dir.join(AUTHORITY).into_os_string()]);
+    control_plane.extend(["--ca-dir".into(), state_dir.join(AUTHORITY_DIR).into_os_string()]);
     let seconds = |time: Duration| format!("{}s", time.as_secs_f64());
     control_plane.extend(["--cert-ttl".into(), seconds(arguments.cert_ttl).into()]);
     control_plane.extend(["--jwks-refresh".into(), seconds(arguments.jwks_refresh).into()]);
@@ -134,12 +139,12 @@ fn options(arguments: &Arguments) -> Result<Options, Error> {
         control_plane.extend(["--jwks-roots".into(), roots.clone().into_os_string()]);
     }
     control_plane.extend(["--announce-root".into(), seconds(arguments.announce_root).into()]);
+    control_plane.extend(["--ca-key-type".into(), arguments.ca_key_type.clone().into()]);
     if let Some(roots) = &arguments.ca_root {
         let roots = std::path::absolute(roots).map_err(Error::io(roots.display().to_string()))?;
         // Told here, where somebody reads it.
         let text = std::fs::read_to_string(&roots).map_err(Error::io(roots.display().to_string()))?;
         certificate::read_pem(&text).map_err(|error| Error::Usage(format!("{}: {error}", roots.display())))?;
-    control_plane.extend(["--ca-key-type".into(), arguments.ca_key_type.clone().into()]);
         control_plane.extend(["--external-ca-roots".into(), roots.into_os_string()]);
     }
     control_plane.extend(["--log-level".into(), arguments.log_level.to_string().into()]);
@@ -253,8 +258,16 @@ async fn watch(
     began: Instant,
     mut reporter: Option<&mut Option<Reporter>>,
 ) -> Result<(), Error> {
-    let announced = match tokio::time::timeout(PATIENCE, ready(cluster, state)).await {
-        Ok(ready) => {
+    let ready = async {
+        tokio::select! {
+            ready = ready(cluster, state) => Ok(ready),
+            // Nothing becomes ready without it.
+            trouble = authority_fails(state) => Err(trouble),
+        }
+    };
+    let announced = match tokio::time::timeout(PATIENCE, ready).await {
+        Ok(Err(trouble)) => Err(format!("the mesh is running, and cannot become ready: {trouble}")),
+        Ok(Ok(ready)) => {
             let (ingress, standing) = ready?;
             for warning in &standing {
                 warn(&mut reporter, warning);
@@ -284,6 +297,18 @@ async fn watch(
     std::future::pending().await
 }
 
+/// Waits until the certificate authority does not work, and says why.
+async fn authority_fails(state: &StateDir) -> String {
+    loop {
+        if let Ok((StatusCode::INTERNAL_SERVER_ERROR, text)) =
+            page::ask(&state.control_plane(), Method::GET, AUTHORITY).await
+        {
+            return String::from_utf8_lossy(&text).into_owned();
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// Waits until pods are ready and every proxy has taken what the manifests say; gives where the ingress gateway is, and
 /// what does not work yet.
 async fn ready(cluster: &Cluster, state: &StateDir) -> Result<(Ingress, Vec<String>), Error> {
@@ -292,7 +317,8 @@ async fn ready(cluster: &Cluster, state: &StateDir) -> Result<(Ingress, Vec<Stri
     let now = client.list(Kind::Namespace, &Selection::default()).await?;
     // They serve without it by now, as proxies do that wait for files in vain.
     let awaited = Troubles::awaited(state).await;
-    let standing = waiting::in_force(client, state, &[now], &awaited, PATIENCE).await?;
+    let mut standing = waiting::in_force(client, state, &[now], &awaited, PATIENCE).await?;
+    standing.extend(super::ca::status(state).await?.troubles);
     Ok((Ingress::find(client).await?, standing))
 }
 

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::authority::{Authority, Part};
 use crate::error::Error;
 
 /// Kinds of which the authority hears.
@@ -52,15 +53,33 @@ pub struct Options {
 /// The objects of the cluster, as far as they are known.
 pub type Snapshots = watch::Receiver<Option<Snapshot>>;
 
-/// Puts the authority to work, once the cluster's objects are known: a brought issuer is there from the start.
-pub async fn start(options: Options, client: Client, mut snapshots: Snapshots) -> Result<Arc<Ca>, Error> {
-    let snapshot = snapshots.wait_for(Option::is_some).await.ok().and_then(|snapshot| snapshot.clone());
-    let snapshot = snapshot.unwrap_or_default();
+/// Puts the authority to work, once the cluster's objects are known: a brought issuer is there from the start. While what is kept,
+/// or brought, is none, it is looked at again and again: nothing is replaced unasked.
+pub async fn start(
+    options: Options,
+    client: Client,
+    mut snapshots: Snapshots,
+    shown: Authority,
+) -> Result<Arc<Ca>, Error> {
+    let _ = snapshots.wait_for(Option::is_some).await;
     let Options { directory, mut settings, external } = options;
     let own = settings.trust_domains.own.clone();
-    settings.trust_domains = trust_domains(&snapshot, &own);
     let store = Store::at(directory)?;
-    let authority = store.load(settings, brought(&snapshot).as_ref(), SystemTime::now())?;
+    let (snapshot, authority) = loop {
+        let snapshot = current(&mut snapshots);
+        settings.trust_domains = trust_domains(&snapshot, &own);
+        match store.load(settings.clone(), brought(&snapshot).as_ref(), SystemTime::now()) {
+            Ok(authority) => break (snapshot, authority),
+            Err(error) => {
+                let error = error.to_string();
+                if shown.note(Part::Kept, Some(error.clone())) {
+                    tracing::error!(error, "the certificate authority does not work");
+                }
+            }
+        }
+        sleep(RETRY).await;
+    };
+    shown.note(Part::Kept, None);
     let ca = Ca::new(authority, store);
     if let Some(path) = external {
         let what = || format!("the roots of the external authority: {}", path.display());
@@ -75,8 +94,9 @@ pub async fn start(options: Options, client: Client, mut snapshots: Snapshots) -
             }
         });
     }
-    let mut seen = Brought::default();
+    let mut seen = Brought::new(shown.clone());
     seen.follow(&ca, &snapshot, &own);
+    shown.works(Arc::clone(&ca));
     tokio::spawn(Arc::clone(&ca).tend());
     tokio::spawn(follow(Arc::clone(&ca), snapshots.clone(), seen, own));
     tokio::spawn(distribute(client, ca.bundle(), snapshots));
@@ -111,7 +131,7 @@ async fn follow(ca: Arc<Ca>, mut snapshots: Snapshots, mut seen: Brought, own: T
     let mut snapshot = current(&mut snapshots);
     loop {
         seen.follow(&ca, &snapshot, &own);
-        let again = async { if seen.trouble.is_some() { sleep(RETRY).await } else { pending().await } };
+        let again = async { if seen.trouble { sleep(RETRY).await } else { pending().await } };
         tokio::select! {
             next = changed(&mut snapshots, &snapshot) => match next {
                 Some(next) => snapshot = next,
@@ -139,43 +159,53 @@ async fn changed(snapshots: &mut Snapshots, last: &Snapshot) -> Option<Snapshot>
 }
 
 /// What a person has brought in the Secret `cacerts`, as it was seen last.
-#[derive(Default)]
 struct Brought {
+    /// Where it is told why something is not followed.
+    shown: Authority,
     issuer: Option<Files>,
-    /// Why it is not followed: it may not be valid yet, say, and is tried again.
-    trouble: Option<String>,
+    /// It is not followed: it may not be valid yet, say, and is tried again.
+    trouble: bool,
     revoked: Option<String>,
 }
 
 impl Brought {
+    fn new(shown: Authority) -> Self {
+        Self { shown, issuer: None, trouble: false, revoked: None }
+    }
+
     fn follow(&mut self, ca: &Ca, snapshot: &Snapshot, own: &TrustDomain) {
         ca.rename(trust_domains(snapshot, own));
         let issuer = brought(snapshot);
-        if issuer != self.issuer || self.trouble.is_some() {
+        if issuer != self.issuer || self.trouble {
             let mut trouble = None;
             match issuer.as_ref().map(|files| ca.follow(files)) {
                 Some(Ok(true)) => tracing::info!("the Secret {BROUGHT} has another issuer: its root is announced"),
                 Some(Ok(false)) => {}
                 Some(Err(error)) => {
-                    let error = error.to_string();
-                    if self.trouble.as_ref() != Some(&error) {
-                        tracing::error!(error, "the Secret {BROUGHT} is not followed");
-                    }
-                    trouble = Some(error);
+                    trouble = Some(format!("the Secret {BROUGHT} is not followed: {error}"));
                 }
                 None => {
                     ca.left_alone();
                     tracing::warn!("the Secret {BROUGHT} is gone; its issuer signs on");
                 }
             }
-            (self.issuer, self.trouble) = (issuer, trouble);
+            (self.issuer, self.trouble) = (issuer, trouble.is_some());
+            self.tell(Part::Brought, trouble);
         }
         let revoked = revocations(snapshot);
         if revoked != self.revoked {
-            if let Err(error) = ca.revoke(revoked.as_deref()) {
-                tracing::error!(%error, "{REVOCATIONS_KEY} in the Secret {BROUGHT} is not followed");
-            }
+            let trouble = ca.revoke(revoked.as_deref()).err();
+            let told = |error| format!("{REVOCATIONS_KEY} in the Secret {BROUGHT} is not followed: {error}");
+            self.tell(Part::Revoked, trouble.map(told));
             self.revoked = revoked;
+        }
+    }
+
+    fn tell(&self, part: Part, trouble: Option<String>) {
+        if self.shown.note(part, trouble.clone())
+            && let Some(trouble) = trouble
+        {
+            tracing::error!("{trouble}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The control plane as a process: a replica of the cluster's objects in, pilot and the certificate authority in the
 //! middle, ADS and certificates out. Wiring only.
 
+mod authority;
 pub mod identity;
 pub mod keys;
 mod pages;
@@ -11,7 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use lateen_citadel::spiffe::TrustDomain;
 use lateen_galley::Kind;
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 use crate::error::Error;
 use crate::secrecy;
 
+use authority::Authority;
 pub use shown::{AUTHORITY, ROTATE};
 
 /// Where proxies connect.
@@ -71,10 +73,10 @@ pub async fn run(options: Options) -> Result<(), Error> {
     };
     let config = Config { trust_domain: options.trust_domain.to_string(), ..Config::default() };
     let pilot = Pilot::new(config).map_err(Error::io("cannot start the pilot"))?;
-    let authority = Arc::new(OnceLock::new());
+    let authority = Authority::default();
     if let Some(path) = &options.pages {
         let socket = pages::listen_unix(path).map_err(Error::io(path.display().to_string()))?;
-        let shown = shown::pages(pilot.clone(), Some(Arc::clone(&authority)));
+        let shown = shown::pages(pilot.clone(), Some(authority.clone()));
         tokio::spawn(pages::serve(pages::Listener::Unix(socket), shown));
     }
     if let Some(address) = options.http {
@@ -123,10 +125,9 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let secure = async {
         let Some((listener, options)) = secure else { return Ok(()) };
         let ca = tokio::select! {
-            ca = identity::start(options, client.clone(), known) => ca?,
+            ca = identity::start(options, client.clone(), known, authority) => ca?,
             () = until_stopped() => return Ok(()),
         };
-        let _ = authority.set(Arc::clone(&ca));
         let reviewer = identity::reviewer(client.clone());
         Ok(lateen_citadel::serve::serve(listener, ca, reviewer, discovery.clone(), until_stopped()).await?)
     };
