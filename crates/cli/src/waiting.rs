@@ -20,6 +20,8 @@ use crate::state_dir::StateDir;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How long files must be missed before they are taken to be missing: agents read them at leisure.
+const STEADY: Duration = Duration::from_secs(2);
 
 /// What the control plane answers at [`Sync::PATH`]: how far its proxies are.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -186,12 +188,21 @@ fn is_rolled_out(deployment: &Value) -> bool {
 }
 
 async fn proxies(socket: &Path, wanted: u64, before: &Troubles, deadline: Instant) -> Result<Vec<String>, Error> {
+    let mut last = (Vec::new(), Instant::now());
     loop {
         let problem = match sync(socket).await {
             // The control plane may be starting again.
             Err(error) => error.to_string(),
             Ok(sync) => match look(&sync, wanted, before) {
                 Look::InForce(standing) => return Ok(standing),
+                Look::ButForFiles(told) => {
+                    if told != last.0 {
+                        last = (told, Instant::now());
+                    } else if last.1.elapsed() >= STEADY {
+                        return Ok(last.0);
+                    }
+                    last.0.join("; ")
+                }
                 Look::Refused(refusal) => return Err(Error::Usage(refusal)),
                 Look::NotYet(problem) => problem,
             },
@@ -208,6 +219,9 @@ async fn proxies(socket: &Path, wanted: u64, before: &Troubles, deadline: Instan
 enum Look {
     /// Every proxy has it; in words, what troubles stand from before.
     InForce(Vec<String>),
+    /// The same, but some do not have files that a client of a service shows or trusts. A DestinationRule names them for all
+    /// clients, and only those that are to call need to mount them.
+    ButForFiles(Vec<String>),
     /// A proxy refuses it.
     Refused(String),
     NotYet(String),
@@ -222,9 +236,17 @@ fn look(sync: &Sync, wanted: u64, before: &Troubles) -> Look {
     match (new.told().next(), behind) {
         (Some(refusal), _) if !new.refused.is_empty() => Look::Refused(refusal),
         (_, Some(proxy)) => Look::NotYet(format!("{} has not taken it yet", proxy.proxy)),
+        (Some(_), None) if new.awaited.iter().all(|(_, what)| is_of_a_client(what)) => {
+            Look::ButForFiles(new.told().chain(standing.told()).collect())
+        }
         (Some(awaited), None) => Look::NotYet(awaited),
         (None, None) => Look::InForce(standing.told().collect()),
     }
+}
+
+/// Whether files are waited for to call a service with.
+fn is_of_a_client(awaited: &str) -> bool {
+    awaited.starts_with("cluster ") && awaited.contains(" the secret file-")
 }
 
 /// Asks a control plane how far its proxies are.
@@ -291,5 +313,8 @@ mod tests {
         assert_eq!(look(&sync(true, &[refused("2")], &[]), 7, &before), Look::Refused(words));
         let files = "listener b waits for the secret file-cert:/a~/b";
         assert_eq!(look(&sync(true, &[], &[files]), 7, &before), Look::NotYet(format!("a: {files}")));
+        let of_client = "cluster outbound|80||b waits for the secret file-root:/a";
+        assert_eq!(look(&sync(true, &[], &[files, of_client]), 7, &none), Look::NotYet(format!("a: {of_client}")));
+        assert_eq!(look(&sync(true, &[], &[of_client]), 7, &none), Look::ButForFiles(vec![format!("a: {of_client}")]));
     }
 }
