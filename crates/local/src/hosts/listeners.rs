@@ -88,6 +88,25 @@ impl HostListeners {
         Ok(sockets)
     }
 
+    /// Relays again on the listeners of a service's port that were handed over.
+    ///
+    /// # Errors
+    /// When a socket cannot be duplicated.
+    pub fn take_back(&mut self, port: &ServicePort) -> io::Result<()> {
+        for address in self.open.keys().copied().collect::<Vec<_>>() {
+            let Some(open) = self.open.get(&address).filter(|open| open.port == *port && open.relaying.is_none())
+            else {
+                continue;
+            };
+            let listener = TcpListener::from_std(open.socket.try_clone()?.into())?;
+            let relaying = self.relay_on(listener, port.clone());
+            if let Some(open) = self.open.get_mut(&address) {
+                open.relaying = Some(relaying);
+            }
+        }
+        Ok(())
+    }
+
     fn relay_on(&self, listener: TcpListener, port: ServicePort) -> JoinHandle<()> {
         let relay = self.relay.clone();
         tokio::spawn(async move {
@@ -114,23 +133,44 @@ impl GatewayListeners {
     /// The sockets a gateway's process is to accept on itself, each named `port-N` after the port of the
     /// pod that it stands for.
     pub fn for_gateway(&self, snapshot: &lateen_galley::Snapshot, pod: &Pod) -> Vec<(String, OwnedFd)> {
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let mut listeners = self.listeners.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut listeners = self.locked();
         let mut handed = Vec::new();
-        for service in snapshot.list_in::<Service>(namespace) {
-            let Some(spec) = &service.spec else { continue };
-            let selects =
-                spec.selector.as_ref().is_some_and(|selector| selects(selector, pod.metadata.labels.as_ref()));
-            for port in spec.ports.iter().flatten().filter(|_| selects) {
-                let (Ok(number), Some(target)) = (u16::try_from(port.port), target_port(port, pod)) else { continue };
-                let service = service.metadata.name.clone().unwrap_or_default();
-                let key = ServicePort { namespace: namespace.to_owned(), service, port: number };
-                match listeners.hand_over(&key) {
-                    Ok(sockets) => handed.extend(sockets.into_iter().map(|socket| (format!("port-{target}"), socket))),
-                    Err(error) => tracing::warn!(%error, port = number, "a listener cannot be handed to the gateway"),
-                }
+        for (port, target) in ports_to(snapshot, pod) {
+            match listeners.hand_over(&port) {
+                Ok(sockets) => handed.extend(sockets.into_iter().map(|socket| (format!("port-{target}"), socket))),
+                Err(error) => tracing::warn!(%error, ?port, "a listener cannot be handed to the gateway"),
             }
         }
         handed
     }
+
+    /// A gateway's process that begins cannot accept by itself: what another one accepted is relayed to it.
+    pub fn relay_to_gateway(&self, snapshot: &lateen_galley::Snapshot, pod: &Pod) {
+        let mut listeners = self.locked();
+        for (port, _) in ports_to(snapshot, pod) {
+            if let Err(error) = listeners.take_back(&port) {
+                tracing::warn!(%error, ?port, "a listener cannot be taken back from the gateway");
+            }
+        }
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, HostListeners> {
+        self.listeners.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// The ports of Services that lead to a pod, each with the pod's port.
+fn ports_to(snapshot: &lateen_galley::Snapshot, pod: &Pod) -> Vec<(ServicePort, u16)> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let mut ports = Vec::new();
+    for service in snapshot.list_in::<Service>(namespace) {
+        let Some(spec) = &service.spec else { continue };
+        let selects = spec.selector.as_ref().is_some_and(|selector| selects(selector, pod.metadata.labels.as_ref()));
+        for port in spec.ports.iter().flatten().filter(|_| selects) {
+            let (Ok(number), Some(target)) = (u16::try_from(port.port), target_port(port, pod)) else { continue };
+            let service = service.metadata.name.clone().unwrap_or_default();
+            ports.push((ServicePort { namespace: namespace.to_owned(), service, port: number }, target));
+        }
+    }
+    ports
 }

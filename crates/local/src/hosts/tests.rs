@@ -102,7 +102,7 @@ async fn all_listeners_of_a_service_open_or_none() {
 }
 
 #[tokio::test]
-async fn a_handed_over_listener_is_served_by_its_new_owner_alone() {
+async fn a_handed_over_listener_is_served_by_its_new_owner_alone_until_it_is_taken_back() {
     let (sender, receiver) = watch::channel(Arc::new(Backends::default()));
     let mut backends = Backends::default();
     backends.add(port("a"), vec![Endpoint::Address(server("relayed").await)]);
@@ -113,7 +113,7 @@ async fn a_handed_over_listener_is_served_by_its_new_owner_alone() {
     assert_eq!(ask(address, 1).await.unwrap(), "relayed:1");
     let sockets = listeners.hand_over(&port("a")).unwrap();
     let owner = TcpListener::from_std(sockets.into_iter().next().unwrap().into()).unwrap();
-    tokio::spawn(async move {
+    let owner = tokio::spawn(async move {
         while let Ok((mut stream, _)) = owner.accept().await {
             let mut sent = Vec::new();
             stream.read_to_end(&mut sent).await.unwrap();
@@ -121,4 +121,8 @@ async fn a_handed_over_listener_is_served_by_its_new_owner_alone() {
         }
     });
     assert_eq!(ask(address, 1).await.unwrap(), "own");
+    owner.abort();
+    assert!(owner.await.unwrap_err().is_cancelled());
+    listeners.take_back(&port("a")).unwrap();
+    assert_eq!(ask(address, 1).await.unwrap(), "relayed:1");
 }

@@ -215,6 +215,11 @@ impl Job {
                 let expanded = words.iter().map(|word| expand_shell(word, |name| environment::get(&env, name)));
                 let agent = [OWN_NAME, "agent"].map(str::to_owned).into_iter().chain(told);
                 argv = agent.chain(["--".to_owned()]).chain(expanded).collect::<Vec<_>>();
+                if *kind == ProxyType::Router
+                    && let Some(hosts) = &context.inherit_from
+                {
+                    hosts.relay_to_gateway(&snapshot, &self.pod);
+                }
             } else {
                 argv = [OWN_NAME, "proxy", "-c", &bootstrap].map(str::to_owned).into_iter().chain(told).collect();
                 if *kind == ProxyType::Router {
