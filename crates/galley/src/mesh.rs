@@ -9,6 +9,7 @@ mod config;
 mod extension_provider;
 mod fates;
 mod identity;
+mod label_selector;
 mod proxy;
 
 use serde::de::DeserializeOwned;
@@ -22,6 +23,7 @@ pub use config::{
 };
 pub use extension_provider::{ExtAuthzGrpc, ExtAuthzHttp, ExtensionProvider, RequestBody};
 pub use identity::{CertificateData, TlsConfig, TlsVersion};
+pub use label_selector::{LabelSelector, LabelSelectorOperator, LabelSelectorRequirement};
 pub use proxy::{
     CertDetails, Disabled, Enabled, ForwardClientCert, ProxyConfig, ProxyHeaders, ProxyProtocol, SECRET_TTL,
     ServerHeader, Topology,

@@ -43,6 +43,11 @@ impl Snapshot {
         mixed
     }
 
+    /// Keeps what is in these namespaces of a kind; `""` is where objects without one are.
+    pub fn retain_namespaces(&mut self, kind: Kind, stays: impl Fn(&str) -> bool) {
+        self.kinds[kind as usize].retain(|namespace, _| stays(namespace));
+    }
+
     /// Puts an object in, or in place of the one with its key, which is given back.
     pub fn insert(&mut self, object: Arc<Object>) -> Option<Arc<Object>> {
         let namespaces = &mut self.kinds[object.kind() as usize];

@@ -179,6 +179,8 @@ impl Config {
             mesh_mtls,
             tls_defaults,
             extension_providers,
+            // Snapshots are read without what they leave out.
+            discovery_selectors: _,
             default_config,
         } = mesh;
         let mut config = self.clone();

@@ -10,6 +10,7 @@ pub mod assemble;
 mod config;
 pub mod credentials;
 mod debug;
+pub mod discovery;
 pub mod generate;
 #[cfg(test)]
 mod golden_tests;

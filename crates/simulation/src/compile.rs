@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use lateen_galley::Snapshot;
 use lateen_pilot::assemble::{self, Memo, Outbound};
+use lateen_pilot::discovery::Discovery;
 use lateen_pilot::node::{Node, NodeError, NodeType};
 use lateen_pilot::scope::ScopeKey;
 use lateen_pilot::world::World;
@@ -49,7 +50,8 @@ pub struct Compiler {
 impl Compiler {
     /// For the proxies of a cluster.
     pub fn new(snapshot: Arc<Snapshot>, config: lateen_pilot::Config) -> Compiler {
-        let world = World::empty(Arc::new(config)).advance(snapshot);
+        let known = Discovery::default().see(snapshot);
+        let world = World::empty(Arc::new(config)).advance(known);
         Compiler { world, memo: RefCell::default(), outbound: RefCell::default() }
     }
 

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use super::ProxyConfig;
 use super::extension_provider::{self, ExtensionProvider};
 use super::identity::{CertificateData, TlsConfig, TlsVersion, trust_domain};
+use super::label_selector::LabelSelector;
 use crate::istio::Duration;
 use crate::istio::destination_rule::{LocalityLoadBalancerSetting, TcpKeepalive};
 use crate::istio::virtual_service::HttpRetry;
@@ -63,6 +64,8 @@ pub struct MeshConfig {
     pub tls_defaults: TlsConfig,
     /// Services that policies ask.
     pub extension_providers: Vec<ExtensionProvider>,
+    /// Namespaces that the mesh knows of; all if none is given.
+    pub discovery_selectors: Vec<LabelSelector>,
     /// For proxies without settings of their own.
     pub default_config: ProxyConfig,
 }
@@ -208,6 +211,9 @@ impl MeshConfig {
         }
         for (index, roots) in self.ca_certificates.iter().enumerate() {
             roots.check(&format!("{at}: caCertificates[{index}]"), findings);
+        }
+        for (index, selector) in self.discovery_selectors.iter().enumerate() {
+            selector.check(&format!("{at}: discoverySelectors[{index}]"), findings);
         }
         self.mesh_mtls.check(&format!("{at}: meshMTLS"), findings);
         if !self.mesh_mtls.ecdh_curves.is_empty() {

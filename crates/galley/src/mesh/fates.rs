@@ -41,7 +41,6 @@ const MESH: &[(&str, Fate)] = &[
     ("verifyCertificateAtClient", NoEffect),
     ("ca", NoEffect),
     ("defaultProviders", NoEffect),
-    ("discoverySelectors", Refused),
     ("defaultTrafficPolicy", Refused),
     ("serviceEntryVisibility", Refused),
 ];

@@ -55,6 +55,15 @@ fn nothing_is_passed_over() {
             "data[\"mesh\"]: connectTimeout: 0.000001s is too short: 1ms at least",
         ]
     );
+    let selector = |requirement: &str| format!("discoverySelectors: [{{matchExpressions: [{requirement}]}}]");
+    assert_eq!(
+        said(&selector("{key: a, operator: In}, {key: b, operator: Exists, values: [x]}")).0,
+        [
+            "data[\"mesh\"]: discoverySelectors[0].matchExpressions[0].values: must be given",
+            "data[\"mesh\"]: discoverySelectors[0].matchExpressions[1].values: can be given with In and NotIn alone",
+        ]
+    );
+    assert_eq!(said(&selector("{key: a, operator: NotIn, values: [x]}")).0, [""; 0]);
     assert_eq!(said("accessLogEncoding: JSON\naccessLogFormat: '{\"status\": \"%RESPONSE_CODE%\"}'").0, [""; 0]);
     assert_eq!(
         said("accessLogFormat: '%REQ_WITHOUT_QUERY(:PATH)%'").0,

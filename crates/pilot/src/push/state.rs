@@ -7,6 +7,7 @@ use super::proxies::{Own, Proxies, Proxy};
 use crate::assemble::{self, Edited, Memo, Outbound};
 use crate::config::Config;
 use crate::credentials;
+use crate::discovery::Discovery;
 use crate::node::Node;
 use crate::rules::Keys;
 use crate::scope::ScopeKey;
@@ -49,6 +50,7 @@ pub struct Counts {
 /// Connected proxies and the world their configuration is made of.
 #[derive(Debug)]
 pub struct State {
+    discovery: Discovery,
     /// What proxies were told of.
     world: World,
     /// What the last snapshot says; of all but endpoints, the last that was read.
@@ -88,6 +90,7 @@ impl State {
     pub fn new(config: Config) -> State {
         let world = World::empty(Arc::new(config));
         State {
+            discovery: Discovery::default(),
             latest: world.clone(),
             unread: None,
             world,
@@ -133,6 +136,7 @@ impl State {
 
     /// Takes a snapshot in. Changes of endpoints are carried out at once.
     pub fn take(&mut self, snapshot: Arc<Snapshot>) -> Pending {
+        let snapshot = self.discovery.see(snapshot);
         let read = self.latest.snapshot();
         let differs = |kind: Kind| !ENDPOINT_KINDS.contains(&kind) && !read.same(&snapshot, kind);
         if self.waiting && Kind::all().any(differs) {

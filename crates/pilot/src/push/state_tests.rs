@@ -441,3 +441,30 @@ fn a_sidecar_is_not_woken_by_what_its_scope_does_not_hold() {
             .is_some()
     );
 }
+
+#[test]
+fn what_is_in_a_namespace_that_is_not_discovered_is_told_to_nobody() {
+    let mut cluster = Cluster::read(CANARY);
+    cluster.apply(ELSEWHERE);
+    cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: elsewhere, labels: {mesh: out}}\n");
+    cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n");
+    let mut state = cluster.state(Config::default());
+    let proxy = testing::add(&mut state, &testing::node(SIDECAR, &[]));
+    let told = |host: &str| {
+        let cluster = format!("outbound|8080||{host}.svc.cluster.local");
+        proxy.resources.borrow().get(&ResourceType::Cluster, &cluster).is_some()
+    };
+    assert!(told("helloworld.shop") && told("far.elsewhere"));
+    let settings = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data: {mesh: "discoverySelectors: [{matchExpressions: [{key: mesh, operator: DoesNotExist}]}]"}
+"#;
+    cluster.apply(settings);
+    assert_eq!(state.take(cluster.snapshot()), Pending::WhenQuiet);
+    state.push();
+    assert!(told("helloworld.shop") && !told("far.elsewhere"));
+    cluster.apply(&ELSEWHERE.replace("10.244.3.3", "10.244.3.4"));
+    assert_eq!(state.take(cluster.snapshot()), Pending::Nothing);
+}
