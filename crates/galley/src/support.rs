@@ -59,7 +59,6 @@ const LINES: &[Line] = &[
     (AUTHENTICATION, "spec.targetRefs[].kind", OF_WAYPOINTS, "enforcing what only a waypoint could"),
     (AUTHENTICATION, "spec.jwtRules[].presence", When::Is(&["REQUIRED"]), "demanding a token (a policy can)"),
     (SERVICE, "spec.loadBalancerSourceRanges", When::Given, "refusing clients by their address"),
-    (SERVICE, "spec.externalIPs", When::Given, "serving external addresses"),
 ];
 
 /// Lines of a DestinationRule's policies, wherever one can stand.

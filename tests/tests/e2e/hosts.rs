@@ -46,6 +46,11 @@ async fn outside_the_mesh(options: &[&str]) {
     let closed = seen(&mesh, &client, &[&format!("{world}:9000/")]).await;
     assert!(closed.starts_with("000 "), "a port nobody declared: {closed}");
 
+    let outside = mesh.pod("world", "outside-").await;
+    let external = ["exec", "-n", "world", &outside, "--", "curl", "-s", "-m", "30", "http://198.51.100.7/"];
+    let answer = mesh.prints(&external).await;
+    assert!(answer.contains(&outside), "at the Service's external address: {answer}");
+
     wait::until("a conversation through the egress gateway", || async {
         let echo = mesh.run(&["exec", "-n", "shop", &client, "--", "python3", "-c", CONVERSATION]).await;
         (echo.stdout == b"echoed").then_some(())

@@ -1,6 +1,7 @@
 //! Service: Kubernetes `pkg/apis/core/validation`.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -51,6 +52,16 @@ pub(super) fn check(service: &Service, findings: &mut Findings) {
             findings.error("spec.clusterIP", format!("{address:?} is not an IP address or \"None\""));
         }
         Some(_) => {}
+    }
+    for (index, address) in spec.external_ips.iter().flatten().enumerate() {
+        let at = format!("spec.externalIPs[{index}]");
+        match address.parse::<IpAddr>() {
+            Err(_) => findings.error(at, format!("{address:?} is not an IP address")),
+            Ok(ip) if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() => {
+                findings.error(at, format!("{address} can be nobody's"));
+            }
+            Ok(_) => {}
+        }
     }
     let ports = spec.ports.as_deref().unwrap_or_default();
     if ports.is_empty() && !headless && kind != "ExternalName" {

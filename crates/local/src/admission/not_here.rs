@@ -31,7 +31,7 @@ const SECURITY: [(&str, &str); 5] = [
 ];
 /// Fields of a Service's spec.
 const SERVICE: [(&str, &str); 3] = [
-    ("externalIPs", "they are not listened on"),
+    ("externalIPs", "they are served inside of the cluster alone"),
     ("loadBalancerIP", "the address is chosen here"),
     ("loadBalancerSourceRanges", "only this machine can connect anyway"),
 ];

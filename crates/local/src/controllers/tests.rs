@@ -153,6 +153,25 @@ fn endpoints_written_by_hand_serve_a_service_without_selector() {
 }
 
 #[test]
+fn the_external_addresses_of_a_service_are_served_like_its_own() {
+    let admission = cluster();
+    let db = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "db", "namespace": "shop"},
+        "spec": {"clusterIP": "10.96.0.7", "externalIPs": ["198.51.100.7"], "ports": [{"port": 80}]},
+    });
+    put(&admission, db);
+    let backends = views::backends(&snapshot(&admission));
+    let port = ServicePort { namespace: "shop".to_owned(), service: "db".to_owned(), port: 80 };
+    for (address, behind) in
+        [("10.96.0.7:80", Some(&port)), ("198.51.100.7:80", Some(&port)), ("198.51.100.7:81", None)]
+    {
+        assert_eq!(backends.behind(address.parse().unwrap()), behind, "{address}");
+    }
+    let zone = views::zone(&snapshot(&admission));
+    assert!(matches!(zone.find("db.shop.svc.cluster.local"), Found::Records(records) if records.v4.len() == 1));
+}
+
+#[test]
 fn what_a_deleted_deployment_owned_goes_with_it() {
     let admission = cluster();
     put(&admission, deployment("v1", 2));

@@ -142,8 +142,10 @@ pub fn backends(snapshot: &Snapshot) -> Backends {
                 service: object.name().to_owned(),
                 port: number,
             };
-            for ip in &ips {
-                backends.add_virtual_address(SocketAddr::new(*ip, number), key.clone());
+            let external = service.spec.iter().flat_map(|spec| spec.external_ips.iter().flatten());
+            let external = external.filter_map(|text| text.parse().ok());
+            for ip in ips.iter().copied().chain(external) {
+                backends.add_virtual_address(SocketAddr::new(ip, number), key.clone());
             }
             let mut found = Vec::new();
             for slice in slices.get(&object.key()).into_iter().flatten() {
