@@ -127,24 +127,22 @@ pub struct SinkClosed;
 
 impl Sink<'_> {
     /// Takes data; waits while the peer takes none.
-    pub async fn data(&mut self, mut data: Bytes) -> Result<(), SinkClosed> {
+    pub async fn data(&mut self, data: Bytes) -> Result<(), SinkClosed> {
         match self {
             Self::Http1(writer) => writer.data(&data).await.map_err(|_| SinkClosed),
-            Self::Http2(stream) => {
-                while !data.is_empty() {
-                    stream.reserve_capacity(data.len());
-                    let capacity = match stream.capacity() {
-                        0 => std::future::poll_fn(|cx| stream.poll_capacity(cx))
-                            .await
-                            .ok_or(SinkClosed)?
-                            .map_err(|_| SinkClosed)?,
-                        n => n,
-                    };
-                    let part = data.split_to(capacity.min(data.len()));
-                    stream.send_data(part, false).map_err(|_| SinkClosed)?;
-                }
+            Self::Http2(stream) => send(stream, data, false).await,
+        }
+    }
+
+    /// Takes the last data, which end the body.
+    pub async fn last(&mut self, data: Bytes) -> Result<(), SinkClosed> {
+        match self {
+            Self::Http1(writer) => {
+                writer.data(&data).await.map_err(|_| SinkClosed)?;
+                writer.end();
                 Ok(())
             }
+            Self::Http2(stream) => send(stream, data, true).await,
         }
     }
 
@@ -174,6 +172,27 @@ impl Sink<'_> {
     }
 }
 
+/// Sends data as the peer's windows let it. `last`: with its last byte the body ends.
+async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes, last: bool) -> Result<(), SinkClosed> {
+    while !data.is_empty() {
+        stream.reserve_capacity(data.len());
+        let capacity = match stream.capacity() {
+            0 => {
+                let more = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
+                more.ok_or(SinkClosed)?.map_err(|_| SinkClosed)?
+            }
+            n => n,
+        };
+        let part = data.split_to(capacity.min(data.len()));
+        let ends = last && data.is_empty();
+        stream.send_data(part, ends).map_err(|_| SinkClosed)?;
+        if ends {
+            return Ok(());
+        }
+    }
+    if last { stream.send_data(Bytes::new(), true).map_err(|_| SinkClosed) } else { Ok(()) }
+}
+
 /// How a copy failed.
 #[derive(Debug)]
 pub enum CopyError {
@@ -191,9 +210,29 @@ impl From<SinkClosed> for CopyError {
 
 /// Moves a whole body. `seen` is told each part before it goes on. What is at hand gathers into one write; it is
 /// flushed when the source has to be waited for.
-pub async fn copy(source: &mut Source<'_>, sink: &mut Sink<'_>, mut seen: impl FnMut(&Piece)) -> Result<(), CopyError> {
+pub async fn copy(source: &mut Source<'_>, sink: &mut Sink<'_>, seen: impl FnMut(&Piece)) -> Result<(), CopyError> {
+    pass(source, sink, seen, false).await
+}
+
+/// The same of a body that nobody goes on with if this is dropped: one part is read ahead, so that the last data say that they
+/// are. An end by itself is a frame more for both ends of HTTP/2.
+pub async fn deliver(source: &mut Source<'_>, sink: &mut Sink<'_>, seen: impl FnMut(&Piece)) -> Result<(), CopyError> {
+    pass(source, sink, seen, true).await
+}
+
+async fn pass(
+    source: &mut Source<'_>,
+    sink: &mut Sink<'_>,
+    mut seen: impl FnMut(&Piece),
+    looks_ahead: bool,
+) -> Result<(), CopyError> {
+    let mut ahead = None;
     loop {
-        let piece = match source.at_hand().await {
+        let at_hand = match ahead.take() {
+            Some(piece) => Some(piece),
+            None => source.at_hand().await,
+        };
+        let piece = match at_hand {
             Some(piece) => piece,
             None => {
                 sink.flush().await?;
@@ -211,11 +250,69 @@ pub async fn copy(source: &mut Source<'_>, sink: &mut Sink<'_>, mut seen: impl F
         };
         seen(&piece);
         match piece {
-            Piece::Data(data) => sink.data(data).await?,
+            Piece::Data(data) => {
+                ahead = if looks_ahead { source.at_hand().await } else { None };
+                if let Some(Ok(end @ Piece::End(None))) = &ahead {
+                    seen(end);
+                    sink.last(data).await?;
+                    return Ok(sink.flush().await?);
+                }
+                sink.data(data).await?;
+            }
             Piece::End(trailers) => {
                 sink.end(trailers)?;
                 return Ok(sink.flush().await?);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::router::feed::feed;
+
+    /// Whether the only data that a client of HTTP/2 gets say that they are the last.
+    async fn ends_with_data(delivered: bool) -> bool {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let served = async {
+            let mut server = h2::server::handshake(near).await.unwrap();
+            let (_, mut respond) = server.accept().await.unwrap().unwrap();
+            let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
+            let (mut feed, mut fed) = feed(1000);
+            feed.give(&Piece::Data(Bytes::from_static(b"all")));
+            feed.give(&Piece::End(None));
+            let (mut source, mut sink) = (Source::Feed(&mut fed), Sink::Http2(&mut stream));
+            match delivered {
+                true => deliver(&mut source, &mut sink, |_| ()).await.unwrap(),
+                false => copy(&mut source, &mut sink, |_| ()).await.unwrap(),
+            }
+            while server.accept().await.is_some() {}
+        };
+        let asked = async {
+            let (mut client, driver) = h2::client::handshake(far).await.unwrap();
+            let answered = async {
+                let (response, _) = client.send_request(http::Request::new(()), true).unwrap();
+                let mut body = response.await.unwrap().into_body();
+                assert_eq!(body.data().await.unwrap().unwrap(), "all");
+                let ends = body.is_end_stream();
+                assert!(body.data().await.is_none_or(|data| data.unwrap().is_empty()));
+                ends
+            };
+            tokio::select! {
+                ends = answered => ends,
+                _ = driver => panic!("the connection ended"),
+            }
+        };
+        tokio::select! {
+            ends = asked => ends,
+            () = served => panic!("the connection ended"),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_last_data_of_what_is_delivered_end_it() {
+        assert!(ends_with_data(true).await);
+        assert!(!ends_with_data(false).await);
     }
 }

@@ -13,7 +13,7 @@ use lateen_traffic::reply::{LocalReply, UpstreamFailure};
 use lateen_traffic::retry::Failed;
 use tokio::time::Instant;
 
-use super::body::{CopyError, Piece, Sink, SourceError, copy};
+use super::body::{CopyError, Piece, Sink, SourceError, copy, deliver};
 use super::deadlines::{Deadlines, Expired};
 use super::forward::Plan;
 use super::grpc_web;
@@ -279,7 +279,7 @@ impl Exchange<'_, '_> {
                     };
                     return grpc_web::copy(&mut source, &mut client, encoder, seen).await;
                 }
-                copy(&mut source, &mut client, |piece| {
+                deliver(&mut source, &mut client, |piece| {
                     if let Piece::Data(data) = piece {
                         sent.set(sent.get() + data.len() as u64);
                     }
@@ -412,9 +412,7 @@ impl Exchange<'_, '_> {
         }
         let took = sent_at.elapsed();
         plan.upstream.stats.upstream_rq_time.record(took);
-        if let Some(stats) = &plan.stats {
-            stats.upstream_rq_time.record(took);
-        }
+        plan.stats.iter().for_each(|stats| stats.upstream_rq_time.record(took));
         let switched = !self.request.upgrade.is_empty() || self.request.is_connect();
         if !self.body.ended {
             // The answer is here before the request is: what is left of it cannot be told from the next one.
