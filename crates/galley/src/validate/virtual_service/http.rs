@@ -2,11 +2,12 @@
 
 use super::connection;
 use crate::istio::virtual_service::{
-    AbortError, Body, CorsPolicy, DelayKind, HttpDirectResponse, HttpFaultInjection, HttpMatchRequest, HttpRedirect,
-    HttpRetry, HttpRewrite, HttpRoute, HttpRouteDestination, RedirectPort, grpc_status,
+    AbortError, Body, CorsPolicy, DelayKind, HeaderOperations, Headers, HttpDirectResponse, HttpFaultInjection,
+    HttpMatchRequest, HttpRedirect, HttpRetry, HttpRewrite, HttpRoute, HttpRouteDestination, RedirectPort, grpc_status,
 };
 use crate::istio::{Percent, StringMatch};
 use crate::validate::{Findings, headers, names, shared};
+use std::collections::BTreeMap;
 
 /// What `retryOn` may say besides status codes: Envoy's x-envoy-retry-on and x-envoy-retry-grpc-on.
 const RETRY_ON: [&str; 16] = [
@@ -132,6 +133,15 @@ fn destinations(path: &str, route: &HttpRoute, findings: &mut Findings) {
         headers::check(&format!("{at}.headers"), weighted.header_edits().as_ref(), findings);
         let HttpRouteDestination { append_request_headers, remove_request_headers, .. } = weighted;
         let HttpRouteDestination { append_response_headers, remove_response_headers, .. } = weighted;
+        let (request, response) = operations(weighted.headers.as_ref());
+        overruled(
+            &at,
+            &[
+                ("appendRequestHeaders", append_request_headers, "headers.request.add", request),
+                ("appendResponseHeaders", append_response_headers, "headers.response.add", response),
+            ],
+            findings,
+        );
         deprecated(
             &at,
             &[
@@ -148,6 +158,16 @@ fn destinations(path: &str, route: &HttpRoute, findings: &mut Findings) {
 
 /// What Istio has renamed since 1.0.
 fn older_spellings(path: &str, route: &HttpRoute, findings: &mut Findings) {
+    let (request, response) = operations(route.headers.as_ref());
+    overruled(
+        path,
+        &[
+            ("appendHeaders", &route.append_headers, "headers.request.add", request),
+            ("appendRequestHeaders", &route.append_request_headers, "headers.request.add", request),
+            ("appendResponseHeaders", &route.append_response_headers, "headers.response.add", response),
+        ],
+        findings,
+    );
     if route.websocket_upgrade {
         findings.warning(format!("{path}.websocketUpgrade"), "deprecated: every route takes WebSocket");
     }
@@ -162,6 +182,24 @@ fn older_spellings(path: &str, route: &HttpRoute, findings: &mut Findings) {
         ],
         findings,
     );
+}
+
+fn operations(headers: Option<&Headers>) -> (Option<&HeaderOperations>, Option<&HeaderOperations>) {
+    headers.map_or((None, None), |headers| (headers.request.as_ref(), headers.response.as_ref()))
+}
+
+/// Older spelling, what it adds, today's spelling, what stands there.
+type Older<'a> = (&'a str, &'a BTreeMap<String, String>, &'a str, Option<&'a HeaderOperations>);
+
+/// Of what is added by the older spelling and by today's, only today's is.
+fn overruled(path: &str, older: &[Older<'_>], findings: &mut Findings) {
+    for (field, older, today, operations) in older {
+        let added = operations.map(|operations| &operations.add);
+        for name in older.keys().filter(|name| added.is_some_and(|added| added.contains_key(*name))) {
+            let message = format!("has no effect: {today} names this header too");
+            findings.warning(format!("{path}.{field}[{name:?}]"), message);
+        }
+    }
 }
 
 fn deprecated(path: &str, fields: &[(&str, bool, &str)], findings: &mut Findings) {
