@@ -169,3 +169,18 @@ fn clients_are_who_the_proxy_before_them_says() {
     let (out, errors) = said(&output);
     assert!(output.status.success(), "{out}{errors}");
 }
+
+#[test]
+fn that_a_tunnel_is_asked_for_is_told_as_not_computed() {
+    let (folder, example) = (tempfile::tempdir().unwrap(), examples().join("tcp-routing"));
+    for file in ["app.yaml", "routing.yaml", "test.yaml"] {
+        std::fs::copy(example.join(file), folder.path().join(file)).unwrap();
+    }
+    let routing = std::fs::read_to_string(example.join("routing.yaml")).unwrap();
+    let tunnel = "  trafficPolicy: {tunnel: {targetHost: elsewhere.test, targetPort: 9000}}\n  subsets:\n";
+    assert!(routing.contains("  subsets:\n"));
+    std::fs::write(folder.path().join("routing.yaml"), routing.replace("  subsets:\n", tunnel)).unwrap();
+    let (_, errors) = said(&offline(&["-f", folder.path().to_str().unwrap()]));
+    let told = |line: &&str| line.contains("|v1|") && line.contains("asked for a tunnel is not computed");
+    assert_eq!(errors.lines().filter(told).count(), 1, "{errors}");
+}

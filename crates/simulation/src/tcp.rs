@@ -71,6 +71,10 @@ impl Proxy {
             return None;
         };
         let settings = Arc::clone(upstream.settings());
+        if tcp.tunnel.is_some() {
+            let problem = format!("cluster {}: that its hosts are asked for a tunnel is not computed", settings.name);
+            world.problem(&self.pod, &problem);
+        }
         record.upstream_cluster = Some(Arc::clone(&settings.name));
         record.upstream_cluster_alt = settings.alt_stat_name.clone();
         let destination = match &settings.discovery {

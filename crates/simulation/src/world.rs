@@ -140,7 +140,11 @@ impl World {
     }
 
     pub(crate) fn problem(&self, of: &Pod, problem: &str) {
-        self.problems.borrow_mut().push(format!("pod {}/{}: {problem}", of.namespace, of.name));
+        let problem = format!("pod {}/{}: {problem}", of.namespace, of.name);
+        let mut known = self.problems.borrow_mut();
+        if !known.contains(&problem) {
+            known.push(problem);
+        }
     }
 
     /// The dice.
