@@ -1,6 +1,6 @@
 //! Listeners on the host's loopback, kept in step with the services that want one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,6 +25,8 @@ struct Open {
     /// Our own hold on the socket, so that it can be handed to a gateway's process, again and again.
     socket: OwnedFd,
     relaying: Option<JoinHandle<()>>,
+    /// Who has it, by the uid of a gateway's pod.
+    holders: BTreeSet<String>,
 }
 
 impl Drop for Open {
@@ -63,7 +65,10 @@ impl HostListeners {
         for (address, port, listener) in bound {
             let socket = listener.as_fd().try_clone_to_owned().map_err(|error| (address, error))?;
             let relaying = self.relay_on(listener, port.clone());
-            self.open.insert(address, Open { port: port.clone(), socket, relaying: Some(relaying) });
+            self.open.insert(
+                address,
+                Open { port: port.clone(), socket, relaying: Some(relaying), holders: BTreeSet::new() },
+            );
         }
         Ok(())
     }
@@ -73,14 +78,15 @@ impl HostListeners {
         self.open.retain(|address, open| keep(*address, &open.port));
     }
 
-    /// The listeners of a service's port for a process that accepts on them itself; the relay lets go of them.
+    /// The listeners of a service's port for a holder that accepts on them itself; the relay lets go of them.
     ///
     /// # Errors
     /// When a socket cannot be duplicated.
-    pub fn hand_over(&mut self, port: &ServicePort) -> io::Result<Vec<OwnedFd>> {
+    pub fn hand_over(&mut self, port: &ServicePort, holder: &str) -> io::Result<Vec<OwnedFd>> {
         let mut sockets = Vec::new();
         for open in self.open.values_mut().filter(|open| open.port == *port) {
             sockets.push(open.socket.try_clone()?);
+            open.holders.insert(holder.to_owned());
             if let Some(relaying) = open.relaying.take() {
                 relaying.abort();
             }
@@ -88,18 +94,32 @@ impl HostListeners {
         Ok(sockets)
     }
 
-    /// Relays again on the listeners of a service's port that were handed over.
+    /// Relays on the listeners of a service's port, also where somebody accepts on them.
     ///
     /// # Errors
     /// When a socket cannot be duplicated.
     pub fn take_back(&mut self, port: &ServicePort) -> io::Result<()> {
-        for address in self.open.keys().copied().collect::<Vec<_>>() {
-            let Some(open) = self.open.get(&address).filter(|open| open.port == *port && open.relaying.is_none())
-            else {
-                continue;
-            };
+        self.relay_where(|open| open.port == *port)
+    }
+
+    /// A holder accepts no more: listeners that nobody else holds are relayed on again.
+    ///
+    /// # Errors
+    /// When a socket cannot be duplicated.
+    pub fn release(&mut self, holder: &str) -> io::Result<()> {
+        let mut released = false;
+        for open in self.open.values_mut() {
+            released |= open.holders.remove(holder);
+        }
+        if released { self.relay_where(|open| open.holders.is_empty()) } else { Ok(()) }
+    }
+
+    fn relay_where(&mut self, wanted: impl Fn(&Open) -> bool) -> io::Result<()> {
+        let idle = self.open.iter().filter(|(_, open)| open.relaying.is_none() && wanted(open));
+        for address in idle.map(|(address, _)| *address).collect::<Vec<_>>() {
+            let Some(open) = self.open.get(&address) else { continue };
             let listener = TcpListener::from_std(open.socket.try_clone()?.into())?;
-            let relaying = self.relay_on(listener, port.clone());
+            let relaying = self.relay_on(listener, open.port.clone());
             if let Some(open) = self.open.get_mut(&address) {
                 open.relaying = Some(relaying);
             }
@@ -136,7 +156,7 @@ impl GatewayListeners {
         let mut listeners = self.locked();
         let mut handed = Vec::new();
         for (port, target) in ports_to(snapshot, pod) {
-            match listeners.hand_over(&port) {
+            match listeners.hand_over(&port, holder(pod)) {
                 Ok(sockets) => handed.extend(sockets.into_iter().map(|socket| (format!("port-{target}"), socket))),
                 Err(error) => tracing::warn!(%error, ?port, "a listener cannot be handed to the gateway"),
             }
@@ -144,7 +164,7 @@ impl GatewayListeners {
         handed
     }
 
-    /// A gateway's process that begins cannot accept by itself: what another one accepted is relayed to it.
+    /// A gateway's process begins that cannot accept by itself: it is relayed to, even if another one accepts beside it.
     pub fn relay_to_gateway(&self, snapshot: &lateen_galley::Snapshot, pod: &Pod) {
         let mut listeners = self.locked();
         for (port, _) in ports_to(snapshot, pod) {
@@ -154,9 +174,20 @@ impl GatewayListeners {
         }
     }
 
+    /// A gateway's process has ended for good.
+    pub fn gateway_ended(&self, pod: &Pod) {
+        if let Err(error) = self.locked().release(holder(pod)) {
+            tracing::warn!(%error, "listeners cannot be taken back from the gateway");
+        }
+    }
+
     fn locked(&self) -> std::sync::MutexGuard<'_, HostListeners> {
         self.listeners.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+fn holder(pod: &Pod) -> &str {
+    pod.metadata.uid.as_deref().unwrap_or_default()
 }
 
 /// The ports of Services that lead to a pod, each with the pod's port.

@@ -102,7 +102,7 @@ async fn all_listeners_of_a_service_open_or_none() {
 }
 
 #[tokio::test]
-async fn a_handed_over_listener_is_served_by_its_new_owner_alone_until_it_is_taken_back() {
+async fn a_handed_over_listener_is_served_by_its_holders_alone() {
     let (sender, receiver) = watch::channel(Arc::new(Backends::default()));
     let mut backends = Backends::default();
     backends.add(port("a"), vec![Endpoint::Address(server("relayed").await)]);
@@ -111,7 +111,7 @@ async fn a_handed_over_listener_is_served_by_its_new_owner_alone_until_it_is_tak
     let address = free_address();
     listeners.open_all(&[(address, port("a"))]).unwrap();
     assert_eq!(ask(address, 1).await.unwrap(), "relayed:1");
-    let sockets = listeners.hand_over(&port("a")).unwrap();
+    let sockets = listeners.hand_over(&port("a"), "gateway").unwrap();
     let owner = TcpListener::from_std(sockets.into_iter().next().unwrap().into()).unwrap();
     let owner = tokio::spawn(async move {
         while let Ok((mut stream, _)) = owner.accept().await {
@@ -123,6 +123,15 @@ async fn a_handed_over_listener_is_served_by_its_new_owner_alone_until_it_is_tak
     assert_eq!(ask(address, 1).await.unwrap(), "own");
     owner.abort();
     assert!(owner.await.unwrap_err().is_cancelled());
+    // Another one holds it still, who takes its time.
+    listeners.hand_over(&port("a"), "other").unwrap();
+    listeners.release("gateway").unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(100), ask(address, 1)).await.is_err());
+    listeners.release("other").unwrap();
+    assert_eq!(ask(address, 1).await.unwrap(), "relayed:1");
+
+    // And somebody who cannot accept is relayed to, whoever holds it.
+    listeners.hand_over(&port("a"), "gateway").unwrap();
     listeners.take_back(&port("a")).unwrap();
     assert_eq!(ask(address, 1).await.unwrap(), "relayed:1");
 }

@@ -124,6 +124,13 @@ impl Job {
 
     /// Runs the container until it has ended for good.
     pub async fn supervise(mut self, policy: RestartPolicy) {
+        self.run(policy).await;
+        if let Some(hosts) = self.context.inherit_from.as_ref().filter(|_| self.proxy == Some(ProxyType::Router)) {
+            hosts.gateway_ended(&self.pod);
+        }
+    }
+
+    async fn run(&mut self, policy: RestartPolicy) {
         let log = self.context.logs.of(self.pod.metadata.uid.as_deref().unwrap_or_default(), &self.container.name);
         let mut pause = Duration::ZERO;
         let mut run = 0;
