@@ -318,8 +318,20 @@ async fn ready(cluster: &Cluster, state: &StateDir) -> Result<(Ingress, Vec<Stri
     // They serve without it by now, as proxies do that wait for files in vain.
     let awaited = Troubles::awaited(state).await;
     let mut standing = waiting::in_force(client, state, &[now], &awaited, PATIENCE).await?;
-    standing.extend(super::ca::status(state).await?.troubles);
+    standing.extend(authority_troubles(state).await);
     Ok((Ingress::find(client).await?, standing))
+}
+
+/// What keeps the certificate authority from working. It may be starting, or starting again.
+async fn authority_troubles(state: &StateDir) -> Vec<String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match super::ca::status(state).await {
+            Ok(status) => return status.troubles,
+            Err(error) if Instant::now() >= deadline => return vec![error.to_string()],
+            Err(_) => tokio::time::sleep(LOOK).await,
+        }
+    }
 }
 
 /// Tells what happens in words.
