@@ -332,8 +332,27 @@ async fn outlives_its_secret(stand: &Stand) {
     stand.agrees(&["-servername", "missing.test", "-verify_hostname", "missing.test"], &["Verification: OK"]).await;
 }
 
-/// Secrets that Istio's own gateways mount, which come when the pod is there.
+/// A Gateway that names the files of Secrets that Istio's own gateways mount.
+const MOUNTED: &str = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: mounted, namespace: shop}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - port: {number: 443, name: mounted, protocol: HTTPS}
+    hosts: [mounted.test]
+    tls:
+      mode: MUTUAL
+      serverCertificate: /etc/istio/ingressgateway-certs/tls.crt
+      privateKey: /etc/istio/ingressgateway-certs/tls.key
+      caCertificates: /etc/istio/ingressgateway-ca-certs/ca-chain.cert.pem
+";
+
+/// Such Secrets, which come when the pod is there.
 async fn serves_what_it_mounts(stand: &Stand) {
+    std::fs::write(stand.file("mounted.yaml"), MOUNTED).unwrap();
+    stand.mesh.prints(&["apply", "-f", &stand.file("mounted.yaml")]).await;
     stand.turns_away("mounted.test", Some("alice")).await;
     let own = stand.authority.sign("mounted.test", "");
     let certificate = [("tls.crt", own.certificate.as_str()), ("tls.key", own.key.as_str())];
