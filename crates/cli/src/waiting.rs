@@ -45,8 +45,8 @@ pub struct ProxySync {
     pub answered: bool,
     /// What it refused of that.
     pub refused: Vec<Refused>,
-    /// What it waits for before all that it accepted is in force, in words; known of proxies of ours.
-    pub awaited: BTreeSet<String>,
+    /// What it waits for before all that it accepted is in force; known of proxies of ours.
+    pub awaited: BTreeSet<Awaited>,
 }
 
 /// A resource that a proxy refused.
@@ -58,12 +58,24 @@ pub struct Refused {
     pub reason: String,
 }
 
+/// A resource that a proxy accepted and that is not in force.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Awaited {
+    /// Which, and what it waits for, in words.
+    pub words: String,
+    /// Of its content.
+    pub version: String,
+    /// It lacks files to call a service with. A DestinationRule names them for all clients, and only those that are to call
+    /// need to mount them.
+    pub client_files: bool,
+}
+
 /// What keeps proxies from what they are told. What kept them already before a change is not that change's doing: it is told,
 /// and not waited for.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Troubles {
     refused: BTreeSet<(String, Refused)>,
-    awaited: BTreeSet<(String, String)>,
+    awaited: BTreeSet<(String, Awaited)>,
 }
 
 impl Troubles {
@@ -96,7 +108,7 @@ impl Troubles {
         let refused = self.refused.iter();
         let refused =
             refused.map(|(proxy, Refused { resource, reason, .. })| format!("{proxy} refuses {resource}: {reason}"));
-        refused.chain(self.awaited.iter().map(|(proxy, what)| format!("{proxy}: {what}")))
+        refused.chain(self.awaited.iter().map(|(proxy, what)| format!("{proxy}: {}", what.words)))
     }
 }
 
@@ -219,8 +231,7 @@ async fn proxies(socket: &Path, wanted: u64, before: &Troubles, deadline: Instan
 enum Look {
     /// Every proxy has it; in words, what troubles stand from before.
     InForce(Vec<String>),
-    /// The same, but some do not have files that a client of a service shows or trusts. A DestinationRule names them for all
-    /// clients, and only those that are to call need to mount them.
+    /// The same, but some clients lack files.
     ButForFiles(Vec<String>),
     /// A proxy refuses it.
     Refused(String),
@@ -233,20 +244,16 @@ fn look(sync: &Sync, wanted: u64, before: &Troubles) -> Look {
     }
     let (new, standing) = Troubles::of(sync).apart(before);
     let behind = sync.proxies.iter().find(|proxy| !proxy.answered);
+    let waiting = new.awaited.iter().find(|(_, awaited)| !awaited.client_files);
     match (new.told().next(), behind) {
         (Some(refusal), _) if !new.refused.is_empty() => Look::Refused(refusal),
         (_, Some(proxy)) => Look::NotYet(format!("{} has not taken it yet", proxy.proxy)),
-        (Some(_), None) if new.awaited.iter().all(|(_, what)| is_of_a_client(what)) => {
-            Look::ButForFiles(new.told().chain(standing.told()).collect())
-        }
-        (Some(awaited), None) => Look::NotYet(awaited),
+        (Some(_), None) => match waiting {
+            Some((proxy, awaited)) => Look::NotYet(format!("{proxy}: {}", awaited.words)),
+            None => Look::ButForFiles(new.told().chain(standing.told()).collect()),
+        },
         (None, None) => Look::InForce(standing.told().collect()),
     }
-}
-
-/// Whether files are waited for to call a service with.
-fn is_of_a_client(awaited: &str) -> bool {
-    awaited.starts_with("cluster ") && awaited.contains(" the secret file-")
 }
 
 /// Asks a control plane how far its proxies are.
@@ -292,13 +299,19 @@ mod tests {
             version: Some(version.to_string()),
             reason: "no".to_string(),
         };
-        let sync = |answered, refused: &[Refused], awaited: &[&str]| Sync {
+        let lost = |version: &str| Awaited {
+            words: "listener b waits".to_string(),
+            version: version.to_string(),
+            client_files: false,
+        };
+        let of_client = Awaited { words: "cluster c waits".to_string(), version: "1".to_string(), client_files: true };
+        let sync = |answered, refused: &[Refused], awaited: &[Awaited]| Sync {
             revision: 7,
             proxies: vec![ProxySync {
                 proxy: "a".to_string(),
                 answered,
                 refused: refused.to_vec(),
-                awaited: awaited.iter().map(|one| one.to_string()).collect(),
+                awaited: awaited.iter().cloned().collect(),
             }],
         };
         let none = Troubles::default();
@@ -307,14 +320,15 @@ mod tests {
         assert_eq!(look(&sync(true, &[], &[]), 7, &none), Look::InForce(Vec::new()));
         let words = "a refuses 0.0.0.0_80: no".to_string();
         assert_eq!(look(&sync(true, &[refused("1")], &[]), 7, &none), Look::Refused(words.clone()));
-        let before = Troubles::of(&sync(true, &[refused("1")], &["listener b is warming"]));
-        let standing = vec![words.clone(), "a: listener b is warming".to_string()];
-        assert_eq!(look(&sync(true, &[refused("1")], &["listener b is warming"]), 7, &before), Look::InForce(standing));
+        let before = Troubles::of(&sync(true, &[refused("1")], &[lost("1")]));
+        let standing = vec![words.clone(), "a: listener b waits".to_string()];
+        assert_eq!(look(&sync(true, &[refused("1")], &[lost("1")]), 7, &before), Look::InForce(standing));
         assert_eq!(look(&sync(true, &[refused("2")], &[]), 7, &before), Look::Refused(words));
-        let files = "listener b waits for the secret file-cert:/a~/b";
-        assert_eq!(look(&sync(true, &[], &[files]), 7, &before), Look::NotYet(format!("a: {files}")));
-        let of_client = "cluster outbound|80||b waits for the secret file-root:/a";
-        assert_eq!(look(&sync(true, &[], &[files, of_client]), 7, &none), Look::NotYet(format!("a: {of_client}")));
-        assert_eq!(look(&sync(true, &[], &[of_client]), 7, &none), Look::ButForFiles(vec![format!("a: {of_client}")]));
+        // The same words of other content are the change's doing.
+        let waits = Look::NotYet("a: listener b waits".to_string());
+        assert_eq!(look(&sync(true, &[], &[lost("2")]), 7, &before), waits);
+        assert_eq!(look(&sync(true, &[], &[lost("2"), of_client.clone()]), 7, &none), waits);
+        let but_for = Look::ButForFiles(vec!["a: cluster c waits".to_string()]);
+        assert_eq!(look(&sync(true, &[], &[of_client]), 7, &none), but_for);
     }
 }

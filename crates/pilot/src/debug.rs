@@ -139,7 +139,7 @@ fn endpoints(entry: &Entry) -> Value {
 
 fn problems(state: &State, now: SystemTime) -> Value {
     let of_proxy = |proxy: &Proxy| {
-        let awaited = proxy.status.borrow().awaited.clone();
+        let awaited: Vec<String> = proxy.status.borrow().awaited.iter().map(ToString::to_string).collect();
         let problems: Vec<String> = proxy.problems().chain(proxy.out_of_date(now)).chain(awaited).collect();
         (!problems.is_empty()).then(|| json!({ "proxy": proxy.node.id, "problems": problems }))
     };

@@ -6,7 +6,7 @@
 
 pub(crate) mod certificates;
 pub(crate) mod control_plane;
-mod files;
+pub mod files;
 pub(crate) mod keeper;
 mod relay;
 pub mod renewal;

@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use hyper::{Method, StatusCode};
+use lateen_citadel::agent::files::is_file;
 use lateen_citadel::serve::{Ca, Status};
 use lateen_pilot::push::{Proxy, State};
 use lateen_pilot::{Answer, Pilot};
+use lateen_xds::ads::Awaited;
 use lateen_xds::ads::server::Refusal;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::authority::Authority;
 use super::pages::{Page, Pages};
-use crate::waiting::{ProxySync, Refused, Sync};
+use crate::waiting::{self, ProxySync, Refused, Sync};
 
 /// Where the authority shows itself.
 pub const AUTHORITY: &str = "/ca";
@@ -88,10 +90,15 @@ fn proxy(proxy: &Proxy) -> ProxySync {
         version: refusal.version.map(|version| version.to_string()),
         reason: refusal.message,
     };
+    let awaited = |thing: &Awaited| waiting::Awaited {
+        words: thing.to_string(),
+        version: thing.version.clone(),
+        client_files: thing.of_cluster && thing.secret.as_deref().is_some_and(is_file),
+    };
     ProxySync {
         proxy: proxy.node.id.to_string(),
         answered: proxy.has_answered(),
         refused: proxy.refusals().into_iter().map(refused).collect(),
-        awaited: proxy.status.borrow().awaited.clone(),
+        awaited: proxy.status.borrow().awaited.iter().map(awaited).collect(),
     }
 }

@@ -6,6 +6,7 @@ pub mod client;
 pub mod server;
 mod workload_health;
 
+pub use awaited::Awaited;
 pub use workload_health::WorkloadHealth;
 
 #[cfg(test)]

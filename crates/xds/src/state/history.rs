@@ -50,6 +50,12 @@ impl Histories {
         self.versions.get(r#type).map_or("", |version| version)
     }
 
+    /// The version of what was last accepted of a resource; empty if nothing was.
+    pub fn accepted_version(&self, r#type: &ResourceType, name: &str) -> &str {
+        let accepted = self.get(r#type, name).and_then(|history| history.accepted.as_ref());
+        accepted.map_or("", |accepted| &accepted.version)
+    }
+
     fn get(&self, r#type: &ResourceType, name: &str) -> Option<&History> {
         self.by_type.get(r#type)?.get(name)
     }

@@ -10,6 +10,7 @@ use lateen_traffic::tls::{NamedSecret, Secret, SecretName, SecretOrigin, SecretS
 
 use super::{Received, Refused, State, Update, Users, any, check_name, decode, resource_name};
 use crate::ResourceType;
+use crate::ads::Awaited;
 use crate::convert::{self, Notes, Reject, secrets_of_cluster, secrets_of_listener};
 use crate::keys;
 
@@ -95,9 +96,15 @@ impl State {
         awaited
     }
 
-    /// What is accepted and not in force, in words: listeners and clusters without their certificates (whether they wait or are
+    /// What is accepted and not in force: listeners and clusters without their certificates (whether they wait or are
     /// served without), and those that wait for anything else.
-    pub fn awaited(&self) -> BTreeSet<String> {
+    pub fn awaited(&self) -> BTreeSet<Awaited> {
+        let thing = |r#type: &ResourceType, name: &Arc<str>, secret: Option<&SecretName>| Awaited {
+            of_cluster: *r#type != ResourceType::Listener,
+            name: name.to_string(),
+            version: self.histories.accepted_version(r#type, name).to_owned(),
+            secret: secret.map(|secret| secret.name.to_string()),
+        };
         let mut awaited = BTreeSet::new();
         let mut named: BTreeSet<&Arc<str>> = BTreeSet::new();
         for (secret, users) in &self.secrets.users {
@@ -106,15 +113,14 @@ impl State {
                 continue;
             }
             for (r#type, user) in users {
-                let what = if *r#type == ResourceType::Listener { "listener" } else { "cluster" };
-                awaited.insert(format!("{what} {user} waits for the secret {}", secret.name));
+                awaited.insert(thing(r#type, user, Some(secret)));
                 named.insert(user);
             }
         }
-        let waiting = |what: &'static str| move |name: &Arc<str>| format!("{what} {name} is warming");
-        let clusters = self.warming_clusters.keys().filter(|name| !named.contains(name)).map(waiting("cluster"));
-        let listeners = self.warming_listeners.keys().filter(|name| !named.contains(name)).map(waiting("listener"));
-        awaited.extend(clusters.chain(listeners));
+        let clusters = self.warming_clusters.keys().map(|name| (&ResourceType::Cluster, name));
+        let listeners = self.warming_listeners.keys().map(|name| (&ResourceType::Listener, name));
+        let waiting = clusters.chain(listeners).filter(|(_, name)| !named.contains(name));
+        awaited.extend(waiting.map(|(r#type, name)| thing(r#type, name, None)));
         awaited
     }
 

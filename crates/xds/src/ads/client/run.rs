@@ -27,7 +27,7 @@ use super::files::FileSource;
 use super::session::{Ask, ClientSession};
 use super::transport::{Connector, TransportError, connect};
 use crate::ResourceType;
-use crate::ads::{Protocol, WorkloadHealth};
+use crate::ads::{Awaited, Protocol, WorkloadHealth};
 use crate::bootstrap::{Ads, Bootstrap, ResourceSource};
 use crate::convert::{Notes, Reject};
 use crate::json::{JsonError, Schema};
@@ -237,7 +237,7 @@ impl<P: FnMut(Arc<Config>)> Publisher<'_, P> {
         self.shared.workload.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn awaited(&self) -> BTreeSet<String> {
+    fn awaited(&self) -> BTreeSet<Awaited> {
         self.shared.state().awaited()
     }
 

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::service::discovery::v3 as discovery;
 use envoy_types::pb::google::rpc::Status;
 
 use crate::ResourceType;
-use crate::ads::{Protocol, WorkloadHealth, awaited};
+use crate::ads::{Awaited, Protocol, WorkloadHealth, awaited};
 use crate::state::{Received, Refused, Update, Users, resource_name};
 
 /// gRPC's INTERNAL, the code of Envoy's refusals.
@@ -112,7 +112,7 @@ pub struct ClientSession {
     /// Whether the server understands what is awaited.
     ours: bool,
     /// What was said to be awaited on this stream.
-    told_awaited: BTreeSet<String>,
+    told_awaited: BTreeSet<Awaited>,
 }
 
 impl ClientSession {
@@ -173,7 +173,7 @@ impl ClientSession {
     }
 
     /// What is to be said of what is awaited, if the server understands it and it is news on this stream.
-    pub fn tell_awaited(&mut self, awaited: BTreeSet<String>) -> Vec<Ask> {
+    pub fn tell_awaited(&mut self, awaited: BTreeSet<Awaited>) -> Vec<Ask> {
         if !self.ours || self.told_awaited == awaited {
             return Vec::new();
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::ads::WorkloadHealth;
+use crate::ads::{Awaited, WorkloadHealth};
 use crate::{ResourceType, Version};
 
 /// One client's view, by resource type.
@@ -14,8 +14,8 @@ pub struct StreamStatus {
     pub types: BTreeMap<ResourceType, TypeStatus>,
     /// What the client last said of the workload it is for, if anything.
     pub workload: Option<WorkloadHealth>,
-    /// What it waits for before all that it has accepted is in force, if it is a proxy of ours: in words, each naming what.
-    pub awaited: BTreeSet<String>,
+    /// What it waits for before all that it has accepted is in force, if it is a proxy of ours.
+    pub awaited: BTreeSet<Awaited>,
     /// Names of the secrets that the client asks for: who serves them may make them up as they are asked for.
     pub secrets: BTreeSet<Arc<str>>,
 }

@@ -16,7 +16,7 @@ use prost::Message as _;
 
 use super::status::StreamStatus;
 use super::subscription::{Extent, News, Subscription};
-use crate::ads::{Protocol, WorkloadHealth, awaited};
+use crate::ads::{Awaited, Protocol, WorkloadHealth, awaited};
 use crate::{Resource, ResourceSet, ResourceType, Resources};
 
 /// How long listeners and routes wait for clusters to be acknowledged.
@@ -96,7 +96,7 @@ pub struct ServerStream {
     /// When the first request came.
     opened: Option<Instant>,
     workload: Option<WorkloadHealth>,
-    awaited: BTreeSet<String>,
+    awaited: BTreeSet<Awaited>,
 }
 
 impl ServerStream {

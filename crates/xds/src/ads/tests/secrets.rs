@@ -146,7 +146,9 @@ dynamic_resources:
 ";
     let mut proxy = Proxy::start(bootstrap_of(&text));
     let heard = async |awaited: &[&str]| {
-        let said = |status: &StreamStatus| status.awaited.iter().eq(awaited) && status.synced();
+        let said = |status: &StreamStatus| {
+            status.awaited.iter().map(ToString::to_string).eq(awaited.iter().copied()) && status.synced()
+        };
         let mut status = control_plane.everyone.status();
         let heard = tokio::time::timeout(FAR_TOO_LONG, status.wait_for(said)).await.expect("it is told");
         drop(heard.unwrap());
