@@ -8,7 +8,7 @@ use crate::names;
 use crate::node::NodeType;
 use crate::registry::{Entry, Service};
 use crate::rules::{Imports, Merged, VirtualServiceRule};
-use crate::scope::{Scope, ScopeKey, View};
+use crate::scope::{Egress, Scope, ScopeKey, View};
 use crate::world::{RuleChange, World};
 use lateen_xds::{Resource, Resources};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -111,7 +111,8 @@ impl Concern<'_> {
         }
         if of_sidecar && !self.rules.is_empty() {
             let mut made = Made::default();
-            sidecar::add_routes(&Scope::new(now, key), &self.route_names(known), memo, &mut made);
+            let scope = Scope::new(now, key);
+            sidecar::add_routes(&scope, &self.route_names(&scope, known), memo, &mut made);
             for routes in made.routes {
                 put(&mut known.routes, routes);
             }
@@ -145,13 +146,20 @@ impl Concern<'_> {
     }
 
     /// Names and ports of the route configurations that the rules are part of.
-    fn route_names(&self, known: &Outbound) -> BTreeSet<(u16, String)> {
+    fn route_names(&self, scope: &Scope<'_>, known: &Outbound) -> BTreeSet<(u16, String)> {
         // What no service has is served there.
         let mut names = BTreeSet::from([(80, "80".to_owned())]);
         for name in self.rules.iter().flat_map(|rule| rule.hosts()) {
-            let services: Vec<&Arc<Service>> = match host::is_wildcard(name) {
-                true => known.services.values().filter(|service| host::is_subset_of(&service.host, name)).collect(),
-                false => known.services.get(name.as_str()).into_iter().collect(),
+            let services: Vec<&Arc<Service>> = match (scope.egress(), host::is_wildcard(name)) {
+                // Each may reach another service of that name.
+                ([_, _, ..], _) => {
+                    let each = scope.egress().iter().flat_map(Egress::services).map(|entry| &entry.service);
+                    each.filter(|service| host::is_subset_of(&service.host, name)).collect()
+                }
+                (_, true) => {
+                    known.services.values().filter(|service| host::is_subset_of(&service.host, name)).collect()
+                }
+                (_, false) => known.services.get(name.as_str()).into_iter().collect(),
             };
             for service in services {
                 for port in &service.ports {

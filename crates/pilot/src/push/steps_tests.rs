@@ -55,7 +55,7 @@ fn object((kind, name, namespace, content): &Edit) -> Value {
             json!({
                 "hosts": [host],
                 "resolution": if flag { "DNS" } else { "STATIC" },
-                "ports": [{"number": 81, "name": "http", "protocol": "HTTP"}],
+                "ports": [{"number": 81 + u32::from(other % 2), "name": "http", "protocol": "HTTP"}],
                 "workloadSelector": if flag { Value::Null } else { json!({"labels": {"app": app}}) },
             }),
         ),
@@ -79,9 +79,14 @@ fn object((kind, name, namespace, content): &Edit) -> Value {
         _ => istio(
             "Sidecar",
             "default".to_owned(),
-            json!({
-                "egress": [{"hosts": [if flag { "./*" } else { "one/*" }, "istio-system/*"]}],
-            }),
+            match number {
+                // Of two services of one name, each listener reaches another.
+                0 | 1 => json!({"egress": [
+                    {"hosts": ["one/*"], "port": {"number": 81 + u32::from(number), "name": "http", "protocol": "HTTP"}},
+                    {"hosts": [if flag { "two/*" } else { "*/*" }]},
+                ]}),
+                _ => json!({"egress": [{"hosts": [if flag { "./*" } else { "one/*" }, "istio-system/*"]}]}),
+            },
         ),
     }
 }
@@ -108,7 +113,7 @@ fn virtual_service(name: usize, number: u8, flag: bool, other: u8) -> Value {
     let to = |host: &str| json!([{"destination": {"host": host, "subset": if flag { "v" } else { "" }}}]);
     let gateways: &[&str] = [["mesh"].as_slice(), &["mesh", "one/gateway"], &["one/gateway"]][usize::from(other)];
     let mut spec = json!({
-        "hosts": if number == 4 { json!([host, "elsewhere.test"]) } else { json!([host]) },
+        "hosts": if number == 4 { json!([host, "x.test"]) } else { json!([host]) },
         "gateways": gateways,
         "exportTo": if number == 3 { json!(["."]) } else { Value::Null },
     });
@@ -120,6 +125,52 @@ fn virtual_service(name: usize, number: u8, flag: bool, other: u8) -> Value {
         }
     }
     spec
+}
+
+/// Takes edits, pushing after those that settle; what proxies have must be what a new one gets.
+fn steps(rounds: Vec<(Vec<Edit>, bool)>) -> Result<(), TestCaseError> {
+    let mut cluster = Cluster::default();
+    for (service, namespace) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
+        cluster.0.insert(Arc::new(Object::decode(object(&(5, service, namespace, Some((1, false, 0))))).unwrap()));
+    }
+    cluster.0.insert(Arc::new(Object::decode(object(&(13, 0, 0, Some((4, true, 0))))).unwrap()));
+    let config = Config { automatic_mutual_tls: true, ..Config::default() };
+    let mut state = cluster.state(config.clone());
+    let nodes = PROXIES.map(|(id, labels)| testing::node(id, labels));
+    let mut proxies: Vec<_> = nodes.iter().map(|node| testing::add(&mut state, node)).collect();
+    let mut unpushed = false;
+    for (round, (edits, settles)) in rounds.into_iter().enumerate() {
+        for edit in &edits {
+            let decoded = Object::decode(object(edit)).unwrap();
+            match edit.3 {
+                Some(_) => drop(cluster.0.insert(Arc::new(decoded))),
+                None => drop(cluster.0.remove(&decoded.key())),
+            }
+        }
+        unpushed |= state.take(cluster.snapshot()) == Pending::WhenQuiet;
+        if settles {
+            // One of them comes anew.
+            let anew = round % PROXIES.len();
+            drop(proxies.remove(anew));
+            if std::mem::take(&mut unpushed) {
+                state.push();
+            }
+            proxies.insert(anew, testing::add(&mut state, &nodes[anew]));
+        }
+        if unpushed {
+            continue;
+        }
+        let mut fresh = cluster.state(config.clone());
+        for (node, proxy) in nodes.iter().zip(&proxies) {
+            let at_once = testing::add(&mut fresh, node);
+            for kind in ResourceType::CORE {
+                let (now, anew) = (proxy.resources.borrow().all_of(&kind), at_once.resources.borrow().all_of(&kind));
+                let differs: Vec<_> = now.diff(&anew, |a, b| a == b).map(|(name, _, _)| name.clone()).collect();
+                prop_assert!(differs.is_empty(), "{} {kind}: {differs:?}", node.id);
+            }
+        }
+    }
+    Ok(())
 }
 
 proptest! {
@@ -137,46 +188,16 @@ proptest! {
             1..25,
         )
     ) {
-        let mut cluster = Cluster::default();
-        for (service, namespace) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
-            cluster.0.insert(Arc::new(Object::decode(object(&(5, service, namespace, Some((1, false, 0))))).unwrap()));
-        }
-        cluster.0.insert(Arc::new(Object::decode(object(&(13, 0, 0, Some((4, true, 0))))).unwrap()));
-        let config = Config { automatic_mutual_tls: true, ..Config::default() };
-        let mut state = cluster.state(config.clone());
-        let nodes = PROXIES.map(|(id, labels)| testing::node(id, labels));
-        let mut proxies: Vec<_> = nodes.iter().map(|node| testing::add(&mut state, node)).collect();
-        let mut unpushed = false;
-        for (round, (edits, settles)) in rounds.into_iter().enumerate() {
-            for edit in &edits {
-                let decoded = Object::decode(object(edit)).unwrap();
-                match edit.3 {
-                    Some(_) => drop(cluster.0.insert(Arc::new(decoded))),
-                    None => drop(cluster.0.remove(&decoded.key())),
-                }
-            }
-            unpushed |= state.take(cluster.snapshot()) == Pending::WhenQuiet;
-            if settles {
-                // One of them comes anew.
-                let anew = round % PROXIES.len();
-                drop(proxies.remove(anew));
-                if std::mem::take(&mut unpushed) {
-                    state.push();
-                }
-                proxies.insert(anew, testing::add(&mut state, &nodes[anew]));
-            }
-            if unpushed {
-                continue;
-            }
-            let mut fresh = cluster.state(config.clone());
-            for (node, proxy) in nodes.iter().zip(&proxies) {
-                let at_once = testing::add(&mut fresh, node);
-                for kind in ResourceType::CORE {
-                    let (now, anew) = (proxy.resources.borrow().all_of(&kind), at_once.resources.borrow().all_of(&kind));
-                    let differs: Vec<_> = now.diff(&anew, |a, b| a == b).map(|(name, _, _)| name.clone()).collect();
-                    prop_assert!(differs.is_empty(), "{} {kind}: {differs:?}", node.id);
-                }
-            }
-        }
+        steps(rounds)?;
     }
+}
+
+/// Egress listeners of one Sidecar that reach different services of one name: a rule for it is part of both's routes.
+#[test]
+fn every_egress_listener_follows_a_rule() {
+    let services = [(6, 0, 0, Some((2, false, 0))), (6, 0, 1, Some((2, false, 1)))];
+    let sidecars = [(10, 0, 0, Some((0, true, 0))), (10, 0, 1, Some((0, true, 0)))];
+    let rule = |flag| vec![(9, 0, 1, Some((4, flag, 0)))];
+    let before = [services, sidecars].concat();
+    steps(vec![(before, true), (rule(false), true), (rule(true), true), (rule(false), true)]).unwrap();
 }
