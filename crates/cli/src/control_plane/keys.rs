@@ -13,6 +13,7 @@ use lateen_citadel::issuers::{Dialer, Fetcher, Keeper, Known, Source, Stream, Wa
 use lateen_galley::{Kind, Snapshot};
 use lateen_local::client::Client;
 use lateen_pilot::Pilot;
+use lateen_pilot::discovery::Discovery;
 use lateen_pilot::rules::{Keys, KeysAt, keys_wanted};
 use lateen_traffic::jwt::KeySet;
 use tokio::net::TcpStream;
@@ -42,15 +43,17 @@ pub async fn feed(pilot: Pilot, options: Options, client: Client, mut snapshots:
     let mut wait = Wait::default();
     // What pilot was told last with all that it says of access.
     let mut whole: Option<Snapshot> = None;
-    let mut read: Option<Snapshot> = None;
+    let mut read: Option<Arc<Snapshot>> = None;
+    let mut discovery = Discovery::default();
     loop {
         let now = snapshots.borrow_and_update().clone();
-        if let Some(now) = &now {
-            if read.as_ref().is_none_or(|read| !read.same(now, Kind::RequestAuthentication)) {
-                wanted = keys_wanted(now).into_iter().map(|(at, patience)| (source(at), patience)).collect();
+        // Nobody is asked for the keys of rules that the mesh does not know of.
+        if let Some(now) = now.clone().map(|now| discovery.see(Arc::new(now))) {
+            if read.as_ref().is_none_or(|read| !read.same(&now, Kind::RequestAuthentication)) {
+                wanted = keys_wanted(&now).into_iter().map(|(at, patience)| (source(at), patience)).collect();
                 keeper.want(wanted.clone());
             }
-            read = Some(now.clone());
+            read = Some(now);
         }
         let Known { keys, asked } = known.borrow_and_update().clone();
         let keys: Keys = keys.into_iter().map(|(source, keys)| (place(source), keys)).collect();

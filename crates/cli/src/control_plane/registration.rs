@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use lateen_galley::{Kind, Snapshot};
 use lateen_local::client::{Client, ClientError};
 use lateen_pilot::Pilot;
+use lateen_pilot::discovery::Discovery as Discovered;
 use lateen_pilot::node::Node;
 use lateen_pilot::registration::{self, Member};
 use lateen_xds::ads::WorkloadHealth;
@@ -67,6 +68,7 @@ impl Discovery for Registrar {
         let named = Node::parse(node)?;
         let Some(member) = Member::of(&named) else { return self.pilot.connect(node, peer) };
         let known = self.shared.snapshots.borrow().as_ref().is_none_or(|snapshot| {
+            let snapshot = Discovered::default().see(Arc::new(snapshot.clone()));
             snapshot.find(Kind::WorkloadGroup, &member.namespace, &member.group).is_some()
                 || snapshot.find(Kind::WorkloadEntry, &member.namespace, &member.entry).is_some()
         });
