@@ -37,7 +37,7 @@ pub struct Refusal {
 impl Refusal {
     /// What is kept of it.
     pub fn new(at: SystemTime, peer: &Peer<'_>, request: Option<&RequestHead>, denial: &Decision) -> Self {
-        let certificate = peer.tls.and_then(|tls| tls.peer.as_deref());
+        let certificate = peer.tls.filter(|tls| tls.peer_validated).and_then(|tls| tls.peer.as_deref());
         let principal = certificate.and_then(|peer| peer.uri_names.iter().chain(&peer.dns_names).next());
         Self {
             at,
@@ -72,7 +72,7 @@ impl Refusal {
             Some([method, host, path]) => format!("{method} {host}{path}"),
             None => "a connection".to_owned(),
         };
-        let who = self.principal.as_deref().unwrap_or("-");
+        let who = self.principal.as_deref().map_or("-".to_owned(), |name| name.replace(' ', "%20"));
         let policy = self.policy.as_deref().unwrap_or("none");
         format!("{at} {} {who} {} {what} {policy}\n", self.client, self.local)
     }
