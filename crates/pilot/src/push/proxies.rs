@@ -102,11 +102,6 @@ impl Proxy {
         }
     }
 
-    /// Whether it has accepted all there is for it now.
-    pub fn is_in_step(&self) -> bool {
-        self.status.borrow().synced() && self.has_answered()
-    }
-
     /// Whether it has accepted or refused all there is for it now.
     pub fn has_answered(&self) -> bool {
         let status = self.status.borrow();

@@ -45,7 +45,7 @@ fn who_has_not_asked_for_its_routes_yet_is_not_in_step() {
         let types = asked.iter().map(|kind| (kind.clone(), TypeStatus { names: names(kind), ..TypeStatus::default() }));
         let status = StreamStatus { version: Arc::clone(set.version()), types: types.collect(), ..Default::default() };
         connection.status.send_replace(status);
-        pilot.look(|state| state.proxies().all(Proxy::is_in_step))
+        pilot.look(|state| state.proxies().all(|proxy| proxy.status.borrow().synced() && proxy.has_answered()))
     };
     let [clusters, endpoints, listeners, routes] = ResourceType::CORE;
     assert!(!tell(&[clusters.clone(), listeners.clone()]));

@@ -159,10 +159,12 @@ fn http2_response(head: &ResponseHead) -> Option<http::Response<()>> {
     Some(response)
 }
 
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// Names that are no standard's and that most messages between proxies have: there is no need to look at each byte of them
 /// and to keep a copy.
 static NAMES: [HeaderName; 10] = [
-    HeaderName::from_static("x-request-id"),
+    REQUEST_ID,
     HeaderName::from_static("x-forwarded-proto"),
     HeaderName::from_static("x-forwarded-for"),
     HeaderName::from_static("x-forwarded-client-cert"),
@@ -189,7 +191,7 @@ pub fn http2_fields(headers: &Headers) -> Option<http::HeaderMap> {
         let mut value = http::HeaderValue::from_bytes(value).ok()?;
         // Another one with each request: in the table of what was said before (RFC 7541 section 2.3.2) it would push out what
         // comes again.
-        value.set_sensitive(name == NAMES[0]);
+        value.set_sensitive(name == REQUEST_ID);
         map.append(name, value);
     }
     Some(map)
