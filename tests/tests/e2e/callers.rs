@@ -47,6 +47,24 @@ spec:
     to: [{operation: {ports: ["8080"]}}]
   - to: [{operation: {ports: ["8081"]}}]
 ---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: banned, namespace: shop}
+spec: {action: DENY, rules: [{from: [{source: {serviceAccounts: [mallory]}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: watched, namespace: shop}
+spec: {action: AUDIT, rules: [{from: [{source: {serviceAccounts: [carol]}}]}]}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    accessLogFormat: "marked %DYNAMIC_METADATA(envoy.common:access_log_hint)% \
+      %DYNAMIC_METADATA(envoy.filters.http.rbac:istio_audit_enforced_effective_policy_id)% %REQ(:PATH)%\n"
+---
 apiVersion: v1
 kind: Service
 metadata: {name: client, namespace: shop}
@@ -128,6 +146,7 @@ fn callers(mesh: &Authority) -> Vec<Caller> {
         of("/friend", "spiffe://cluster.local/ns/friends/sa/anybody", 200),
         of("/carol", "spiffe://cluster.local/ns/shop/sa/carol", 200),
         of("/bob", "spiffe://cluster.local/ns/shop/sa/bob", 403),
+        of("/mallory", "spiffe://cluster.local/ns/shop/sa/mallory", 403),
         of("/other-carol", "spiffe://cluster.local/ns/other/sa/carol", 403),
         of("/other-domain", "spiffe://elsewhere.example/ns/shop/sa/alice", 503),
         of("/domain-like-ours", "spiffe://cluster.local.example/ns/shop/sa/alice", 503),
@@ -155,6 +174,8 @@ fn cluster(caller: &Caller, mesh: &Authority) -> Value {
         let shown: Vec<Value> = certificate.iter().map(Certified::json).collect();
         let socket = tls::upstream(json!({"common_tls_context": {
             "alpn_protocols": ["istio"],
+            // Left to itself, Envoy's client goes no further than TLS 1.2.
+            "tls_params": {"tls_maximum_protocol_version": "TLSv1_3"},
             "tls_certificates": shown,
             "validation_context": {
                 "trusted_ca": {"inline_string": mesh.pem},
@@ -234,7 +255,43 @@ async fn get_in(server: Kind) {
         assert_eq!(*asked.lock().unwrap(), expected, "nobody else was heard");
     }
     plainly().await;
-    drop(sidecar);
+    told(&sidecar).await;
+}
+
+/// What the sidecar tells its operator of two rounds of callers: which policy refused, which marked.
+async fn told(sidecar: &Proxy) {
+    let rule = |policy: &str| format!("ns[shop]-policy[{policy}]-rule[0]");
+    let lines = [format!("marked true {} /carol\n", rule("watched")), "marked false - /mallory\n".to_owned()];
+    wait::until("the log tells who was marked", || async {
+        let log = sidecar.process.output();
+        lines.iter().all(|line| log.matches(line).count() == 2).then_some(())
+    })
+    .await;
+    let statistics = sidecar.admin("/stats").await.text();
+    for (name, count) in [
+        (format!("policy.{}.denied", rule("banned")), 2),
+        (format!("istio_audit_.policy.{}.allowed", rule("watched")), 2),
+        // Who is in no ALLOW policy is refused by none by name, and so are the two from /bob and /other-carol.
+        ("denied".to_owned(), 6),
+    ] {
+        let line = format!("http.inbound_0.0.0.0_{STRICT};.rbac.{name}: {count}");
+        assert!(statistics.lines().any(|told| told == line), "{line} is not in\n{statistics}");
+    }
+    if sidecar.kind == Kind::Lateen {
+        let refusals: Value = serde_json::from_str(&sidecar.admin("/refusals?format=json").await.text()).unwrap();
+        let refusals = refusals["refusals"].as_array().unwrap();
+        let of = |path: &str, principal: &str, policy: &str| {
+            let is = |one: &&Value| {
+                let of_path = one["request"] == json!({"method": "GET", "host": "client.shop", "path": path});
+                let local = format!("{POD}:{STRICT}");
+                of_path && one["principal"] == principal && one["policy"] == policy && one["local"] == local
+            };
+            refusals.iter().filter(is).count()
+        };
+        let banned = of("/mallory", "spiffe://cluster.local/ns/shop/sa/mallory", &rule("banned"));
+        let nobodys = of("/bob", "spiffe://cluster.local/ns/shop/sa/bob", "none");
+        assert_eq!((banned, nobodys, refusals.len()), (2, 2, 6), "{refusals:#?}");
+    }
 }
 
 /// Without TLS and without a proxy: nothing comes back from the port that takes mutual TLS alone, and a forged word about
