@@ -92,11 +92,21 @@ impl Proxy {
             NodeType::Sidecar => shared.routes.clone(),
             NodeType::Router => before.all_of(&ResourceType::Route),
         };
-        let after = before
-            .at(Arc::clone(version))
-            .with_all(ResourceType::Cluster, own)
-            .with_all(ResourceType::Endpoint, shared.endpoints.clone())
-            .with_all(ResourceType::Route, routes);
+        self.tell(
+            &[
+                (ResourceType::Cluster, own),
+                (ResourceType::Endpoint, shared.endpoints.clone()),
+                (ResourceType::Route, routes),
+            ],
+            version,
+        );
+    }
+
+    /// Tells it that all resources of these types are others, unless they are the same.
+    pub(super) fn tell(&self, parts: &[(ResourceType, Resources)], version: &Arc<str>) {
+        let before = self.resources.borrow().clone();
+        let at = before.at(Arc::clone(version));
+        let after = parts.iter().fold(at, |after, (kind, all)| after.with_all(kind.clone(), all.clone()));
         if !after.shares_all_with(&before) {
             self.resources.send_replace(Arc::new(after));
         }

@@ -282,13 +282,8 @@ impl State {
         for id in told.difference(&whole) {
             let Some(proxy) = self.proxies.get(*id) else { continue };
             let Some(scope) = self.scopes.get(&proxy.key) else { continue };
-            let before = proxy.resources.borrow().clone();
-            let after =
-                before.at(Arc::clone(&version)).with_all(ResourceType::Endpoint, scope.outbound.endpoints.clone());
             self.counts.told += 1;
-            if !after.shares_all_with(&before) {
-                proxy.resources.send_replace(Arc::new(after));
-            }
+            proxy.tell(&[(ResourceType::Endpoint, scope.outbound.endpoints.clone())], &version);
         }
         for id in whole {
             self.assemble(id);
