@@ -63,7 +63,7 @@ pub enum Instead {
     Status(u16),
     /// Exactly these facts for the client.
     Facts(Vec<String>),
-    /// The same, and a line in the access log as Envoy's but for the details' words.
+    /// The same, and lines in the access log as Envoy's.
     Told(Vec<String>),
 }
 

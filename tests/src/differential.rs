@@ -331,7 +331,7 @@ fn unlike(instead: &Instead, theirs: &Outcome, ours: &Outcome) -> Vec<String> {
     match instead {
         Instead::Told(facts) => {
             let mut unlike = unlike(&Instead::Facts(facts.clone()), theirs, ours);
-            if without_details(theirs) != without_details(ours) {
+            if theirs.log != ours.log {
                 unlike.push(format!("the log is not like {:?}", theirs.log));
             }
             unlike
@@ -340,15 +340,6 @@ fn unlike(instead: &Instead, theirs: &Outcome, ours: &Outcome) -> Vec<String> {
         Instead::Facts(facts) if *facts != ours.client => vec![format!("not {facts:?}")],
         Instead::Facts(_) => Vec::new(),
     }
-}
-
-/// Lines of the access log whose second field, flags and details, is cut to the flags.
-fn without_details(outcome: &Outcome) -> Vec<Vec<&str>> {
-    let mut lines: Vec<Vec<&str>> = outcome.log.iter().map(|line| line.split('\t').collect()).collect();
-    for field in lines.iter_mut().filter_map(|line| line.get_mut(1)) {
-        *field = field.split(' ').next().unwrap_or_default();
-    }
-    lines
 }
 
 fn contradictions(seen: &Seen, outcome: &Outcome) -> Vec<String> {

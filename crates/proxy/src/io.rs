@@ -7,18 +7,22 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Instant;
 
 use lateen_traffic::tls::TlsConnection;
 
-use crate::http2::Frames;
+use crate::timer::{self, Timer};
 use crate::tls::stream::TlsStream;
+
+/// Bytes read at once of what nobody wants any more.
+const REST: usize = 16 * 1024;
 
 /// A connection.
 pub struct Io {
@@ -165,6 +169,21 @@ impl Io {
         .await
     }
 
+    /// Ends our direction and reads what the peer still sends for a while: closing at once would reset the
+    /// connection, and the peer might lose what it was told.
+    pub async fn close(&self, timer: &mut Timer, patience: Duration) {
+        if self.shutdown().await.is_err() {
+            return;
+        }
+        let rest = async {
+            let mut rest = BytesMut::with_capacity(REST);
+            while matches!(self.read_into(&mut rest).await, Ok(n) if n > 0) {
+                rest.clear();
+            }
+        };
+        timer::before(timer, Some(Instant::now() + patience), rest).await;
+    }
+
     /// Makes the coming close a reset (RST) instead of an orderly end.
     pub fn reset_on_close(&self) {
         let stream = &mut *self.stream.borrow_mut();
@@ -173,7 +192,7 @@ impl Io {
         }
         if let Socket::Tcp(s) = stream.socket() {
             // Best effort: without it the peer sees an orderly end.
-            let _ = socket2::SockRef::from(s).set_linger(Some(std::time::Duration::ZERO));
+            let _ = socket2::SockRef::from(s).set_linger(Some(Duration::ZERO));
         }
     }
 
@@ -258,144 +277,5 @@ impl AsyncWrite for &Io {
             Stream::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Stream::Tls(tls) => tls.poll_shutdown(cx),
         }
-    }
-}
-
-/// An owned handle for libraries that want to own their stream (h2). Writes are gathered and go out in one system
-/// call for each turn of the task that drives the connection: h2 alone writes each frame by itself, and flushes for each
-/// frame of a body that is not small.
-pub struct OwnedIo {
-    io: Rc<Io>,
-    pending: BytesMut,
-    turns: Turns,
-    // In this turn a flush was put off for the next, so that streams that are ready now can add to it.
-    put_off: Option<u64>,
-    watch: Option<Rc<Frames>>,
-}
-
-/// The turns of the task that drives a connection. None is counted before it is driven.
-#[derive(Clone, Default)]
-pub struct Turns(Rc<Cell<u64>>);
-
-impl Turns {
-    /// Drives: each poll is a turn.
-    pub async fn count<T>(&self, driver: impl Future<Output = T>) -> T {
-        let mut driver = std::pin::pin!(driver);
-        std::future::poll_fn(|cx| {
-            self.0.set(self.0.get() + 1);
-            driver.as_mut().poll(cx)
-        })
-        .await
-    }
-}
-
-/// Gathered bytes beyond which a write goes out at once.
-const GATHER: usize = 64 * 1024;
-
-impl OwnedIo {
-    /// Wraps a shared connection, which is driven by a task that counts its turns.
-    pub fn new(io: Rc<Io>, turns: &Turns) -> Self {
-        Self { io, pending: BytesMut::new(), turns: turns.clone(), put_off: None, watch: None }
-    }
-
-    /// Wraps a client's connection, whose frames somebody wants to know of.
-    pub fn watched(io: Rc<Io>, turns: &Turns, frames: Rc<Frames>) -> Self {
-        Self { watch: Some(frames), ..Self::new(io, turns) }
-    }
-
-    fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.pending.is_empty() {
-            let mut io = &*self.io;
-            match Pin::new(&mut io).poll_write(cx, &self.pending) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(n)) => self.pending.advance(n),
-                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncRead for OwnedIo {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let mut io = &*self.io;
-        let polled = Pin::new(&mut io).poll_read(cx, buf);
-        if let Some(frames) = &self.watch {
-            frames.received(&buf.filled()[before..]);
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for OwnedIo {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.pending.len() >= GATHER {
-            ready!(self.poll_pending(cx))?;
-        }
-        self.pending.extend_from_slice(bytes);
-        if let Some(frames) = &self.watch {
-            frames.sent(bytes);
-        }
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let turn = self.turns.0.get();
-        if !self.pending.is_empty() && self.pending.len() < GATHER {
-            let driven = turn > 0;
-            match self.put_off {
-                None => {
-                    self.put_off = Some(turn);
-                    // h2 flushes whenever it is polled.
-                    cx.waker().wake_by_ref();
-                    return if driven { Poll::Ready(Ok(())) } else { Poll::Pending };
-                }
-                Some(put_off) if put_off == turn && driven => return Poll::Ready(Ok(())),
-                Some(_) => {}
-            }
-        }
-        ready!(self.poll_pending(cx))?;
-        self.put_off = None;
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_pending(cx))?;
-        let mut io = &*self.io;
-        Pin::new(&mut io).poll_shutdown(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::net::TcpListener;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn what_is_flushed_in_one_turn_goes_out_together_in_the_next() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (mut peer, _) = listener.accept().await.unwrap();
-        let (turns, io) = (Turns::default(), Rc::new(Io::plain(Socket::Tcp(socket), Bytes::new())));
-        let mut owned = OwnedIo::new(Rc::clone(&io), &turns);
-        let mut polled = 0;
-        let driver = std::future::poll_fn(|cx| {
-            polled += 1;
-            for piece in [b"a", b"b"].iter().filter(|_| polled == 1) {
-                assert!(Pin::new(&mut owned).poll_write(cx, *piece).is_ready());
-                assert!(Pin::new(&mut owned).poll_flush(cx).is_ready());
-                assert_eq!(io.sent(), 0);
-            }
-            // Nobody else wakes it.
-            if polled == 1 { Poll::Pending } else { Pin::new(&mut owned).poll_flush(cx) }
-        });
-        turns.count(driver).await.unwrap();
-        assert_eq!((polled, io.sent()), (2, 2));
-        let mut read = [0; 2];
-        peer.read_exact(&mut read).await.unwrap();
-        assert_eq!(&read, b"ab");
     }
 }

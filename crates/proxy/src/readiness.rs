@@ -150,8 +150,7 @@ impl Readiness {
                 };
                 let host = EndpointAddress::Socket(at);
                 let asked = Asked { name: &probe.authority, host: &host, at: SystemTime::now() };
-                let mut connection =
-                    Connection::http2(Rc::new(Io::plain(socket, Bytes::new()))).await.map_err(silent)?;
+                let mut connection = Connection::http2(Rc::new(Io::plain(socket, Bytes::new())));
                 let request = probe.request(asked, self.timeout);
                 match grpc::ask(&mut connection, &request, &probe.service).await.map_err(silent)? {
                     Outcome::Good => Ok(()),

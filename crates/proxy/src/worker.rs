@@ -33,7 +33,7 @@ pub struct Worker {
     /// Its access logs.
     pub logs: AccessLogs,
     /// What streams of HTTP/2 left behind for the next ones.
-    pub spare: Spare,
+    pub spare: Rc<Spare>,
     /// Copies of requests under way.
     pub copies: Cell<usize>,
     /// TLS handshakes of clients under way.
@@ -107,7 +107,7 @@ impl Worker {
             process,
             stats,
             logs,
-            spare: Spare::default(),
+            spare: Rc::default(),
             copies: Cell::new(0),
             handshakes: Cell::new(0),
             config: RefCell::default(),

@@ -26,8 +26,10 @@ pub struct Headers {
 /// Fields of requests that Envoy keeps as one value: given twice, they become one list (RFC 9110 section 5.3).
 const JOINED: [&str; 5] = ["accept", "authorization", "origin", "user-agent", "x-forwarded-for"];
 
-fn joins(name: &str) -> bool {
-    matches!(name.len(), 6 | 10 | 13 | 15) && JOINED.iter().any(|joined| name.eq_ignore_ascii_case(joined))
+/// The one of them that `name` is.
+fn joins(name: &[u8]) -> Option<&'static str> {
+    let may_join = matches!(name.len(), 6 | 10 | 13 | 15);
+    JOINED.into_iter().find(|joined| may_join && name.eq_ignore_ascii_case(joined.as_bytes()))
 }
 
 /// One list of two; an empty item is none.
@@ -112,13 +114,10 @@ impl Headers {
     }
 
     /// Adds a field of a request. Those that Envoy keeps as one value become one list when they come again.
-    pub fn add(&mut self, name: &str, value: &[u8]) {
-        if !joins(name) {
-            return self.append(name, value);
-        }
-        let name = name.to_ascii_lowercase();
-        match self.get(&name).map(|first| joined(first, value)) {
-            Some(list) => self.set(&name, list),
+    pub fn add(&mut self, name: impl AsRef<[u8]>, value: &[u8]) {
+        let first = joins(name.as_ref()).and_then(|name| Some((name, self.get(name)?)));
+        match first.map(|(name, first)| (name, joined(first, value))) {
+            Some((name, list)) => self.set(name, list),
             None => self.append(name, value),
         }
     }

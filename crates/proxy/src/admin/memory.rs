@@ -1,4 +1,5 @@
-//! Memory of the process, from `/proc/self/status` (proc_pid_status(5)).
+//! Memory of the process: what it has, from `/proc/self/status` (proc_pid_status(5)), and giving back what it does
+//! not need.
 
 /// Sizes in bytes; zero where the system does not tell.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

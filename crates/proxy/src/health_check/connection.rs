@@ -3,8 +3,6 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use h2::client::SendRequest;
 use lateen_traffic::health_check::Probe;
 use lateen_traffic::proxy_protocol::{self, Told};
 use lateen_traffic::tls::{TransportSocket, UpstreamTls};
@@ -13,7 +11,8 @@ use tokio::io::AsyncWriteExt as _;
 use super::tcp::Tcp;
 use super::{NoAnswer, Ways};
 use crate::http1::{Reader, Writer};
-use crate::io::{Io, OwnedIo, Socket, Turns};
+use crate::http2;
+use crate::io::{Io, Socket};
 use crate::tls;
 use crate::tls::context::Contexts;
 use crate::upstream::{Check, dial, server_name};
@@ -32,7 +31,7 @@ pub struct Http1 {
 }
 
 pub struct Http2 {
-    pub(super) sender: SendRequest<Bytes>,
+    pub(super) client: http2::Client,
     driver: tokio::task::JoinHandle<()>,
 }
 
@@ -59,7 +58,7 @@ impl Connection {
             Probe::Grpc(_) => true,
             Probe::Tcp(_) => return Ok(Self::Tcp(Tcp::new(io))),
         };
-        if http2 { Self::http2(io).await } else { Ok(Self::http1(io)) }
+        Ok(if http2 { Self::http2(io) } else { Self::http1(io) })
     }
 
     pub fn http1(io: Rc<Io>) -> Self {
@@ -68,23 +67,20 @@ impl Connection {
     }
 
     /// Must run inside a `LocalSet`.
-    pub async fn http2(io: Rc<Io>) -> Result<Self, NoAnswer> {
-        let mut builder = h2::client::Builder::new();
-        builder.enable_push(false).max_header_list_size(80 * 1024);
-        let turns = Turns::default();
-        let (sender, driver) = builder.handshake::<_, Bytes>(OwnedIo::new(io, &turns)).await?;
+    pub fn http2(io: Rc<Io>) -> Self {
+        let (client, connection) = http2::Connection::client(io, http2::Settings::default());
         let driver = tokio::task::spawn_local(async move {
             // How it ended is seen by the next request.
-            let _ = turns.count(driver).await;
+            connection.run(|| ()).await;
         });
-        Ok(Self::Http2(Http2 { sender, driver }))
+        Self::Http2(Http2 { client, driver })
     }
 
     /// Whether another request may go over it.
     pub(super) fn is_fresh(&self) -> bool {
         match self {
             Self::Http1(http1) => http1.reader.buffer.is_empty() && !http1.io.is_readable(),
-            Self::Http2(http2) => !http2.driver.is_finished(),
+            Self::Http2(http2) => http2.client.is_open(),
             Self::Tcp(_) => true,
         }
     }

@@ -43,7 +43,7 @@ fn is_serving(answer: &Answer) -> bool {
         content_type.strip_prefix("application/grpc").is_some_and(|rest| rest.is_empty() || rest.starts_with('+'))
     });
     let status = answer.trailers.as_ref().and_then(|trailers| trailers.get("grpc-status"));
-    if answer.head.status != 200 || !type_of_grpc || answer.head_only || status.is_none_or(|status| status != "0") {
+    if answer.head.status != 200 || !type_of_grpc || answer.head_only || status != Some(b"0") {
         return false;
     }
     let mut rest = answer.body.as_slice();

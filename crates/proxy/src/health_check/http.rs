@@ -1,21 +1,20 @@
 //! A request and its answer, over HTTP/1.1 or HTTP/2.
 
 use bytes::Bytes;
-use http::HeaderMap;
-use lateen_traffic::{RequestHead, ResponseHead};
+use lateen_traffic::{Headers, RequestHead, ResponseHead};
 
 use super::NoAnswer;
 use super::connection::Connection;
 use crate::http1::head::{self, Framing};
 use crate::router::body::Piece;
-use crate::router::upper::{Upper, http2_request};
+use crate::router::upper::Upper;
 
 /// What a host answered.
 pub struct Answer {
     pub head: ResponseHead,
     /// What was kept of the body.
     pub body: Vec<u8>,
-    pub trailers: Option<HeaderMap>,
+    pub trailers: Option<Headers>,
     /// The head was all there was.
     pub head_only: bool,
     /// The connection is of use again.
@@ -43,14 +42,11 @@ pub async fn ask(
             read(Upper::Http1 { reader: &mut http1.reader, method, keep: &mut keep }, look_at).await?
         }
         Connection::Http2(http2) => {
-            let http2_request = http2_request(request).ok_or(NoAnswer)?;
-            let mut sender = http2.sender.clone().ready().await?;
-            let (response, mut stream) = sender.send_request(http2_request, body.is_empty())?;
+            let stream = http2.client.send(request, body.is_empty()).map_err(|_| NoAnswer)?;
             if !body.is_empty() {
-                // Within any window; what is not is sent as it opens.
-                stream.send_data(Bytes::copy_from_slice(body), true)?;
+                stream.send(Bytes::copy_from_slice(body), true).await.map_err(|_| NoAnswer)?;
             }
-            read(Upper::Http2 { response: Some(response), body: None }, look_at).await?
+            read(Upper::Http2(&stream), look_at).await?
         }
         Connection::Tcp(_) => return Err(NoAnswer),
     };

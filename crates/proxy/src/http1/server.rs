@@ -97,25 +97,7 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
             }
         }
     }
-    close(&io, &mut reader, &mut timer, hcm.timeouts.delayed_close).await;
-}
-
-/// Ends our side and reads what the client still sends for a while: closing at once would reset the connection, and
-/// the client might lose the answer.
-async fn close(io: &Io, reader: &mut Reader, timer: &mut Timer, patience: std::time::Duration) {
-    if io.shutdown().await.is_err() {
-        return;
-    }
-    let deadline = Instant::now() + patience;
-    let rest = async {
-        loop {
-            reader.buffer.clear();
-            if !matches!(reader.fill().await, Ok(n) if n > 0) {
-                return;
-            }
-        }
-    };
-    crate::timer::before(timer, Some(deadline), rest).await;
+    io.close(&mut timer, hcm.timeouts.delayed_close).await;
 }
 
 async fn next_request(

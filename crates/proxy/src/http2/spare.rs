@@ -1,7 +1,8 @@
-//! What streams leave behind for those that come after them on the same worker: the memory of heads, and a timer that is
-//! armed. An HTTP/1 connection keeps these for its next request; a stream has only one.
+//! What streams leave behind for those that come after them on the same worker: the memory of heads, and a timer that
+//! is armed. An HTTP/1 connection keeps these for its next request; a stream has only one.
 
 use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
 
 use lateen_traffic::{RequestHead, ResponseHead};
 
@@ -10,17 +11,35 @@ use crate::timer::Timer;
 /// Streams' worth that is kept: what one turn of a busy worker takes.
 const MOST: usize = 64;
 /// Bytes of a head beyond which it is let go.
-const LARGE: usize = 4096;
+pub(super) const LARGE: usize = 4096;
 
-/// What a stream needs.
+/// What a stream needs, in a place of its own: it goes from hand to hand.
 #[derive(Default)]
-pub struct Scratch {
+pub struct Scratch(Box<Parts>);
+
+/// The same, apart.
+#[derive(Default)]
+pub struct Parts {
     /// The request's head; empty.
     pub request: RequestHead,
     /// The response's head; its fields are another one's.
     pub response: ResponseHead,
     /// The stream's timer, for whatever deadline.
     pub timer: Timer,
+}
+
+impl Deref for Scratch {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut Parts {
+        &mut self.0
+    }
 }
 
 /// What is kept of it.

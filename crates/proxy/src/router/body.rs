@@ -4,14 +4,13 @@ use std::future::Future as _;
 use std::task::Poll;
 
 use bytes::Bytes;
-use h2::{RecvStream, SendStream};
-use http::HeaderMap;
+use lateen_traffic::Headers;
 use lateen_traffic::reply::LocalReply;
 
 use super::feed::Fed;
 use super::grpc_web::Decoded;
-use crate::http1;
 use crate::http1::reader::BodyError;
+use crate::{http1, http2};
 
 /// Where a body comes from.
 pub enum Source<'a> {
@@ -20,7 +19,7 @@ pub enum Source<'a> {
     /// An HTTP/1 connection.
     Http1(&'a mut http1::Reader),
     /// An HTTP/2 stream.
-    Http2(&'a mut RecvStream),
+    Http2(&'a http2::Stream),
     /// Another request's body, as it is read.
     Feed(&'a mut Fed),
     /// A body that is decoded on its way.
@@ -33,7 +32,7 @@ pub enum Piece {
     /// Data.
     Data(Bytes),
     /// The end, with trailer fields if there were any.
-    End(Option<HeaderMap>),
+    End(Option<Headers>),
 }
 
 /// Why a body cannot be read on.
@@ -44,7 +43,7 @@ pub enum SourceError {
     /// The peer broke HTTP/1.
     Framing,
     /// The HTTP/2 stream failed.
-    Http2(h2::Error),
+    Http2(http2::Failure),
     /// It does not say what it is to say; the client is told so.
     Refused(Box<LocalReply>),
 }
@@ -60,15 +59,7 @@ impl Source<'_> {
                 Err(BodyError::Closed) => Err(SourceError::Closed),
                 Err(BodyError::Framing) => Err(SourceError::Framing),
             },
-            Self::Http2(stream) => match stream.data().await {
-                Some(Ok(data)) => {
-                    // The window opens again as the data moves on; what waits in between is bounded by the sink.
-                    let _ = stream.flow_control().release_capacity(data.len());
-                    Ok(Piece::Data(data))
-                }
-                Some(Err(error)) => Err(SourceError::Http2(error)),
-                None => stream.trailers().await.map(Piece::End).map_err(SourceError::Http2),
-            },
+            Self::Http2(stream) => stream.next().await.map_err(SourceError::Http2),
             Self::Feed(fed) => fed.next().await,
             Self::Decoded(decoded) => decoded.next().await,
         }
@@ -118,7 +109,7 @@ pub enum Sink<'a> {
     /// An HTTP/1 connection.
     Http1(&'a mut http1::Writer),
     /// An HTTP/2 stream.
-    Http2(&'a mut SendStream<Bytes>),
+    Http2(&'a http2::Stream),
 }
 
 /// A body cannot be written on.
@@ -130,7 +121,7 @@ impl Sink<'_> {
     pub async fn data(&mut self, data: Bytes) -> Result<(), SinkClosed> {
         match self {
             Self::Http1(writer) => writer.data(&data).await.map_err(|_| SinkClosed),
-            Self::Http2(stream) => send(stream, data, false).await,
+            Self::Http2(stream) => stream.send(data, false).await,
         }
     }
 
@@ -142,23 +133,19 @@ impl Sink<'_> {
                 writer.end();
                 Ok(())
             }
-            Self::Http2(stream) => send(stream, data, true).await,
+            Self::Http2(stream) => stream.send(data, true).await,
         }
     }
 
     /// Ends the body.
-    pub fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), SinkClosed> {
+    pub fn end(&mut self, trailers: Option<&Headers>) -> Result<(), SinkClosed> {
         match self {
             // HTTP/1 trailers are not sent, as in Envoy's default.
             Self::Http1(writer) => {
                 writer.end();
                 Ok(())
             }
-            Self::Http2(stream) => match trailers {
-                Some(trailers) => stream.send_trailers(trailers),
-                None => stream.send_data(Bytes::new(), true),
-            }
-            .map_err(|_| SinkClosed),
+            Self::Http2(stream) => stream.end(trailers),
         }
     }
 
@@ -170,27 +157,6 @@ impl Sink<'_> {
             Self::Http2(_) => Ok(()),
         }
     }
-}
-
-/// Sends data as the peer's windows let it. `last`: with its last byte the body ends.
-async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes, last: bool) -> Result<(), SinkClosed> {
-    while !data.is_empty() {
-        stream.reserve_capacity(data.len());
-        let capacity = match stream.capacity() {
-            0 => {
-                let more = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
-                more.ok_or(SinkClosed)?.map_err(|_| SinkClosed)?
-            }
-            n => n,
-        };
-        let part = data.split_to(capacity.min(data.len()));
-        let ends = last && data.is_empty();
-        stream.send_data(part, ends).map_err(|_| SinkClosed)?;
-        if ends {
-            return Ok(());
-        }
-    }
-    if last { stream.send_data(Bytes::new(), true).map_err(|_| SinkClosed) } else { Ok(()) }
 }
 
 /// How a copy failed.
@@ -260,59 +226,9 @@ async fn pass(
                 sink.data(data).await?;
             }
             Piece::End(trailers) => {
-                sink.end(trailers)?;
+                sink.end(trailers.as_ref())?;
                 return Ok(sink.flush().await?);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::router::feed::feed;
-
-    /// Whether the only data that a client of HTTP/2 gets say that they are the last.
-    async fn ends_with_data(delivered: bool) -> bool {
-        let (near, far) = tokio::io::duplex(1 << 16);
-        let served = async {
-            let mut server = h2::server::handshake(near).await.unwrap();
-            let (_, mut respond) = server.accept().await.unwrap().unwrap();
-            let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
-            let (mut feed, mut fed) = feed(1000);
-            feed.give(&Piece::Data(Bytes::from_static(b"all")));
-            feed.give(&Piece::End(None));
-            let (mut source, mut sink) = (Source::Feed(&mut fed), Sink::Http2(&mut stream));
-            match delivered {
-                true => deliver(&mut source, &mut sink, |_| ()).await.unwrap(),
-                false => copy(&mut source, &mut sink, |_| ()).await.unwrap(),
-            }
-            while server.accept().await.is_some() {}
-        };
-        let asked = async {
-            let (mut client, driver) = h2::client::handshake(far).await.unwrap();
-            let answered = async {
-                let (response, _) = client.send_request(http::Request::new(()), true).unwrap();
-                let mut body = response.await.unwrap().into_body();
-                assert_eq!(body.data().await.unwrap().unwrap(), "all");
-                let ends = body.is_end_stream();
-                assert!(body.data().await.is_none_or(|data| data.unwrap().is_empty()));
-                ends
-            };
-            tokio::select! {
-                ends = answered => ends,
-                _ = driver => panic!("the connection ended"),
-            }
-        };
-        tokio::select! {
-            ends = asked => ends,
-            () = served => panic!("the connection ended"),
-        }
-    }
-
-    #[tokio::test]
-    async fn the_last_data_of_what_is_delivered_end_it() {
-        assert!(ends_with_data(true).await);
-        assert!(!ends_with_data(false).await);
     }
 }

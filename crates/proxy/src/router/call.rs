@@ -9,17 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use lateen_traffic::cluster::{ClusterSettings, Discovery};
 use lateen_traffic::outlier::Report;
 use lateen_traffic::reply::UpstreamFailure;
 use lateen_traffic::router::judged;
 use lateen_traffic::tls::Wanted;
-use lateen_traffic::{Protocol, RequestHead, ResponseHead};
+use lateen_traffic::{Headers, Protocol, RequestHead, ResponseHead};
 use tokio::time::Instant;
 
 use super::body::{Piece, Sink};
-use super::upper::{Upper, http2_request};
+use super::upper::Upper;
 use crate::http1::head::{self, Framing};
 use crate::upstream::{Again, Host, InFlight, Lease, Upstream, http2_failure};
 use crate::worker::Worker;
@@ -50,14 +49,14 @@ pub struct Call<'a> {
 pub struct Called {
     pub head: ResponseHead,
     pub body: Vec<u8>,
-    pub trailers: Option<HeaderMap>,
+    pub trailers: Option<Headers>,
 }
 
 impl Called {
     /// The body of an answer of gRPC's that says that the call succeeded.
     pub fn grpc_message(&self) -> Option<&[u8]> {
         let status = match &self.trailers {
-            Some(trailers) => trailers.get("grpc-status").map(http::HeaderValue::as_bytes),
+            Some(trailers) => trailers.get("grpc-status"),
             None => self.head.headers.get("grpc-status"),
         };
         (self.head.status == 200 && status == Some(b"0")).then_some(&self.body)
@@ -144,15 +143,14 @@ impl Call<'_> {
                 }
                 Ok(called)
             }
-            Lease::Http2(mut lease) => {
-                let request = http2_request(&self.request).ok_or(UpstreamFailure::Protocol)?;
-                let sent = lease.sender.send_request(request, self.body.is_empty());
-                let (response, mut stream) = sent.map_err(|error| http2_failure(&error))?;
-                let mut down = Upper::Http2 { response: Some(response), body: None };
+            Lease::Http2(lease) => {
+                let sent = lease.client().send(&self.request, self.body.is_empty());
+                let stream = sent.map_err(http2_failure)?;
+                let mut down = Upper::Http2(&stream);
                 let upload = async {
-                    let mut sink = Sink::Http2(&mut stream);
-                    if !self.body.is_empty() && sink.data(self.body.clone()).await.is_ok() {
-                        let _ = sink.end(None);
+                    if !self.body.is_empty() {
+                        // A peer that takes no more may have answered all the same.
+                        let _ = stream.send(self.body.clone(), true).await;
                     }
                     std::future::pending::<Infallible>().await
                 };

@@ -112,7 +112,7 @@ pub(super) async fn copy(
             Ok(Piece::Data(data)) if encoder.is_plain() => (data, false),
             Ok(Piece::Data(data)) => (encoder.data(&data).into(), false),
             Ok(Piece::End(trailers)) => {
-                let fields = trailers.iter().flatten().map(|(name, value)| (name.as_str(), value.as_bytes()));
+                let fields = trailers.iter().flat_map(lateen_traffic::Headers::iter);
                 (trailers.as_ref().map_or_else(Bytes::new, |_| encoder.trailers(fields).into()), true)
             }
             Err(error) => {

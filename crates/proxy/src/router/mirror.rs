@@ -19,8 +19,9 @@ use super::body::{CopyError, Piece, Sink, Source, copy};
 use super::deadlines::Deadlines;
 use super::feed::{Fed, feed};
 use super::forward::Plan;
-use super::upper::{Upper, http2_request, request_framing};
+use super::upper::{Upper, request_framing};
 use crate::http1::head::{self, Framing};
+use crate::http2;
 use crate::timer::Timer;
 use crate::upstream::{Again, Host, InFlight, Lease, Upstream, http2_failure};
 use crate::worker::Worker;
@@ -191,16 +192,15 @@ impl Copied {
                 }
                 end
             }
-            Lease::Http2(mut lease) => {
-                let Some(request) = http2_request(&self.request) else { return End::Cancelled };
-                let (response, mut stream) = match lease.sender.send_request(request, self.body.is_none()) {
-                    Ok(pair) => pair,
-                    Err(error) => return End::Failed(http2_failure(&error)),
+            Lease::Http2(lease) => {
+                let stream = match lease.client().send(&self.request, self.body.is_none()) {
+                    Ok(stream) => stream,
+                    Err(failure) => return End::Failed(http2_failure(failure)),
                 };
-                let mut down = Upper::Http2 { response: Some(response), body: None };
-                let end = self.relay(host, &mut Sink::Http2(&mut stream), &mut down, deadlines).await;
+                let mut down = Upper::Http2(&stream);
+                let end = self.relay(host, &mut Sink::Http2(&stream), &mut down, deadlines).await;
                 if down.unfinished() || !matches!(end, End::Answered) {
-                    stream.send_reset(h2::Reason::INTERNAL_ERROR);
+                    stream.reset(http2::Reason::INTERNAL_ERROR);
                 }
                 end
             }

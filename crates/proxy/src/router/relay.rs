@@ -18,9 +18,10 @@ use super::deadlines::{Deadlines, Expired};
 use super::forward::Plan;
 use super::grpc_web;
 use super::respond::Responder;
-use super::upper::{Upper, http2_request, request_framing};
+use super::upper::{Upper, request_framing};
 use super::{Exchange, Incoming};
 use crate::http1::head::{self, Framing};
+use crate::http2;
 use crate::upstream::{Host, Http1Lease, Http2Lease, InFlight, Lease, Permit, http2_failure};
 
 /// Bytes of a pipelined next request that are read while the upstream works.
@@ -142,18 +143,16 @@ impl Exchange<'_, '_> {
         end
     }
 
-    async fn over_http2(&mut self, plan: &Plan<'_>, mut lease: Http2Lease, this: Try<'_>) -> End {
+    async fn over_http2(&mut self, plan: &Plan<'_>, lease: Http2Lease, this: Try<'_>) -> End {
         self.record.upstream_local = lease.io().local_addr();
         self.record.upstream_tls = lease.io().facts().cloned();
         let sent_at = Instant::now();
-        let Some(request) = http2_request(self.request) else { return failed(UpstreamFailure::Protocol, false) };
         let empty = self.body.ended && self.body.replay.pieces.is_empty();
-        let (response, mut stream) = match lease.sender.send_request(request, empty) {
-            Ok(pair) => pair,
-            Err(error) => return failed(http2_failure(&error), false),
+        let stream = match lease.client().send(self.request, empty) {
+            Ok(stream) => stream,
+            Err(failure) => return failed(http2_failure(failure), false),
         };
-        let mut sink = Sink::Http2(&mut stream);
-        let mut source = Upper::Http2 { response: Some(response), body: None };
+        let (mut sink, mut source) = (Sink::Http2(&stream), Upper::Http2(&stream));
         let end = self.relay(plan, &mut sink, &mut source, sent_at, this).await;
         match end {
             End::Answered if !source.unfinished() => {}
@@ -163,7 +162,7 @@ impl Exchange<'_, '_> {
             // Whatever is left of the exchange, the upstream should stop working on it.
             _ => {
                 plan.upstream.stats.upstream_rq_tx_reset.inc();
-                stream.send_reset(h2::Reason::INTERNAL_ERROR);
+                stream.reset(http2::Reason::INTERNAL_ERROR);
             }
         }
         end
@@ -345,7 +344,7 @@ impl Exchange<'_, '_> {
             Download::Upstream(error) => {
                 let failure = match error {
                     SourceError::Closed | SourceError::Framing | SourceError::Refused(_) => UpstreamFailure::Protocol,
-                    SourceError::Http2(error) => match http2_failure(&error) {
+                    SourceError::Http2(failure) => match http2_failure(failure) {
                         UpstreamFailure::RefusedStream => UpstreamFailure::RemoteReset,
                         other => other,
                     },
@@ -461,7 +460,7 @@ async fn upload(
     for piece in &replay.pieces {
         let sent = match piece {
             Piece::Data(data) => up.data(data.clone()).await,
-            Piece::End(trailers) => up.end(trailers.clone()),
+            Piece::End(trailers) => up.end(trailers.as_ref()),
         };
         sent.map_err(|_| UploadEnd::Upstream)?;
     }

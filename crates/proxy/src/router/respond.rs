@@ -1,24 +1,17 @@
 //! The answering side of a request, HTTP/1 or HTTP/2.
 
-use bytes::Bytes;
-use h2::SendStream;
-use h2::server::SendResponse;
-use http::HeaderName;
 use lateen_traffic::{Headers, ResponseHead};
 
 use super::body::{Sink, SinkClosed};
-use crate::http1;
 use crate::http1::head::{Framing, ResponseWire, Unsaid, write_response};
-
-/// Turns of the runtime after which a connection's own task has written what it had.
-const FLUSH_TURNS: usize = 3;
+use crate::{http1, http2};
 
 /// Answers one request.
 pub enum Responder<'a> {
     /// On an HTTP/1 connection.
     Http1(Http1Responder<'a>),
     /// On an HTTP/2 stream.
-    Http2(Http2Responder),
+    Http2(Http2Responder<'a>),
 }
 
 /// Answers on an HTTP/1 connection.
@@ -36,11 +29,11 @@ pub struct Http1Responder<'a> {
 }
 
 /// Answers on an HTTP/2 stream.
-pub struct Http2Responder {
-    /// Before the head is sent.
-    pub respond: SendResponse<Bytes>,
-    /// After it.
-    pub stream: Option<SendStream<Bytes>>,
+pub struct Http2Responder<'a> {
+    /// The stream.
+    pub stream: &'a http2::Stream,
+    /// The head is sent.
+    pub begun: bool,
 }
 
 impl Responder<'_> {
@@ -70,9 +63,8 @@ impl Responder<'_> {
                 Ok(())
             }
             Self::Http2(r) => {
-                let response = http2_response(head).ok_or(SinkClosed)?;
-                let stream = r.respond.send_response(response, framing == Framing::None).map_err(|_| SinkClosed)?;
-                r.stream = Some(stream);
+                r.stream.send_head(head.status, &head.headers, framing == Framing::None)?;
+                r.begun = true;
                 Ok(())
             }
         }
@@ -87,11 +79,7 @@ impl Responder<'_> {
                 r.writer.flush().await.map_err(|_| SinkClosed)
             }
             Self::Http1(_) => Ok(()),
-            Self::Http2(r) => {
-                let mut response = http::Response::new(());
-                *response.status_mut() = http::StatusCode::from_u16(status).map_err(|_| SinkClosed)?;
-                r.respond.send_informational(response).map_err(|_| SinkClosed)
-            }
+            Self::Http2(r) => r.stream.send_head(status, &Headers::new(), false),
         }
     }
 
@@ -99,7 +87,13 @@ impl Responder<'_> {
     pub fn sink(&mut self) -> Result<Sink<'_>, SinkClosed> {
         match self {
             Self::Http1(r) => Ok(Sink::Http1(r.writer)),
-            Self::Http2(r) => r.stream.as_mut().map(Sink::Http2).ok_or(SinkClosed),
+            Self::Http2(r) => {
+                if r.begun {
+                    Ok(Sink::Http2(r.stream))
+                } else {
+                    Err(SinkClosed)
+                }
+            }
         }
     }
 
@@ -115,16 +109,7 @@ impl Responder<'_> {
     pub async fn abort(&mut self) {
         match self {
             Self::Http1(r) => r.close = true,
-            // A reset drops what the connection's own task has not written yet; let it write first.
-            Self::Http2(r) => match &mut r.stream {
-                Some(stream) => {
-                    for _ in 0..FLUSH_TURNS {
-                        tokio::task::yield_now().await;
-                    }
-                    stream.send_reset(h2::Reason::INTERNAL_ERROR);
-                }
-                None => r.respond.send_reset(h2::Reason::INTERNAL_ERROR),
-            },
+            Self::Http2(r) => r.stream.reset(http2::Reason::INTERNAL_ERROR),
         }
     }
 
@@ -132,14 +117,7 @@ impl Responder<'_> {
     pub async fn gone(&mut self) {
         match self {
             Self::Http1(_) => std::future::pending().await,
-            Self::Http2(r) => {
-                let reset = std::future::poll_fn(|cx| match &mut r.stream {
-                    Some(stream) => stream.poll_reset(cx),
-                    None => r.respond.poll_reset(cx),
-                });
-                // An error means that the whole connection is gone.
-                let _ = reset.await;
-            }
+            Self::Http2(r) => r.stream.gone().await,
         }
     }
 
@@ -149,50 +127,4 @@ impl Responder<'_> {
             r.close = true;
         }
     }
-}
-
-/// The head for an HTTP/2 client; `None` if a field cannot be expressed.
-fn http2_response(head: &ResponseHead) -> Option<http::Response<()>> {
-    let mut response = http::Response::new(());
-    *response.status_mut() = http::StatusCode::from_u16(head.status).ok()?;
-    *response.headers_mut() = http2_fields(&head.headers)?;
-    Some(response)
-}
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Names that are no standard's and that most messages between proxies have: there is no need to look at each byte of them
-/// and to keep a copy.
-static NAMES: [HeaderName; 10] = [
-    REQUEST_ID,
-    HeaderName::from_static("x-forwarded-proto"),
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-client-cert"),
-    HeaderName::from_static("x-envoy-attempt-count"),
-    HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
-    HeaderName::from_static("x-envoy-upstream-service-time"),
-    HeaderName::from_static("x-envoy-internal"),
-    HeaderName::from_static("x-envoy-decorator-operation"),
-    HeaderName::from_static("x-envoy-peer-metadata-id"),
-];
-
-/// Header fields for HTTP/2.
-pub fn http2_fields(headers: &Headers) -> Option<http::HeaderMap> {
-    let mut map = http::HeaderMap::with_capacity(headers.len());
-    for (name, value) in headers.as_bytes() {
-        if matches!(name, b"connection" | b"transfer-encoding" | b"keep-alive" | b"upgrade" | b"proxy-connection") {
-            continue;
-        }
-        let known = NAMES.iter().find(|known| known.as_str().as_bytes() == name);
-        let name = match known {
-            Some(name) => name.clone(),
-            None => HeaderName::from_bytes(name).ok()?,
-        };
-        let mut value = http::HeaderValue::from_bytes(value).ok()?;
-        // Another one with each request: in the table of what was said before (RFC 7541 section 2.3.2) it would push out what
-        // comes again.
-        value.set_sensitive(name == REQUEST_ID);
-        map.append(name, value);
-    }
-    Some(map)
 }

@@ -14,7 +14,7 @@ use super::Exchange;
 use super::body::{CopyError, Piece, Sink, Source, copy};
 use super::forward::Plan;
 use super::respond::Responder;
-use super::upper::http2_request;
+use super::upper::Upper;
 use crate::http1::head::{self, Framing, MAX_RESPONSE_HEAD};
 use crate::http1::{Reader, Writer};
 use crate::upstream::{Again, Host, Http1Lease, Http2Lease, http2_failure};
@@ -155,7 +155,7 @@ impl Exchange<'_, '_> {
         }
     }
 
-    async fn tunnel_http2(&mut self, plan: &Plan<'_>, host: &Host, mut lease: Http2Lease) {
+    async fn tunnel_http2(&mut self, plan: &Plan<'_>, host: &Host, lease: Http2Lease) {
         self.report(plan, host, Report::Connected);
         self.record.upstream_local = lease.io().local_addr();
         self.record.upstream_tls = lease.io().facts().cloned();
@@ -164,34 +164,22 @@ impl Exchange<'_, '_> {
         if !upgrade.is_empty() {
             self.request.method = "CONNECT".into();
         }
-        let Some(mut request) = http2_request(self.request) else {
-            return self.tunnel_failed(plan, host, &UpstreamFailure::Protocol).await;
+        let stream = match lease.client().send(self.request, false) {
+            Ok(stream) => stream,
+            Err(failure) => return self.tunnel_failed(plan, host, &http2_failure(failure)).await,
         };
-        if !upgrade.is_empty() {
-            request.extensions_mut().insert(h2::ext::Protocol::from(upgrade.as_str()));
-        }
-        let (response, mut stream) = match lease.sender.send_request(request, false) {
-            Ok(pair) => pair,
-            Err(error) => return self.tunnel_failed(plan, host, &http2_failure(&error)).await,
-        };
-        let answer = match response.await {
-            Ok(answer) => answer,
-            Err(error) => return self.tunnel_failed(plan, host, &http2_failure(&error)).await,
-        };
-        let (parts, mut body) = answer.into_parts();
-        *self.response = ResponseHead::new(parts.status.as_u16());
-        for (name, value) in &parts.headers {
-            self.response.headers.append(name.as_str(), value.as_bytes());
+        if let Err(failure) = Upper::Http2(&stream).head(self.response, false, async |_| Ok(())).await {
+            return self.tunnel_failed(plan, host, &failure).await;
         }
         self.report_answer(plan, host);
-        let accepted = parts.status.is_success();
+        let accepted = (200..300).contains(&self.response.status);
         let http1_upgrade = accepted && !upgrade.is_empty() && matches!(self.responder, Responder::Http1(_));
         if http1_upgrade {
             self.response.status = 101;
         }
         self.begin_response(plan, sent_at);
         let named = http1_upgrade.then_some(upgrade.as_str());
-        let (mut up, mut down) = (Sink::Http2(&mut stream), Source::Http2(&mut body));
+        let (mut up, mut down) = (Sink::Http2(&stream), Source::Http2(&stream));
         if accepted {
             self.through(&mut up, &mut down, named).await;
         } else {

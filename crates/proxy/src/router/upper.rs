@@ -5,14 +5,14 @@ use lateen_traffic::{RequestHead, ResponseHead};
 
 use super::Incoming;
 use super::body::{SinkClosed, Source};
-use super::respond::http2_fields;
 use crate::http1::head::{self, Framing, MAX_RESPONSE_HEAD};
+use crate::http2;
 use crate::upstream::http2_failure;
 
 /// The response side of an upstream connection.
 pub enum Upper<'a> {
     Http1 { reader: &'a mut crate::http1::Reader, method: &'static str, keep: &'a mut bool },
-    Http2 { response: Option<h2::client::ResponseFuture>, body: Option<h2::RecvStream> },
+    Http2(&'a http2::Stream),
 }
 
 impl Upper<'_> {
@@ -59,36 +59,28 @@ impl Upper<'_> {
                     }
                 }
             },
-            Self::Http2 { response, body } => {
-                let Some(future) = response else { return Err(UpstreamFailure::Termination) };
-                let answer = future.await.map_err(|e| http2_failure(&e))?;
-                *response = None;
-                let (parts, stream) = answer.into_parts();
-                out.status = parts.status.as_u16();
-                out.reason.clear();
-                out.headers.clear();
-                for (name, value) in &parts.headers {
-                    out.headers.append(name.as_str(), value.as_bytes());
-                }
-                let framing = if stream.is_end_stream() {
-                    Framing::None
-                } else {
-                    match out.headers.get_str("content-length").and_then(|n| n.parse().ok()) {
-                        Some(n) => Framing::Length(n),
-                        None => Framing::Chunked,
+            Self::Http2(stream) => loop {
+                stream.head(out).await.map_err(http2_failure)?;
+                match out.status {
+                    100 if pass_continue => {
+                        // A client that is gone is noticed elsewhere.
+                        let _ = interim(100).await;
                     }
-                };
-                *body = Some(stream);
-                Ok(framing)
-            }
+                    100..200 => {}
+                    _ if stream.is_ended() => return Ok(Framing::None),
+                    _ => {
+                        let length = out.headers.get_str("content-length").and_then(|n| n.parse().ok());
+                        return Ok(length.map_or(Framing::Chunked, Framing::Length));
+                    }
+                }
+            },
         }
     }
 
     pub fn body(&mut self) -> Source<'_> {
         match self {
             Self::Http1 { reader, .. } => Source::Http1(reader),
-            Self::Http2 { body: Some(stream), .. } => Source::Http2(stream),
-            Self::Http2 { body: None, .. } => Source::Empty,
+            Self::Http2(stream) => Source::Http2(stream),
         }
     }
 
@@ -109,7 +101,7 @@ impl Upper<'_> {
     pub(super) fn unfinished(&self) -> bool {
         match self {
             Self::Http1 { .. } => false,
-            Self::Http2 { body, .. } => body.as_ref().is_none_or(|b| !b.is_end_stream()),
+            Self::Http2(stream) => !stream.is_ended(),
         }
     }
 }
@@ -124,19 +116,4 @@ pub(super) fn request_framing(body: &Incoming<'_>, request: &RequestHead) -> Fra
         },
         other => other,
     }
-}
-
-/// The request as HTTP/2 sends it; `None` if it cannot be expressed.
-pub fn http2_request(head: &RequestHead) -> Option<http::Request<()>> {
-    let mut request = http::Request::new(());
-    *request.method_mut() = http::Method::from_bytes(head.method.as_bytes()).ok()?;
-    *request.version_mut() = http::Version::HTTP_2;
-    let uri = http::Uri::builder().scheme(head.scheme.as_str()).authority(head.authority.as_str());
-    *request.uri_mut() = if head.is_connect() && head.upgrade.is_empty() {
-        head.authority.parse().ok()?
-    } else {
-        uri.path_and_query(head.path.as_str()).build().ok()?
-    };
-    *request.headers_mut() = http2_fields(&head.headers)?;
-    Some(request)
 }

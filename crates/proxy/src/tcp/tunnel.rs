@@ -4,8 +4,6 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use bytes::Bytes;
-use h2::{RecvStream, SendStream};
 use lateen_traffic::cluster::UpstreamBind;
 use lateen_traffic::format::Facts;
 use lateen_traffic::record::Record;
@@ -18,15 +16,16 @@ use tokio::time::Instant;
 use super::Stopped;
 use crate::http1::head::{Framing, write_request};
 use crate::http1::{Reader, Writer};
+use crate::http2;
 use crate::io::Io;
 use crate::router::body::{CopyError, Piece, Sink, Source, copy};
-use crate::router::upper::{Upper, http2_request};
+use crate::router::upper::Upper;
 use crate::upstream::{Host, Http1Lease, Http2Lease, Lease, Upstream, http2_failure};
 
 /// An open tunnel.
 pub(super) enum Through {
     Http1 { lease: Http1Lease, half_close: bool },
-    Http2 { _lease: Http2Lease, up: SendStream<Bytes>, down: RecvStream },
+    Http2 { stream: http2::Stream, _lease: Http2Lease },
 }
 
 /// Why there is no tunnel.
@@ -81,18 +80,15 @@ pub(super) async fn open(
             }
             Ok(Through::Http1 { lease, half_close: !tunnel.post })
         }
-        Lease::Http2(mut lease) => {
+        Lease::Http2(lease) => {
             note(lease.io(), record);
             request.scheme = if record.upstream_tls.is_some() { "https" } else { "http" }.to_owned();
-            let request = http2_request(&request).ok_or(UpstreamFailure::Protocol)?;
-            let (response, up) = lease.sender.send_request(request, false).map_err(|e| http2_failure(&e))?;
-            let mut upper = Upper::Http2 { response: Some(response), body: None };
-            let framing = upper.head(&mut answer, false, async |_| Ok(())).await?;
-            match upper {
-                Upper::Http2 { body: Some(down), .. } if answer.status == 200 && framing != Framing::None => {
-                    Ok(Through::Http2 { _lease: lease, up, down })
-                }
-                _ => Err(Refusal::Answered(answer.status)),
+            let stream = lease.client().send(&request, false).map_err(http2_failure)?;
+            let framing = Upper::Http2(&stream).head(&mut answer, false, async |_| Ok(())).await?;
+            if answer.status == 200 && framing != Framing::None {
+                Ok(Through::Http2 { stream, _lease: lease })
+            } else {
+                Err(Refusal::Answered(answer.status))
             }
         }
     }
@@ -120,7 +116,7 @@ impl Through {
                 let Some((reader, writer, _)) = lease.parts() else { return Err(Stopped::Broken) };
                 (Sink::Http1(writer), Source::Http1(reader), *half_close)
             }
-            Self::Http2 { up, down, .. } => (Sink::Http2(up), Source::Http2(down), false),
+            Self::Http2 { stream, .. } => (Sink::Http2(stream), Source::Http2(stream), false),
         };
         let seen = |_: &Piece| active.set(Instant::now());
         let upward = async {

@@ -3,8 +3,6 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use bytes::Bytes;
-use h2::client::SendRequest;
 use lateen_traffic::cluster::{ClusterSettings, UpstreamBind};
 use lateen_traffic::reply::UpstreamFailure;
 use lateen_traffic::tls::Wanted;
@@ -14,11 +12,12 @@ use super::pool::{Pool, is_due};
 use super::tls::Offer;
 use super::{Host, Upstream};
 use crate::http2::keepalive::unanswered;
-use crate::io::{Io, OwnedIo, Turns};
+use crate::http2::{Client, Connection, Failure, Reason, Settings};
+use crate::io::Io;
 
 /// An HTTP/2 connection to a host.
 pub(super) struct Http2Connection {
-    sender: SendRequest<Bytes>,
+    client: Client,
     io: Rc<Io>,
     streams: Cell<u32>,
     uses: Cell<u32>,
@@ -31,13 +30,11 @@ pub(super) struct Http2Connection {
 pub struct Http2Lease {
     connection: Rc<Http2Connection>,
     pool: Rc<Pool>,
-    /// Sends the request.
-    pub sender: SendRequest<Bytes>,
 }
 
 impl Http2Connection {
     pub(super) fn is_open(&self) -> bool {
-        self.open.get()
+        self.open.get() && self.client.is_open()
     }
 
     /// It takes no more streams.
@@ -70,25 +67,16 @@ impl Upstream {
             let found = {
                 let mut all = pool.http2.borrow_mut();
                 all.retain(|c| {
-                    c.open.get()
+                    c.is_open()
                         && settings.max_requests_per_connection.is_none_or(|most| c.uses.get() < most)
                         && settings.max_connection_duration.is_none_or(|most| c.born.elapsed() < most)
                 });
-                all.iter().find(|c| c.streams.get() < limit).cloned()
+                all.iter().find(|c| c.streams.get() < limit.min(c.client.most_streams())).cloned()
             };
             if let Some(connection) = found {
-                match connection.sender.clone().ready().await {
-                    Ok(sender) => {
-                        connection.streams.set(connection.streams.get() + 1);
-                        connection.uses.set(connection.uses.get() + 1);
-                        return Ok(Http2Lease { connection, pool, sender });
-                    }
-                    // Closed, or told to go away.
-                    Err(_) => {
-                        connection.open.set(false);
-                        continue;
-                    }
-                }
+                connection.streams.set(connection.streams.get() + 1);
+                connection.uses.set(connection.uses.get() + 1);
+                return Ok(Http2Lease { connection, pool });
             }
             if pending.is_none() {
                 pending = Some(self.pend(&settings)?);
@@ -101,28 +89,17 @@ impl Upstream {
             // Apart, so that requests that find a connection need no room for it.
             let opened = Box::pin(self.open(host, &pool, &settings, bind, Offer::http(wanted, "h2")));
             let (io, counted) = opened.await?;
-            let mut builder = h2::client::Builder::new();
-            builder
-                .initial_window_size(settings.http2.stream_window)
-                .initial_connection_window_size(settings.http2.connection_window)
-                .max_concurrent_streams(0)
-                .enable_push(false)
-                .max_header_list_size(80 * 1024)
-                .max_send_buffer_size(256 * 1024);
-            let turns = Turns::default();
-            let handshake = Box::pin(builder.handshake::<_, Bytes>(OwnedIo::new(Rc::clone(&io), &turns)));
-            let (sender, mut driver) = match tokio::time::timeout(settings.connect_timeout, handshake).await {
-                Ok(Ok(pair)) => pair,
-                Ok(Err(_)) => return Err(UpstreamFailure::Termination),
-                Err(_) => return Err(UpstreamFailure::ConnectTimeout),
+            let told = Settings {
+                stream_window: settings.http2.stream_window,
+                connection_window: settings.http2.connection_window,
+                ..Settings::default()
             };
+            let (client, driver) = Connection::client(Rc::clone(&io), told);
             self.stats.upstream_cx_http2_total.inc();
             let now = Instant::now();
-            let keepalive = settings.http2.keepalive;
-            let pings = keepalive.and_then(|_| driver.ping_pong());
-            let unanswered = unanswered(pings, keepalive, Rc::clone(&io));
+            let unanswered = unanswered(driver.pings(), settings.http2.keepalive, Rc::clone(&io));
             let connection = Rc::new(Http2Connection {
-                sender,
+                client,
                 io,
                 streams: Cell::new(0),
                 uses: Cell::new(0),
@@ -132,11 +109,13 @@ impl Upstream {
             });
             pool.http2.borrow_mut().push(Rc::clone(&connection));
             tokio::task::spawn_local({
-                let connection = Rc::downgrade(&connection);
+                let (connection, pool) = (Rc::downgrade(&connection), Rc::downgrade(&pool));
                 async move {
+                    let more = || pool.upgrade().iter().for_each(|pool| pool.wake_all());
                     // How it ended is seen by each stream; a peer that is silent is left with all of them.
                     tokio::select! {
-                        _ = turns.count(driver) => {}
+                        biased;
+                        _ = driver.run(more) => {}
                         () = unanswered => {}
                     }
                     if let Some(connection) = connection.upgrade() {
@@ -168,6 +147,11 @@ impl Drop for Opening<'_> {
 }
 
 impl Http2Lease {
+    /// Sends the request.
+    pub fn client(&self) -> &Client {
+        &self.connection.client
+    }
+
     /// The stream under the connection.
     pub fn io(&self) -> &Rc<Io> {
         &self.connection.io
@@ -183,15 +167,12 @@ impl Drop for Http2Lease {
     }
 }
 
-/// What an HTTP/2 error means for a request that has no response yet, or only part of one.
-pub fn failure(error: &h2::Error) -> UpstreamFailure {
-    match error.reason() {
-        Some(h2::Reason::REFUSED_STREAM) => UpstreamFailure::RefusedStream,
-        // After GOAWAY a stream that the peer did not take up fails with the GOAWAY's reason.
-        Some(_) if error.is_go_away() && error.is_remote() => UpstreamFailure::RefusedStream,
-        Some(h2::Reason::PROTOCOL_ERROR) => UpstreamFailure::Protocol,
-        Some(_) if error.is_remote() && error.is_reset() => UpstreamFailure::RemoteReset,
-        Some(_) if error.is_library() => UpstreamFailure::Protocol,
-        _ => UpstreamFailure::Termination,
+/// What the end of a stream means for a request that has no response yet, or only part of one.
+pub fn failure(failure: Failure) -> UpstreamFailure {
+    match failure {
+        Failure::Reset(Reason::REFUSED_STREAM) | Failure::NotTaken => UpstreamFailure::RefusedStream,
+        Failure::Reset(Reason::PROTOCOL_ERROR) | Failure::Violation => UpstreamFailure::Protocol,
+        Failure::Reset(_) => UpstreamFailure::RemoteReset,
+        Failure::Closed => UpstreamFailure::Termination,
     }
 }

@@ -5,7 +5,7 @@ use lateen_tests::case::{Case, Do, Instead, say};
 use lateen_tests::differential::{Resources, Source, World, compare};
 use lateen_tests::h2_upstream::{H2Act, h2_answer};
 use lateen_tests::upstream::{Act, answer, send};
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn resources(layout: &Layout) -> Resources {
     let routes = || {
@@ -17,7 +17,14 @@ fn resources(layout: &Layout) -> Resources {
             {"name": "h2", "match": {"prefix": "/"}, "route": {"cluster": "h2"}},
         ]}])
     };
+    let ends = |name: &str, options: Value| {
+        let hcm = json!({"drain_timeout": "0.3s", "common_http_protocol_options": options});
+        listener(layout, name, http(layout, name, routes(), hcm))
+    };
     let listeners = vec![
+        ends("idle", json!({"idle_timeout": "0.5s"})),
+        ends("aged", json!({"max_connection_duration": "0.5s"})),
+        ends("second-last", json!({"max_requests_per_connection": 2})),
         listener(layout, "main", http(layout, "main", routes(), json!({}))),
         listener(layout, "h2-only", http(layout, "h2-only", routes(), json!({"codec_type": "HTTP2"}))),
         listener(layout, "h1-only", http(layout, "h1-only", routes(), json!({"codec_type": "HTTP1"}))),
@@ -102,6 +109,11 @@ pub(super) fn ping() -> Do {
 /// A request's HEADERS frame(s), ending the stream.
 pub(super) fn request(headers: &[(&str, &str)]) -> Vec<u8> {
     opened(headers, END_STREAM)
+}
+
+/// The same of any stream, for few headers.
+fn request_on(stream: u32, headers: &[(&str, &str)]) -> Vec<u8> {
+    frame(HEADERS, END_STREAM | END_HEADERS, stream, &block(headers))
 }
 
 pub(super) fn opened(headers: &[(&str, &str)], end: u8) -> Vec<u8> {
@@ -191,13 +203,20 @@ fn broken() -> Vec<(String, Vec<u8>)> {
 /// RFC asks for the end of the stream.
 fn refused(name: &str, case: Case) -> Case {
     let stream = || Instead::Told(vec!["< RST_STREAM 1".to_owned(), "end: open".to_owned()]);
-    let connection = || Instead::Told(vec!["< GOAWAY 1".to_owned(), "end: closed".to_owned()]);
+    let connection = |code| Instead::Told(vec![format!("< GOAWAY {code}"), "end: closed".to_owned()]);
     match name {
         "connection header"
         | "keep-alive header"
         | "upgrade header"
         | "transfer-encoding header"
         | "te gzip"
+        | "upper-case name"
+        | "control char in value"
+        | "newline in value"
+        | "blank in name"
+        | "empty name"
+        | "unknown pseudo header"
+        | "blank in method"
         | "blank in path"
         | "no path"
         | "no method"
@@ -214,20 +233,14 @@ fn refused(name: &str, case: Case) -> Case {
             let cut = Instead::Facts(vec!["< RST_STREAM 1".to_owned(), "end: open".to_owned()]);
             case.instead("what was answered before the length was found wrong is logged as cut", cut)
         }
-        "upper-case name"
-        | "blank in method"
-        | "control char in value"
-        | "newline in value"
-        | "blank in name"
-        | "empty name"
-        | "unknown pseudo header"
-        | "header block that is no HPACK" => case.instead(
-            "RFC 9113, 4.3: a header block that cannot be decoded ends the connection, which is told",
-            connection(),
+        "header block that is no HPACK" => case.instead(
+            "RFC 9113, 4.3: a header block that cannot be decoded ends the connection, which is told; Envoy's word for it is an accident",
+            Instead::Facts(vec!["< GOAWAY 9".to_owned(), "end: closed".to_owned()]),
         ),
-        "HEADERS on stream 2" | "WINDOW_UPDATE of 0" | "SETTINGS of wrong size" => {
-            case.instead("RFC 9113, 5.4.1: a connection error is told by GOAWAY", connection())
+        "HEADERS on stream 2" | "WINDOW_UPDATE of 0" => {
+            case.instead("RFC 9113, 5.4.1: a connection error is told by GOAWAY", connection(1))
         }
+        "SETTINGS of wrong size" => case.instead("the same, and RFC 9113, 6.5: FRAME_SIZE_ERROR", connection(6)),
         "path star" => {
             let answered = Instead::Facts(vec!["< HEADERS 0x8d".to_owned(), "end: open".to_owned()]);
             case.instead("answered 404, as over HTTP/1", answered)
@@ -363,6 +376,21 @@ fn cases() -> Vec<Case> {
             .upstream(vec![Act::Hang])
             .ignore_upstream_body(),
     );
+    for (on, requests) in [("idle", 1), ("aged", 1), ("second-last", 2)] {
+        let asked = (0..requests).map(|n| request_on(1 + 2 * n, &GET)).collect::<Vec<_>>();
+        // The client never answers the PING that asks whether it has heard that we leave.
+        let mut acts = vec![Do::Send(connection(&asked))];
+        acts.extend((0..requests).map(|_| Do::Stream));
+        let case = Case::of(&format!("{on}, after it was used")).on(on).client([acts, vec![Do::Frames]].concat());
+        cases.push(match on {
+            "second-last" => {
+                let first =
+                    ["< GOAWAY 0", "< HEADERS 0x88", "< DATA", "< HEADERS 0x88", "< DATA", "< GOAWAY 0", "end: closed"];
+                case.instead("told at once, not with the last answer", Instead::Told(first.map(str::to_owned).to_vec()))
+            }
+            _ => case,
+        });
+    }
     cases.push(
         Case::of("client says GOAWAY")
             .client(vec![Do::Send(connection(&[request(&GET), frame(GOAWAY, 0, 0, &[0; 8])])), Do::Stream]),
@@ -387,7 +415,7 @@ async fn http2() {
     }
     let world = World {
         name: "http2",
-        listeners: &["main", "h2-only", "h1-only", "stream-errors", "edge"],
+        listeners: &["main", "h2-only", "h1-only", "stream-errors", "edge", "idle", "aged", "second-last"],
         upstreams: &["h1"],
         h2_upstreams: &["h2"],
         resources,

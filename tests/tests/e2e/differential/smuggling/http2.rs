@@ -122,11 +122,8 @@ fn apart(name: &str) -> Option<Apart> {
         "fields: blanks around value" => {
             Apart::Stricter("RFC 9113, 8.2.1: what HTTP/1 takes away is taken away before")
         }
-        // A fragment is cut off before the path is looked at; what trailers say is nobody's path or length; and who has a
-        // body where there is to be none is found out when the head has gone on.
-        "fields: fragment before path" | "trailers: a path" | "trailers: a length" | "body: said to be nothing" => {
-            Apart::Harmless
-        }
+        // Trailers come, and a body where there is to be none is found out, when the head has gone on.
+        "trailers: a path" | "trailers: a length" | "body: said to be nothing" => Apart::Harmless,
         _ => return None,
     })
 }
