@@ -94,12 +94,13 @@ impl Source<'_> {
         }
     }
 
-    /// Waits until the peer of an HTTP/1 connection is gone; an HTTP/2 peer is watched by its response stream.
+    /// Waits until the peer is gone, of HTTP/2: has reset its stream.
     pub async fn gone(&mut self, limit: usize) {
         match self {
             Self::Http1(reader) => reader.gone(limit).await,
             Self::Decoded(decoded) => Box::pin(decoded.from.gone(limit)).await,
-            Self::Empty | Self::Http2(_) | Self::Feed(_) => std::future::pending().await,
+            Self::Http2(stream) => stream.gone().await,
+            Self::Empty | Self::Feed(_) => std::future::pending().await,
         }
     }
 }

@@ -96,7 +96,6 @@ impl<'a> Incoming<'a> {
     /// A body as the head announced it.
     pub fn new(source: Source<'a>, framing: Framing, expects_continue: bool) -> Self {
         let ended = framing == Framing::None;
-        let source = if ended && !matches!(source, Source::Http1(_)) { Source::Empty } else { source };
         Self {
             source,
             framing,

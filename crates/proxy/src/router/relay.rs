@@ -17,7 +17,6 @@ use super::body::{CopyError, Piece, Sink, SourceError, copy, deliver};
 use super::deadlines::{Deadlines, Expired};
 use super::forward::Plan;
 use super::grpc_web;
-use super::respond::Responder;
 use super::upper::{Upper, request_framing};
 use super::{Exchange, Incoming};
 use crate::http1::head::{self, Framing};
@@ -264,7 +263,6 @@ impl Exchange<'_, '_> {
         let sent = Cell::new(0u64);
         let outcome = {
             let body = &mut self.body;
-            let http1_client = matches!(self.responder, Responder::Http1(_));
             let Ok(mut client) = self.responder.sink() else { return End::ClientGone };
             let mut source = down.body();
             let download = async {
@@ -290,11 +288,8 @@ impl Exchange<'_, '_> {
                 if !body.ended {
                     upload(body, up, deadlines, limit, &received).await?;
                 }
-                if http1_client {
-                    body.source.gone(READ_AHEAD).await;
-                    return Err(UploadEnd::ClientGone);
-                }
-                std::future::pending().await
+                body.source.gone(READ_AHEAD).await;
+                Err(UploadEnd::ClientGone)
             };
             let mut upload = std::pin::pin!(upload);
             let mut download = std::pin::pin!(download);

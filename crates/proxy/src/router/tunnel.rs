@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::Exchange;
 use super::body::{CopyError, Piece, Sink, Source, copy};
 use super::forward::Plan;
+use super::relay::READ_AHEAD;
 use super::respond::Responder;
 use super::upper::Upper;
 use crate::http1::head::{self, Framing, MAX_RESPONSE_HEAD};
@@ -96,7 +97,7 @@ impl Exchange<'_, '_> {
             tokio::select! {
                 answer = reading => Some(answer),
                 () = self.responder.gone() => None,
-                () = self.body.source.gone(64 * 1024) => None,
+                () = self.body.source.gone(READ_AHEAD) => None,
                 () = self.timer.until(deadline) => Some(Err(None)),
             }
         };
@@ -168,9 +169,25 @@ impl Exchange<'_, '_> {
             Ok(stream) => stream,
             Err(failure) => return self.tunnel_failed(plan, host, &http2_failure(failure)).await,
         };
-        if let Err(failure) = Upper::Http2(&stream).head(self.response, false, async |_| Ok(())).await {
-            return self.tunnel_failed(plan, host, &failure).await;
-        }
+        let deadline = plan.timeout.filter(|t| !t.is_zero()).map(|t| sent_at + t);
+        let answer = {
+            let mut upper = Upper::Http2(&stream);
+            tokio::select! {
+                answer = upper.head(self.response, false, async |_| Ok(())) => Some(answer),
+                () = self.responder.gone() => None,
+                () = self.body.source.gone(READ_AHEAD) => None,
+                () = self.timer.until(deadline) => {
+                    self.report(plan, host, Report::TimedOut);
+                    self.edit_own(plan);
+                    return self.reply(&reply::RESPONSE_TIMEOUT).await;
+                }
+            }
+        };
+        let framing = match answer {
+            None => return self.client_gone(),
+            Some(Err(failure)) => return self.tunnel_failed(plan, host, &failure).await,
+            Some(Ok(framing)) => framing,
+        };
         self.report_answer(plan, host);
         let accepted = (200..300).contains(&self.response.status);
         let http1_upgrade = accepted && !upgrade.is_empty() && matches!(self.responder, Responder::Http1(_));
@@ -184,7 +201,10 @@ impl Exchange<'_, '_> {
             self.through(&mut up, &mut down, named).await;
         } else {
             let sent = async {
-                self.responder.head(self.response, Framing::Chunked, None).map_err(|_| CopyError::Sink)?;
+                self.responder.head(self.response, framing, None).map_err(|_| CopyError::Sink)?;
+                if framing == Framing::None {
+                    return self.responder.flush().await.map_err(|_| CopyError::Sink);
+                }
                 let mut client = self.responder.sink().map_err(|_| CopyError::Sink)?;
                 copy(&mut down, &mut client, |_| ()).await
             };

@@ -376,6 +376,24 @@ fn cases() -> Vec<Case> {
             .upstream(vec![Act::Hang])
             .ignore_upstream_body(),
     );
+    // Of a request that has ended, too.
+    cases.push(
+        Case::of("client resets what it has asked for")
+            .client(vec![
+                Do::Send(connection(&[request(&[
+                    GET[0],
+                    GET[1],
+                    (":path", "/h1"),
+                    GET[3],
+                    ("x-case", "client resets what it has asked for"),
+                ])])),
+                Do::Arrival(1),
+                Do::Send(frame(RST_STREAM, 0, 1, &8u32.to_be_bytes())),
+                ping(),
+                Do::Frames,
+            ])
+            .upstream(vec![Act::Hang]),
+    );
     for (on, requests) in [("idle", 1), ("aged", 1), ("second-last", 2)] {
         let asked = (0..requests).map(|n| request_on(1 + 2 * n, &GET)).collect::<Vec<_>>();
         // The client never answers the PING that asks whether it has heard that we leave.
