@@ -81,7 +81,7 @@ impl Authority {
         let names = if host.is_empty() { vec![] } else { vec![host.to_owned()] };
         let mut params = CertificateParams::new(names).expect("names");
         params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::OrganizationName, "Lateen, tests");
+        params.distinguished_name.push(DnType::OrganizationName, "Lateen, tésts");
         if !workload.is_empty() {
             params.subject_alt_names.push(SanType::URI(workload.try_into().expect("a URI")));
         }

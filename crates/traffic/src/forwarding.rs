@@ -168,14 +168,18 @@ fn told_of(tls: &TlsConnection, peer: &Certificate, details: ClientCertDetails) 
     if details.subject {
         told.push(format!("Subject=\"{}\"", peer.subject.replace('"', "\\\"")));
     }
-    // Who has no such name is told to have none.
-    if details.uri && peer.uri_names.is_empty() {
-        told.push("URI=".to_owned());
-    } else if details.uri {
-        told.extend(peer.uri_names.iter().map(|uri| format!("URI={uri}")));
+    // No good name has a line's end in it, and no field does.
+    let names = |names: &[String], kind: &str| {
+        let good = names.iter().filter(|name| !name.contains(|c: char| c.is_control()));
+        good.map(|name| format!("{kind}={name}")).collect::<Vec<_>>()
+    };
+    if details.uri {
+        let uris = names(&peer.uri_names, "URI");
+        // Who has no such name is told to have none.
+        told.extend(if uris.is_empty() { vec!["URI=".to_owned()] } else { uris });
     }
     if details.dns {
-        told.extend(peer.dns_names.iter().map(|dns| format!("DNS={dns}")));
+        told.extend(names(&peer.dns_names, "DNS"));
     }
     told.join(";")
 }

@@ -125,11 +125,16 @@ fn short_name(oid: &str) -> Option<&'static str> {
     })
 }
 
-/// RFC 2253 section 2.4.
+/// RFC 2253 section 2.4. As with OpenSSL's flags of that name, what is not printed is told by its bytes.
 fn escaped(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
     let last = value.chars().count().saturating_sub(1);
     for (at, c) in value.chars().enumerate() {
+        if c.is_control() || !c.is_ascii() {
+            let bytes = c.encode_utf8(&mut [0; 4]).bytes().map(|byte| format!("\\{byte:02X}")).collect::<String>();
+            out.push_str(&bytes);
+            continue;
+        }
         let edge = (c == ' ' && (at == 0 || at == last)) || (c == '#' && at == 0);
         if edge || matches!(c, ',' | '+' | '"' | '\\' | '<' | '>' | ';') {
             out.push('\\');
@@ -142,6 +147,11 @@ fn escaped(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_printed_of_a_name_is_told_by_its_bytes() {
+        assert_eq!(escaped(" a,b\r\nx-role: é "), r"\ a\,b\0D\0Ax-role: \C3\A9\ ");
+    }
 
     #[test]
     fn a_serial_number_is_written_in_whole_bytes() {

@@ -111,3 +111,23 @@ fn request_ids_are_random_uuids() {
     let (headers, _) = seen(&edge(true), &[("x-request-id", "mine")]);
     assert_eq!(headers[0], "x-request-id: mine", "one is not taken away where none is made");
 }
+
+#[test]
+fn names_that_would_end_a_line_are_not_told() {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let peer = Certificate {
+        uri_names: names(&["spiffe://a\r\nx-role: admin", "spiffe://b"]),
+        dns_names: names(&["a\0"]),
+        ip_names: Vec::new(),
+        email_names: Vec::new(),
+        subject: String::new(),
+        issuer: String::new(),
+        serial: String::new(),
+        fingerprint: "00".to_owned(),
+        not_before: std::time::SystemTime::UNIX_EPOCH,
+        not_after: std::time::SystemTime::UNIX_EPOCH,
+        chain: Vec::new(),
+    };
+    let details = ClientCertDetails { uri: true, dns: true, ..ClientCertDetails::default() };
+    assert_eq!(told_of(&TlsConnection::default(), &peer, details), "Hash=00;URI=spiffe://b");
+}

@@ -170,7 +170,7 @@ const XFCC: [(&str, &str, &[&str]); 8] = [
 const ASKED: [(&str, &str); 6] = [
     ("/rbac-uri", "spiffe://mesh.test/ns/x/sa/client"),
     ("/rbac-dns", "c.test"),
-    ("/rbac-subject", "O=Lateen\\, tests"),
+    ("/rbac-subject", "O=Lateen\\, t\\C3\\A9sts"),
     ("/rbac-issuer", "CN=ours"),
     ("/rbac-wrong", "spiffe://mesh.test/ns/x/sa/other"),
     ("/rbac-empty", ""),
