@@ -59,7 +59,7 @@ pub async fn admit(accepted: &Accepted, gates: &[Gate], metadata: &mut Metadata)
                 let stats = &accepted.worker.stats;
                 stats.rbac(&rbac.stat_scope).count(rbac, rbac, &verdict);
                 if let Some(denial) = verdict.denial() {
-                    stats.refused(Refusal::new(std::time::SystemTime::now(), &peer, None, denial));
+                    stats.refused(Refusal::new(std::time::SystemTime::now(), &peer, None, denial.policy.clone()));
                     return Err(Denial::Rules(denial.details()));
                 }
             }
@@ -137,6 +137,8 @@ async fn ask(
     match denial {
         Some(details) => {
             stats.cx_closed.inc();
+            let policy = filter.metadata.as_ref().and_then(|of| of.text(metadata)).cloned();
+            worker.stats.refused(Refusal::new(record.start, &peer, None, policy));
             Err(Denial::Service(details))
         }
         None => {

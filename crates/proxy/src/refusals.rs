@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use lateen_traffic::message::RequestHead;
-use lateen_traffic::rbac::{Decision, Peer};
+use lateen_traffic::rbac::Peer;
 use serde_json::{Value as Json, json};
 
 /// Refusals kept of a worker.
@@ -21,7 +21,7 @@ const LONGEST: usize = 256;
 #[derive(Debug)]
 pub struct Refusals(Box<[Mutex<VecDeque<Refusal>>]>);
 
-/// A request, or a connection of bytes, that rules denied.
+/// A request, or a connection of bytes, that rules denied, or the service that they have asked.
 #[derive(Debug, Clone)]
 pub struct Refusal {
     at: SystemTime,
@@ -36,7 +36,7 @@ pub struct Refusal {
 
 impl Refusal {
     /// What is kept of it.
-    pub fn new(at: SystemTime, peer: &Peer<'_>, request: Option<&RequestHead>, denial: &Decision) -> Self {
+    pub fn new(at: SystemTime, peer: &Peer<'_>, request: Option<&RequestHead>, policy: Option<Arc<str>>) -> Self {
         let certificate = peer.tls.filter(|tls| tls.peer_validated).and_then(|tls| tls.peer.as_deref());
         let principal = certificate.and_then(|peer| peer.uri_names.iter().chain(&peer.dns_names).next());
         Self {
@@ -45,7 +45,7 @@ impl Refusal {
             principal: principal.map(|name| short(name)),
             local: peer.local,
             request: request.map(|head| [short(&head.method), short(&head.authority), short(head.path_only())]),
-            policy: denial.policy.clone(),
+            policy,
         }
     }
 
@@ -136,8 +136,8 @@ mod tests {
         };
         let head =
             RequestHead { method: "GET".into(), path: path.into(), authority: "a.test".into(), ..Default::default() };
-        let denial = Decision { allowed: false, policy: policy.map(Into::into) };
-        Refusal::new(SystemTime::UNIX_EPOCH + Duration::from_secs(second), &peer, Some(&head), &denial)
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+        Refusal::new(at, &peer, Some(&head), policy.map(Into::into))
     }
 
     #[test]

@@ -115,6 +115,14 @@ pub struct MetadataMatcher {
 }
 
 impl MetadataMatcher {
+    /// The text that it looks at.
+    pub fn text<'m>(&self, metadata: &'m Metadata) -> Option<&'m Arc<str>> {
+        match metadata.get(&self.filter, &self.path) {
+            Some(Value::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
     /// Whether it matches.
     pub fn matches(&self, metadata: &Metadata) -> bool {
         self.value.matches(metadata.get(&self.filter, &self.path)) != self.invert

@@ -17,6 +17,7 @@ use super::Exchange;
 use super::body::{Piece, SourceError};
 use super::call::{Call, Called, MOST_ANSWER};
 use super::filters::{On, Stopped};
+use crate::refusals::Refusal;
 use crate::stats::{AuthorizationStats, Counter};
 
 /// A request goes on.
@@ -242,14 +243,24 @@ impl Exchange<'_, '_> {
         }
         self.record.flags.add(Flags::UNAUTHORIZED);
         self.record.details = Cow::Borrowed(details);
+        self.note_refusal(filter);
         self.send_own(status, body.into(), None).await;
     }
 
     /// The service's answer cannot be carried out.
     async fn invalid(&mut self, on: On<'_>, filter: &ExtAuthz) -> Option<GoesOn> {
         self.count(on, filter, |stats| &stats.invalid);
+        self.note_refusal(filter);
         self.answer_instead(on, &ext_authz::INVALID).await;
         None
+    }
+
+    /// Keeps who was refused, by the policy for which the service was asked.
+    fn note_refusal(&self, filter: &ExtAuthz) {
+        let policy = filter.when.metadata.as_ref().and_then(|of| of.text(&self.record.metadata)).cloned();
+        let peer = self.connection.ends(self.record.downstream_remote.ip());
+        let refusal = Refusal::new(self.record.start, &peer, Some(self.request), policy);
+        self.connection.worker.stats.refused(refusal);
     }
 
     /// Counts for the connection manager, and for the cluster that the request is meant for.

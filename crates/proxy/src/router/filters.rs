@@ -156,7 +156,7 @@ impl Exchange<'_, '_> {
                 Step::Rbac { filter, rules, verdict } => {
                     stats.rbac().count(&filter, &rules, &verdict);
                     if let Some(denial) = verdict.denial() {
-                        let refusal = Refusal::new(self.record.start, &peer, Some(self.request), denial);
+                        let refusal = Refusal::new(self.record.start, &peer, Some(self.request), denial.policy.clone());
                         connection.worker.stats.refused(refusal);
                         self.answer_instead(on, &denial.reply()).await;
                         return None;

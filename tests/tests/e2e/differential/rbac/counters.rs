@@ -26,6 +26,16 @@ fn filters() -> Vec<Value> {
     vec![
         filter(json!({"track_per_rule_stats": true, "rules_stat_prefix": "audit_",
             "rules": {"action": "LOG", "policies": {rule("audit"): path("/logged")}}})),
+        // As a policy is carried out whose provider does not answer.
+        filter(json!({"shadow_rules": {"action": "DENY", "policies": {rule("asked"): path("/asked")}},
+            "shadow_rules_stat_prefix": "istio_ext_authz_"})),
+        json!({"name": "envoy.filters.http.ext_authz", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+            "transport_api_version": "V3",
+            "http_service": {"server_uri": {"uri": "http://nobody.test", "cluster": "nobody", "timeout": "1s"}},
+            "filter_enabled_metadata": {"filter": "envoy.filters.http.rbac",
+                "path": [{"key": "istio_ext_authz_shadow_effective_policy_id"}],
+                "value": {"string_match": {"prefix": "ns["}}}}}),
         filter(json!({"track_per_rule_stats": true,
             "rules": {"action": "DENY", "policies": {rule("no"): path("/no"), "odd a: b": path("/odd")}},
             "shadow_rules": {"action": "DENY", "policies": {rule("no"): path("/no"), rule("tried"): path("/tried")}},
@@ -59,11 +69,23 @@ fn resources(layout: &Layout) -> (Vec<Value>, Vec<Value>) {
         "shadow_rules_stat_prefix": "istio_dry_run_allow_"}});
     stream["filter_chains"][0]["filters"].as_array_mut().expect("filters").insert(0, network);
     let main = http(layout, "main", hosts, json!({"http_filters": filters(), "access_log": []}));
-    (vec![listener(layout, "main", main), stream], vec![cluster(layout, "up", &["up"], json!({}))])
+    let clusters = vec![cluster(layout, "up", &["up"], json!({})), cluster(layout, "nobody", &[], json!({}))];
+    (vec![listener(layout, "main", main), stream], clusters)
 }
 
 fn traffic() -> Vec<Case> {
-    let paths = ["/no", "/no?token=secret", "/odd", "/tried", "/yes", "/logged", "/yes/counted", "/yes/quiet", "/else"];
+    let paths = [
+        "/asked",
+        "/no",
+        "/no?token=secret",
+        "/odd",
+        "/tried",
+        "/yes",
+        "/logged",
+        "/yes/counted",
+        "/yes/quiet",
+        "/else",
+    ];
     let mut all: Vec<Case> = paths.into_iter().map(|path| Case::get(path, path)).collect();
     all.push(Case::of("bytes").on("stream").client(vec![say("hello @@"), Do::End]));
     all
@@ -143,7 +165,7 @@ async fn policies_are_counted_and_refusals_are_told() {
             format!("{} {}", one["request"]["path"].as_str().unwrap_or("bytes"), one["policy"].as_str().unwrap_or(""))
         })
         .collect();
-    let (no, bytes) = (rule("no"), rule("bytes"));
+    let (no, bytes, asked) = (rule("no"), rule("bytes"), rule("asked"));
     let expected = [
         format!("bytes {bytes}"),
         "/else none".to_owned(),
@@ -151,6 +173,7 @@ async fn policies_are_counted_and_refusals_are_told() {
         "/odd odd a: b".to_owned(),
         format!("/no {no}"),
         format!("/no {no}"),
+        format!("/asked {asked}"),
     ];
     assert_eq!(told, expected);
     assert_eq!(refusals[1]["client"], "127.0.0.1");
