@@ -120,7 +120,13 @@ pub fn remove<K: Ord + Clone + Borrow<Q>, V: Clone, Q: Ord + ?Sized>(node: &mut 
         Leaf(entries) => place(entries, key).ok().map(|at| entries.remove(at).1),
         Inner(children) => {
             let at = child(children, key);
-            let old = remove(&mut children.get_mut(at)?.1, key);
+            let (_, next) = children.get_mut(at)?;
+            let old = remove(next, key);
+            if next.len() == 0 {
+                // Beside large ones, with which it does not become one.
+                children.remove(at);
+                return old;
+            }
             merge(children, at);
             merge(children, at.saturating_sub(1));
             old

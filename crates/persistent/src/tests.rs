@@ -84,6 +84,25 @@ proptest! {
 }
 
 #[test]
+fn what_is_taken_out_leaves_nothing_behind() {
+    // Whole nodes between large ones, from either end and from the middle.
+    for gone in [24..48u16, 0..24, 48..72, 0..2000, 600..1300, 1..1999] {
+        let mut model: BTreeMap<u16, u8> = (0..2000).map(|key| (key, 0)).collect();
+        let mut map: Map<u16, u8> = model.iter().map(|(key, value)| (*key, *value)).collect();
+        for key in gone.clone() {
+            map.remove(&key);
+            model.remove(&key);
+        }
+        check(&map, &model);
+        for key in gone {
+            map.insert(key, 1);
+            model.insert(key, 1);
+        }
+        check(&map, &model);
+    }
+}
+
+#[test]
 fn of_entries_with_one_key_the_last_counts() {
     let map: Map<u8, char> = [(2, 'a'), (1, 'b'), (2, 'c')].into_iter().collect();
     assert!(map.iter().eq(&BTreeMap::from([(1, 'b'), (2, 'c')])));
