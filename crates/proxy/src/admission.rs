@@ -157,8 +157,7 @@ pub async fn admits(accepted: &Accepted, gates: &[Gate], io: &Io) -> bool {
         biased;
         // An error is found again by who reads next.
         _ = io.read_into(&mut first) => io.put_back(first.freeze()),
-        // Nothing was asked yet: the connection is idle.
-        () = accepted.drain.begun() => return false,
+        () = accepted.drain.unused_ends() => return false,
     }
     admit(accepted, gates, &mut Metadata::default()).await.is_ok()
 }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use lateen_traffic::hcm::Hcm;
 use lateen_traffic::rbac::Peer;
@@ -63,6 +63,9 @@ impl Connection {
     }
 }
 
+/// Time for the first request of a connection that was opened before it was to end.
+const UNUSED: Duration = Duration::from_secs(1);
+
 /// The wish that connections end soon: of a removed or changed listener, or of the whole proxy.
 #[derive(Default)]
 pub struct Drain {
@@ -91,5 +94,53 @@ impl Drain {
             }
             changed.await;
         }
+    }
+
+    /// Waits until it begins, and what has come by then can be read: while the worker took up a new configuration it asked
+    /// no socket, and a connection that seems idle may have a request waiting.
+    pub async fn idle_ends(&self) {
+        self.begun().await;
+        // The runtime goes on with who yields when it has asked the system about all sockets.
+        tokio::task::yield_now().await;
+    }
+
+    /// The same of a connection that nothing was asked on yet: whoever opened it is about to.
+    pub async fn unused_ends(&self) {
+        self.begun().await;
+        tokio::time::sleep(UNUSED).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_came_before_a_drain_is_read() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let drain = Rc::new(Drain::default());
+        let mut byte = [0];
+        let mut waits = std::pin::pin!(async {
+            tokio::select! {
+                biased;
+                read = socket.read(&mut byte) => read.unwrap(),
+                () = drain.idle_ends() => 0,
+            }
+        });
+        // It waits for both; then both come while nobody asks the system.
+        std::future::poll_fn(|cx| {
+            assert!(waits.as_mut().poll(cx).is_pending());
+            std::task::Poll::Ready(())
+        })
+        .await;
+        peer.write_all(b"x").unwrap();
+        drain.begin();
+        assert_eq!(waits.await, 1);
     }
 }

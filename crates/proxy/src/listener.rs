@@ -505,8 +505,7 @@ async fn serve_http(accepted: Accepted, hcm: Arc<Hcm>, io: Rc<Io>) -> Option<Pro
         (Codec::Auto, _) => tokio::select! {
             biased;
             known = is_http2(&io, &hcm) => known,
-            // Nothing was asked yet: the connection is idle.
-            () = accepted.drain.begun() => None,
+            () = accepted.drain.unused_ends() => None,
         },
     };
     if let Some(http2) = http2 {

@@ -37,7 +37,7 @@ pub async fn serve(io: Rc<Io>, connection: Connection) {
     let hcm = std::sync::Arc::clone(&connection.hcm);
     let mut served = 0u32;
     loop {
-        let next = next_request(&mut reader, &mut timer, &connection, &mut request, opened).await;
+        let next = next_request(&mut reader, &mut timer, &connection, &mut request, (opened, served > 0)).await;
         let mut responder = Responder::Http1(Http1Responder {
             writer: &mut writer,
             close: false,
@@ -105,7 +105,7 @@ async fn next_request(
     timer: &mut Timer,
     connection: &Connection,
     request: &mut RequestHead,
-    opened: Instant,
+    (opened, used): (Instant, bool),
 ) -> Next {
     let hcm = &connection.hcm;
     // At the edge, a URL of https in clear is a lie.
@@ -139,7 +139,8 @@ async fn next_request(
             tokio::select! {
                 biased;
                 read = reader.fill() => Some(read),
-                () = connection.drain.begun(), if !waiting => None,
+                () = connection.drain.idle_ends(), if used && !waiting => None,
+                () = connection.drain.unused_ends(), if !used && !waiting => None,
             }
         };
         match crate::timer::before(timer, deadline, read).await {
